@@ -1,0 +1,180 @@
+// Package footprint gives a process more memory to collect garbage in while it is busy, and has it give back what it does not
+// need once it is idle: a process that is idle most of its life should not stay as large as its start made it.
+package footprint
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"runtime/metrics"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Config is what a Keeper is made from. The zero value is fine.
+type Config struct {
+	// Quiet is how long after a garbage collection, with no other following, the process counts as idle; by default 5 s. As
+	// the runtime collects every two minutes even if nothing happens, an idle process looks no oftener than that at whether
+	// there is something to give back.
+	Quiet time.Duration
+	// Trimmed is called after memory was given back, with how many bytes of the heap; it may be nil.
+	Trimmed func(bytes uint64)
+}
+
+const (
+	defaultQuiet = 5 * time.Second
+	// headroom is what may be allocated between two collections, in bytes, however small the heap: with the runtime's rule
+	// alone, a heap of 20 MB is collected after every 20 MB, which costs a busy server a tenth of its processor time.
+	headroom = 48 << 20
+	// usualPercent is the runtime's rule, which holds for heaps larger than headroom.
+	usualPercent = 100
+	maxPercent   = 800
+	// worthwhile is how much there must be to give back, in bytes: it takes a collection, some 20 ms of processor time.
+	worthwhile = 4 << 20
+)
+
+// Keeper keeps a process's memory small. There is one in a process, as what it sets is the process's.
+type Keeper struct {
+	cfg Config
+	// collected receives after collections; those that nobody has noticed yet count as one.
+	collected chan struct{}
+	stopped   atomic.Bool
+	percent   int
+}
+
+// New makes a Keeper and gives the heap room from now on.
+func New(cfg Config) *Keeper {
+	if cfg.Quiet == 0 {
+		cfg.Quiet = defaultQuiet
+	}
+	k := &Keeper{cfg: cfg, collected: make(chan struct{}, 1)}
+	k.tune()
+	return k
+}
+
+// Run gives back memory whenever the process has become idle, until ctx ends.
+func (k *Keeper) Run(ctx context.Context) error {
+	k.await()
+	defer k.stopped.Store(true)
+	idle := time.NewTimer(k.cfg.Quiet)
+	defer idle.Stop()
+	for {
+		select {
+		case <-k.collected:
+			k.tune()
+			idle.Reset(k.cfg.Quiet)
+		case <-idle.C:
+			// The collection that trim makes is waited for as any other; what it leaves is not worthwhile.
+			if spare := reclaimable(); spare >= worthwhile {
+				if err := trim(); err != nil {
+					return err
+				}
+				if k.cfg.Trimmed != nil {
+					k.cfg.Trimmed(spare)
+				}
+			}
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// await has the next collection, and all after it, told to Run.
+func (k *Keeper) await() {
+	type garbage struct{ _ [64]byte } // too large to share its block with something that lives
+	runtime.AddCleanup(new(garbage), func(k *Keeper) {
+		select {
+		case k.collected <- struct{}{}:
+		default:
+		}
+		if !k.stopped.Load() {
+			k.await()
+		}
+	}, k)
+}
+
+// tune sets how far the heap may grow from what lives now. Small differences are left alone: setting stops the world.
+func (k *Keeper) tune() {
+	live := max(read("/gc/heap/live:bytes")[0], 1<<20)
+	percent := int(min(max(headroom*100/live, usualPercent), maxPercent))
+	if diff := percent - k.percent; diff*4 > k.percent || -diff*4 > k.percent || percent == usualPercent && diff != 0 {
+		debug.SetGCPercent(percent)
+		k.percent = percent
+	}
+}
+
+// reclaimable is how many bytes of the heap are free, or were not reachable any more at the last collection's end, or came since.
+func reclaimable() uint64 {
+	v := read("/memory/classes/heap/free:bytes", "/memory/classes/heap/objects:bytes", "/gc/heap/live:bytes")
+	return v[0] + v[1] - min(v[2], v[1])
+}
+
+// read returns values of the runtime's metrics, which must be sizes.
+func read(names ...string) []uint64 {
+	samples := make([]metrics.Sample, len(names))
+	for i, name := range names {
+		samples[i].Name = name
+	}
+	metrics.Read(samples)
+	values := make([]uint64, len(names))
+	for i, s := range samples {
+		values[i] = s.Value.Uint64()
+	}
+	return values
+}
+
+// trim gives back all memory that can be: the heap's, and the pages of the executable. Those are read again when they
+// are needed, from the page cache, some microseconds for 64 kB; most of them were needed once, at the start.
+func trim() error {
+	debug.FreeOSMemory()
+	return forExecutable(func(from, to uintptr) error {
+		if _, _, errno := unix.Syscall(unix.SYS_MADVISE, from, to-from, unix.MADV_DONTNEED); errno != 0 {
+			return fmt.Errorf("give back pages of the executable: %w", errno)
+		}
+		return nil
+	})
+}
+
+// forExecutable calls fn with each mapping of the running executable that cannot have been written to.
+func forExecutable(fn func(from, to uintptr) error) error {
+	exe, err := os.Readlink("/proc/self/exe")
+	if err != nil {
+		return fmt.Errorf("find the executable: %w", err)
+	}
+	f, err := os.Open("/proc/self/maps")
+	if err != nil {
+		return fmt.Errorf("find mappings of the executable: %w", err)
+	}
+	defer f.Close()
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		// from-to, permissions, offset, device, inode, path
+		if !strings.HasSuffix(lines.Text(), " "+exe) {
+			continue
+		}
+		fields := strings.Fields(lines.Text())
+		from, to, ok := strings.Cut(fields[0], "-")
+		if !ok || strings.Contains(fields[1], "w") {
+			continue
+		}
+		a, errA := strconv.ParseUint(from, 16, 64)
+		b, errB := strconv.ParseUint(to, 16, 64)
+		if errA != nil || errB != nil {
+			return fmt.Errorf("read mapping %q", lines.Text())
+		}
+		if err := fn(uintptr(a), uintptr(b)); err != nil {
+			return err
+		}
+	}
+	if err := lines.Err(); err != nil {
+		return fmt.Errorf("find mappings of the executable: %w", err)
+	}
+	return nil
+}
