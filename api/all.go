@@ -1,0 +1,113 @@
+// Package api lists the kinds that the system serves.
+package api
+
+import (
+	"github.com/peapod/peapod/api/apps/controllerrevision"
+	"github.com/peapod/peapod/api/apps/daemonset"
+	"github.com/peapod/peapod/api/apps/deployment"
+	"github.com/peapod/peapod/api/apps/replicaset"
+	"github.com/peapod/peapod/api/apps/statefulset"
+	"github.com/peapod/peapod/api/authentication/selfsubjectreview"
+	"github.com/peapod/peapod/api/authentication/tokenreview"
+	"github.com/peapod/peapod/api/authorization/localsubjectaccessreview"
+	"github.com/peapod/peapod/api/authorization/selfsubjectaccessreview"
+	"github.com/peapod/peapod/api/authorization/selfsubjectrulesreview"
+	"github.com/peapod/peapod/api/authorization/subjectaccessreview"
+	"github.com/peapod/peapod/api/batch/cronjob"
+	"github.com/peapod/peapod/api/batch/job"
+	"github.com/peapod/peapod/api/certificates/certificatesigningrequest"
+	"github.com/peapod/peapod/api/coordination/lease"
+	"github.com/peapod/peapod/api/core/configmap"
+	"github.com/peapod/peapod/api/core/endpoints"
+	"github.com/peapod/peapod/api/core/event"
+	"github.com/peapod/peapod/api/core/limitrange"
+	"github.com/peapod/peapod/api/core/namespace"
+	"github.com/peapod/peapod/api/core/node"
+	"github.com/peapod/peapod/api/core/persistentvolume"
+	"github.com/peapod/peapod/api/core/persistentvolumeclaim"
+	"github.com/peapod/peapod/api/core/pod"
+	"github.com/peapod/peapod/api/core/podtemplate"
+	"github.com/peapod/peapod/api/core/replicationcontroller"
+	"github.com/peapod/peapod/api/core/resourcequota"
+	"github.com/peapod/peapod/api/core/secret"
+	"github.com/peapod/peapod/api/core/service"
+	"github.com/peapod/peapod/api/core/serviceaccount"
+	"github.com/peapod/peapod/api/discovery/endpointslice"
+	eventsevent "github.com/peapod/peapod/api/events/event"
+	"github.com/peapod/peapod/api/networking/ingress"
+	"github.com/peapod/peapod/api/networking/ingressclass"
+	"github.com/peapod/peapod/api/networking/networkpolicy"
+	"github.com/peapod/peapod/api/node/runtimeclass"
+	"github.com/peapod/peapod/api/policy/poddisruptionbudget"
+	"github.com/peapod/peapod/api/rbac/clusterrole"
+	"github.com/peapod/peapod/api/rbac/clusterrolebinding"
+	"github.com/peapod/peapod/api/rbac/role"
+	"github.com/peapod/peapod/api/rbac/rolebinding"
+	"github.com/peapod/peapod/api/resource"
+	"github.com/peapod/peapod/api/scheduling/priorityclass"
+	"github.com/peapod/peapod/api/storage/storageclass"
+)
+
+// All returns every kind, group by group. A kind that is AliasOf another comes after it.
+func All() []*resource.Declaration {
+	events := event.Declaration()
+	return []*resource.Declaration{
+		configmap.Declaration(),
+		endpoints.Declaration(),
+		events,
+		limitrange.Declaration(),
+		namespace.Declaration(),
+		node.Declaration(),
+		persistentvolume.Declaration(),
+		persistentvolumeclaim.Declaration(),
+		pod.Declaration(),
+		podtemplate.Declaration(),
+		replicationcontroller.Declaration(),
+		resourcequota.Declaration(),
+		secret.Declaration(),
+		service.Declaration(),
+		serviceaccount.Declaration(),
+
+		selfsubjectreview.Declaration(),
+		tokenreview.Declaration(),
+
+		localsubjectaccessreview.Declaration(),
+		selfsubjectaccessreview.Declaration(),
+		selfsubjectrulesreview.Declaration(),
+		subjectaccessreview.Declaration(),
+
+		controllerrevision.Declaration(),
+		daemonset.Declaration(),
+		deployment.Declaration(),
+		replicaset.Declaration(),
+		statefulset.Declaration(),
+
+		cronjob.Declaration(),
+		job.Declaration(),
+
+		certificatesigningrequest.Declaration(),
+
+		lease.Declaration(),
+
+		endpointslice.Declaration(),
+
+		eventsevent.Declaration(events),
+
+		ingress.Declaration(),
+		ingressclass.Declaration(),
+		networkpolicy.Declaration(),
+
+		runtimeclass.Declaration(),
+
+		poddisruptionbudget.Declaration(),
+
+		clusterrole.Declaration(),
+		clusterrolebinding.Declaration(),
+		role.Declaration(),
+		rolebinding.Declaration(),
+
+		priorityclass.Declaration(),
+
+		storageclass.Declaration(),
+	}
+}
