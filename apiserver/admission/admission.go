@@ -1,0 +1,90 @@
+// Package admission has the last word on writes: what is missing is filled in, and what must not be is refused. Each
+// plugin is a folder; New is their order, which is Kubernetes'.
+package admission
+
+import (
+	"errors"
+	"fmt"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apiserver/pkg/admission"
+	"k8s.io/apiserver/pkg/admission/plugin/namespace/lifecycle"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/peapod/peapod/apiserver/admission/certificates"
+	"github.com/peapod/peapod/apiserver/admission/defaulttolerationseconds"
+	"github.com/peapod/peapod/apiserver/admission/limitranger"
+	"github.com/peapod/peapod/apiserver/admission/noderestriction"
+	"github.com/peapod/peapod/apiserver/admission/podsecurity"
+	"github.com/peapod/peapod/apiserver/admission/priority"
+	"github.com/peapod/peapod/apiserver/admission/rbacescalation"
+	"github.com/peapod/peapod/apiserver/admission/serviceaccount"
+	"github.com/peapod/peapod/apiserver/admission/taintnodesbycondition"
+	"github.com/peapod/peapod/apiserver/authz/rbac"
+)
+
+// Config is what the plugins decide by.
+type Config struct {
+	// Client asks the API for what an informer does not have yet. It is a member of system:masters.
+	Client kubernetes.Interface
+	// Informers has not been started yet.
+	Informers informers.SharedInformerFactory
+	// Authorizer and RBAC say what a user may do himself, for what he wants to give to others.
+	Authorizer authorizer.Authorizer
+	RBAC       *rbac.Evaluator
+}
+
+// New makes the chain of plugins.
+func New(cfg Config) (admission.Interface, error) {
+	if cfg.Client == nil || cfg.Informers == nil || cfg.Authorizer == nil || cfg.RBAC == nil {
+		return nil, errors.New("make admission: Client, Informers, Authorizer and RBAC are needed")
+	}
+	core := cfg.Informers.Core().V1()
+	namespaces, accounts, classes := core.Namespaces(), core.ServiceAccounts(), cfg.Informers.Scheduling().V1().PriorityClasses()
+	namespaceLifecycle, err := newNamespaceLifecycle(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("make admission plugin %s: %w", lifecycle.PluginName, err)
+	}
+	serviceAccount, err := serviceaccount.New(cfg.Client, accounts)
+	if err != nil {
+		return nil, err
+	}
+	podSecurity, err := podsecurity.New(cfg.Client, namespaces.Lister(), core.Pods().Lister())
+	if err != nil {
+		return nil, err
+	}
+	synced := func(i ...cache.SharedIndexInformer) []cache.DoneChecker {
+		var needs []cache.DoneChecker
+		for _, informer := range i {
+			needs = append(needs, informer.HasSyncedChecker())
+		}
+		return needs
+	}
+	return admission.NewChainHandler(
+		gate{namespaceLifecycle, synced(namespaces.Informer())},
+		gate{limitranger.New(core.LimitRanges().Lister()), synced(core.LimitRanges().Informer())},
+		gate{serviceAccount, synced(accounts.Informer())},
+		noderestriction.New(cfg.Client, core.Pods().Lister(), core.Nodes().Lister(), cfg.Authorizer),
+		taintnodesbycondition.New(),
+		gate{podSecurity, synced(namespaces.Informer(), core.Pods().Informer())},
+		gate{priority.New(cfg.Client, classes.Lister()), synced(classes.Informer())},
+		defaulttolerationseconds.New(),
+		certificates.New(cfg.Authorizer),
+		rbacescalation.New(cfg.Client, cfg.Authorizer, cfg.RBAC),
+	), nil
+}
+
+// newNamespaceLifecycle makes Kubernetes' own plugin: nothing is made in a namespace that is not there or that is going.
+func newNamespaceLifecycle(cfg Config) (admission.Interface, error) {
+	l, err := lifecycle.NewLifecycle(sets.New(metav1.NamespaceDefault, metav1.NamespaceSystem, metav1.NamespacePublic))
+	if err != nil {
+		return nil, err
+	}
+	l.SetExternalKubeClientSet(cfg.Client)
+	l.SetExternalKubeInformerFactory(cfg.Informers)
+	return l, l.ValidateInitialization()
+}

@@ -1,0 +1,97 @@
+// Package certificates guards certificate signing requests: who approves one for a signer must be allowed to approve for
+// it, who signs must be allowed to sign for it, and nobody asks for the power over everything.
+package certificates
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"slices"
+	"strings"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apiserver/pkg/admission"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+)
+
+// Plugin does what Kubernetes' plugins CertificateApproval, CertificateSigning and CertificateSubjectRestriction do.
+type Plugin struct {
+	*admission.Handler
+	authorizer authorizer.Authorizer
+}
+
+var _ admission.ValidationInterface = &Plugin{}
+
+// New makes the plugin.
+func New(authorizer authorizer.Authorizer) *Plugin {
+	return &Plugin{admission.NewHandler(admission.Create, admission.Update), authorizer}
+}
+
+// Validate refuses what the user may not do.
+func (p *Plugin) Validate(ctx context.Context, a admission.Attributes, _ admission.ObjectInterfaces) error {
+	if a.GetResource().GroupResource() != certificatesv1.Resource("certificatesigningrequests") {
+		return nil
+	}
+	now, ok := a.GetObject().(*certificatesv1.CertificateSigningRequest)
+	if !ok {
+		return admission.NewForbidden(a, fmt.Errorf("unexpected type %T", a.GetObject()))
+	}
+	if a.GetOperation() == admission.Create && a.GetSubresource() == "" {
+		return restrictSubject(a, now)
+	}
+	old, ok := a.GetOldObject().(*certificatesv1.CertificateSigningRequest)
+	if !ok {
+		return nil
+	}
+	switch a.GetSubresource() {
+	case "approval":
+		return p.allowed(ctx, a, "approve", old.Spec.SignerName)
+	case "status":
+		if equality.Semantic.DeepEqual(now.Status, old.Status) {
+			return nil
+		}
+		return p.allowed(ctx, a, "sign", old.Spec.SignerName)
+	}
+	return nil
+}
+
+// allowed asks for the verb on the signer, or on all signers of its domain.
+func (p *Plugin) allowed(ctx context.Context, a admission.Attributes, verb, signer string) error {
+	domain, _, _ := strings.Cut(signer, "/")
+	for _, name := range []string{signer, domain + "/*"} {
+		decision, _, err := p.authorizer.Authorize(ctx, authorizer.AttributesRecord{
+			User: a.GetUserInfo(), Verb: verb, Name: name, Resource: "signers",
+			APIGroup: certificatesv1.GroupName, APIVersion: "*", ResourceRequest: true,
+		})
+		if decision == authorizer.DecisionAllow {
+			return nil
+		}
+		if err != nil {
+			return admission.NewForbidden(a, err)
+		}
+	}
+	return admission.NewForbidden(a, fmt.Errorf("user not permitted to %s requests with signerName %q", verb, signer))
+}
+
+// restrictSubject refuses client certificates of system:masters, whoever would approve them.
+func restrictSubject(a admission.Attributes, request *certificatesv1.CertificateSigningRequest) error {
+	if request.Spec.SignerName != certificatesv1.KubeAPIServerClientSignerName {
+		return nil
+	}
+	block, _ := pem.Decode(request.Spec.Request)
+	if block == nil {
+		return nil // validation has refused it
+	}
+	parsed, err := x509.ParseCertificateRequest(block.Bytes)
+	if err != nil {
+		return admission.NewForbidden(a, fmt.Errorf("parse certificate request: %w", err))
+	}
+	if slices.Contains(parsed.Subject.Organization, user.SystemPrivilegedGroup) {
+		return admission.NewForbidden(a, fmt.Errorf("use of %s signer with %s group is not allowed",
+			certificatesv1.KubeAPIServerClientSignerName, user.SystemPrivilegedGroup))
+	}
+	return nil
+}

@@ -1,0 +1,171 @@
+package bootstrap
+
+import (
+	rbacv1 "k8s.io/api/rbac/v1"
+)
+
+// controllerPrefix precedes the name of a controller's service account in the name of its role.
+const controllerPrefix = "system:controller:"
+
+// controllerRules lists the controllers and their rules, in the order in which they are made.
+func controllerRules() []rbacv1.ClusterRole {
+	c := func(name string, rules ...rbacv1.PolicyRule) rbacv1.ClusterRole {
+		return clusterRole(controllerPrefix+name, rules...)
+	}
+	return append(workloadControllers(c), systemControllers(c)...)
+}
+
+type controllerRole func(name string, rules ...rbacv1.PolicyRule) rbacv1.ClusterRole
+
+func workloadControllers(c controllerRole) []rbacv1.ClusterRole {
+	return []rbacv1.ClusterRole{
+		c("cronjob-controller",
+			rule("get list update watch", "batch", "cronjobs"),
+			rule("create delete get list patch update watch", "batch", "jobs"),
+			rule("update", "batch", "cronjobs/status"), rule("update", "batch", "cronjobs/finalizers"),
+			rule("delete list", "core", "pods"), events()),
+		c("daemon-set-controller",
+			rule(readVerbs, "apps extensions", "daemonsets"),
+			rule("update", "apps extensions", "daemonsets/status"), rule("update", "apps extensions", "daemonsets/finalizers"),
+			rule("list watch", "core", "nodes"),
+			rule("create delete list patch watch", "core", "pods"), rule("create", "core", "pods/binding"),
+			rule("create delete get list patch update watch", "apps", "controllerrevisions"), events()),
+		c("deployment-controller",
+			rule("get list update watch", "apps extensions", "deployments"),
+			rule("update", "apps extensions", "deployments/status"), rule("update", "apps extensions", "deployments/finalizers"),
+			rule("create delete get list patch update watch", "apps extensions", "replicasets"),
+			rule("get list update watch", "core", "pods"), events()),
+		c("disruption-controller",
+			rule(readVerbs, "apps extensions", "deployments"), rule(readVerbs, "apps extensions", "replicasets"),
+			rule(readVerbs, "core", "replicationcontrollers"),
+			rule(readVerbs, "policy", "poddisruptionbudgets"), rule(readVerbs, "apps", "statefulsets"),
+			rule("update", "policy", "poddisruptionbudgets/status"), rule("patch update", "core", "pods/status"),
+			rule("get", "*", "*/scale"), events()),
+		c("horizontal-pod-autoscaler",
+			rule(readVerbs, "autoscaling", "horizontalpodautoscalers"),
+			rule("update", "autoscaling", "horizontalpodautoscalers/status"),
+			rule("get update", "*", "*/scale"), rule("list", "core", "pods"), rule("list", "metrics.k8s.io", "pods"),
+			rule("get list", "custom.metrics.k8s.io", "*"), rule("get list", "external.metrics.k8s.io", "*"), events()),
+		c("job-controller",
+			rule("get list patch update watch", "batch", "jobs"),
+			rule("update", "batch", "jobs/status"), rule("update", "batch", "jobs/finalizers"),
+			rule("create delete list patch watch", "core", "pods"), events()),
+		c("replicaset-controller",
+			rule("get list update watch", "apps extensions", "replicasets"),
+			rule("update", "apps extensions", "replicasets/status"), rule("update", "apps extensions", "replicasets/finalizers"),
+			rule("create delete list patch watch", "core", "pods"), events()),
+		c("replication-controller",
+			rule("get list update watch", "core", "replicationcontrollers"),
+			rule("update", "core", "replicationcontrollers/status"), rule("update", "core", "replicationcontrollers/finalizers"),
+			rule("create delete list patch watch", "core", "pods"), events()),
+		c("statefulset-controller",
+			rule("list watch", "core", "pods"), rule(readVerbs, "apps", "statefulsets"),
+			rule("update", "apps", "statefulsets/status"), rule("update", "apps", "statefulsets/finalizers"),
+			rule("create delete get patch update", "core", "pods"),
+			rule("create delete get list patch update watch", "apps", "controllerrevisions"),
+			rule("create get", "core", "persistentvolumeclaims"), events(),
+			rule("delete update", "core", "persistentvolumeclaims")),
+		c("ttl-after-finished-controller", rule("delete get list watch", "batch", "jobs"), events()),
+		c("endpoint-controller",
+			rule(readVerbs, "core", "pods services"), rule("create delete get list update", "core", "endpoints"),
+			rule("create", "core", "endpoints/restricted"), events()),
+		c("endpointslice-controller",
+			rule(readVerbs, "core", "nodes pods services"), rule("update", "core", "services/finalizers"),
+			rule("create delete get list update", "discovery.k8s.io", "endpointslices"), events()),
+		c("endpointslicemirroring-controller",
+			rule(readVerbs, "core", "endpoints services"), rule("update", "core", "services/finalizers"),
+			rule("update", "core", "endpoints/finalizers"),
+			rule("create delete get list update", "discovery.k8s.io", "endpointslices"), events()),
+		c("service-controller",
+			rule(readVerbs, "core", "services"), rule("patch update", "core", "services/status"),
+			rule("list watch", "core", "nodes"), events()),
+		c("service-cidrs-controller",
+			rule("get list patch update watch", "networking.k8s.io", "servicecidrs"),
+			rule("patch update", "networking.k8s.io", "servicecidrs/finalizers"),
+			rule("patch update", "networking.k8s.io", "servicecidrs/status"),
+			rule(readVerbs, "networking.k8s.io", "ipaddresses"), events()),
+	}
+}
+
+func systemControllers(c controllerRole) []rbacv1.ClusterRole {
+	return append(storageControllers(c), []rbacv1.ClusterRole{
+		c("clusterrole-aggregation-controller",
+			rule("escalate get list patch update watch", "rbac.authorization.k8s.io", "clusterroles")),
+		c("generic-garbage-collector", rule("delete get list patch update watch", "*", "*"), events()),
+		c("namespace-controller",
+			rule("delete get list watch", "core", "namespaces"),
+			rule("update", "core", "namespaces/finalize namespaces/status"),
+			rule("delete deletecollection get list", "*", "*")),
+		c("node-controller",
+			rule("delete get list patch update", "core", "nodes"), rule("patch update", "core", "nodes/status"),
+			rule("patch update", "core", "pods/status"), rule("delete get list", "core", "pods"), events()),
+		c("pod-garbage-collector",
+			rule("delete list watch", "core", "pods"), rule("get list", "core", "nodes"), rule("patch", "core", "pods/status")),
+		c("resource-claim-controller",
+			rule(readVerbs, "core", "pods"), rule("update", "core", "pods/finalizers"),
+			rule("create delete get list watch", "resource.k8s.io", "resourceclaims"),
+			rule(readVerbs, "resource.k8s.io", "resourceclaimtemplates"),
+			rule("patch update", "resource.k8s.io", "resourceclaims resourceclaims/status"),
+			rule("patch update", "core", "pods/status"), events()),
+		c("device-taint-eviction-controller",
+			rule("delete get list watch", "core", "pods"), rule("patch update", "core", "pods/status"),
+			rule(readVerbs, "resource.k8s.io", "deviceclasses devicetaintrules resourceclaims resourceslices"),
+			rule("patch update", "resource.k8s.io", "devicetaintrules/status"), events()),
+		c("resourcequota-controller",
+			rule("list watch", "*", "*"), rule("update", "core", "resourcequotas/status"), events()),
+		c("root-ca-cert-publisher", rule("create update", "core", "configmaps"), events()),
+		c("route-controller", rule("list watch", "core", "nodes"), rule("patch", "core", "nodes/status"), events()),
+		c("service-account-controller", rule("create", "core", "serviceaccounts"), events()),
+		c("ttl-controller", rule("list patch update watch", "core", "nodes"), events()),
+		c("certificate-controller",
+			rule("delete get list watch", "certificates.k8s.io", "certificatesigningrequests"),
+			rule("update", "certificates.k8s.io", "certificatesigningrequests/approval certificatesigningrequests/status"),
+			named("approve", "certificates.k8s.io", "signers", "kubernetes.io/kube-apiserver-client kubernetes.io/kube-apiserver-client-kubelet kubernetes.io/kubelet-serving"),
+			named("sign", "certificates.k8s.io", "signers", "kubernetes.io/kube-apiserver-client kubernetes.io/kube-apiserver-client-kubelet kubernetes.io/kubelet-serving kubernetes.io/legacy-unknown"),
+			rule("create", "authorization.k8s.io", "subjectaccessreviews"), events()),
+		c("validatingadmissionpolicy-status-controller",
+			rule(readVerbs, "admissionregistration.k8s.io", "validatingadmissionpolicies"),
+			rule("get patch update", "admissionregistration.k8s.io", "validatingadmissionpolicies/status"), events()),
+		c("legacy-service-account-token-cleaner",
+			named("get", "core", "configmaps", "kube-apiserver-legacy-service-account-token-tracking"),
+			rule("delete patch", "core", "secrets")),
+		c("storage-version-migrator-controller",
+			rule("create list patch", "*", "*"),
+			rule("update", "storagemigration.k8s.io", "storageversionmigrations/status")),
+	}...)
+}
+
+func storageControllers(c controllerRole) []rbacv1.ClusterRole {
+	return []rbacv1.ClusterRole{
+		c("attachdetach-controller",
+			rule("list watch", "core", "persistentvolumeclaims persistentvolumes"), rule(readVerbs, "core", "nodes"),
+			rule("patch update", "core", "nodes/status"), rule("list watch", "core", "pods"), events(),
+			rule("create delete get list watch", "storage.k8s.io", "volumeattachments"),
+			rule(readVerbs, "storage.k8s.io", "csidrivers"), rule(readVerbs, "storage.k8s.io", "csinodes")),
+		c("ephemeral-volume-controller",
+			rule(readVerbs, "core", "pods"), rule("update", "core", "pods/finalizers"),
+			rule("create get list watch", "core", "persistentvolumeclaims"), events()),
+		c("expand-controller",
+			rule("get list patch update watch", "core", "persistentvolumes"),
+			rule("patch update", "core", "persistentvolumeclaims/status"),
+			rule(readVerbs, "core", "persistentvolumeclaims"), rule(readVerbs, "storage.k8s.io", "storageclasses"),
+			rule("get", "core", "endpoints services"), rule("get", "core", "secrets"), events()),
+		c("persistent-volume-binder",
+			rule("create delete get list update watch", "core", "persistentvolumes"),
+			rule("update", "core", "persistentvolumes/status"),
+			rule("get list update watch", "core", "persistentvolumeclaims"),
+			rule("update", "core", "persistentvolumeclaims/status"),
+			rule("create delete get list watch", "core", "pods"), rule(readVerbs, "storage.k8s.io", "storageclasses"),
+			rule("create delete get update", "core", "endpoints"), rule("create delete get", "core", "services"),
+			rule("get", "core", "secrets"), rule("get list", "core", "nodes"), rule("watch", "core", "events"), events()),
+		c("pv-protection-controller", rule("get list update watch", "core", "persistentvolumes"), events()),
+		c("pvc-protection-controller",
+			rule("get list update watch", "core", "persistentvolumeclaims"), rule(readVerbs, "core", "pods"), events()),
+		c("selinux-warning-controller",
+			rule(readVerbs, "core", "persistentvolumeclaims"), rule(readVerbs, "core", "persistentvolumes"),
+			rule(readVerbs, "core", "pods"), rule(readVerbs, "storage.k8s.io", "csidrivers"), events()),
+		c("volumeattributesclass-protection-controller",
+			rule(readVerbs, "core", "persistentvolumeclaims"), rule(readVerbs, "core", "persistentvolumes"),
+			rule("get list update watch", "storage.k8s.io", "volumeattributesclasses"), events()),
+	}
+}

@@ -1,0 +1,287 @@
+// Package node decides what kubelets may do: a node gets at the Pods that are bound to it and at what these need, at its
+// own Node object, Lease and CSINode, and at the rest by a fixed list of rules. What the content of a request matters
+// for is left to the admission plugin NodeRestriction.
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/selection"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+
+	"github.com/peapod/peapod/apiserver/authz/rbac"
+)
+
+// Config says how nodes are judged.
+type Config struct {
+	Graph *Graph
+	// Rules are those of the role system:node.
+	Rules []rbacv1.PolicyRule
+	// Synced waits until the graph holds what existed at the start, or ctx ends.
+	Synced func(ctx context.Context) bool
+	// Patience is how long a node waits for no: 200 ms if zero.
+	Patience time.Duration
+}
+
+// Authorizer judges the requests of nodes and has no opinion about others.
+type Authorizer struct{ cfg Config }
+
+var (
+	_ authorizer.Authorizer   = &Authorizer{}
+	_ authorizer.RuleResolver = &Authorizer{}
+)
+
+// New makes an authorizer.
+func New(cfg Config) *Authorizer {
+	if cfg.Patience == 0 {
+		cfg.Patience = 200 * time.Millisecond
+	}
+	return &Authorizer{cfg: cfg}
+}
+
+// RulesFor cannot list what a node may do, and says so.
+func (n *Authorizer) RulesFor(_ context.Context, u user.Info, _ string) ([]authorizer.ResourceRuleInfo, []authorizer.NonResourceRuleInfo, bool, error) {
+	if _, isNode := Identity(u); isNode {
+		return nil, nil, true, errors.New("node authorizer does not support user rule resolution")
+	}
+	return nil, nil, false, nil
+}
+
+// verdict is yes, or the reason for no.
+type verdict struct {
+	yes    bool
+	reason string
+}
+
+func no(format string, args ...any) verdict { return verdict{reason: fmt.Sprintf(format, args...)} }
+
+// Authorize allows or has no opinion.
+func (n *Authorizer) Authorize(ctx context.Context, a authorizer.Attributes) (authorizer.Decision, string, error) {
+	name, isNode := Identity(a.GetUser())
+	if !isNode {
+		return authorizer.DecisionNoOpinion, "", nil
+	}
+	if name == "" {
+		return authorizer.DecisionNoOpinion, fmt.Sprintf("unknown node for user %q", a.GetUser().GetName()), nil
+	}
+	v := n.judge(ctx, name, a)
+	if v.yes {
+		return authorizer.DecisionAllow, "", nil
+	}
+	return authorizer.DecisionNoOpinion, v.reason, nil
+}
+
+// ConditionsAwareAuthorize is Authorize: there are no conditions here.
+func (n *Authorizer) ConditionsAwareAuthorize(ctx context.Context, a authorizer.Attributes) authorizer.ConditionsAwareDecision {
+	return authorizer.ConditionsAwareDecisionFromParts(n.Authorize(ctx, a))
+}
+
+// EvaluateConditions is never needed: there are no conditions here.
+func (n *Authorizer) EvaluateConditions(context.Context, authorizer.ConditionsAwareDecision, authorizer.ConditionsData) (authorizer.Decision, string, error) {
+	return authorizer.DecisionDeny, "", authorizer.ErrorConditionEvaluationNotSupported
+}
+
+func (n *Authorizer) judge(ctx context.Context, node string, a authorizer.Attributes) verdict {
+	if !a.IsResourceRequest() {
+		return verdict{yes: rbac.RulesAllow(a, n.cfg.Rules...)}
+	}
+	switch (schema.GroupResource{Group: a.GetAPIGroup(), Resource: a.GetResource()}) {
+	case schema.GroupResource{Resource: secrets}, schema.GroupResource{Resource: configMaps}:
+		return n.read(ctx, node, a)
+	case schema.GroupResource{Resource: persistentVolumeClaims}:
+		if a.GetSubresource() == "status" {
+			return n.updateStatus(ctx, node, a)
+		}
+		return n.get(ctx, node, a)
+	case schema.GroupResource{Resource: persistentVolumes},
+		schema.GroupResource{Group: "resource.k8s.io", Resource: resourceClaims},
+		schema.GroupResource{Group: "storage.k8s.io", Resource: volumeAttachments}:
+		return n.get(ctx, node, a)
+	case schema.GroupResource{Resource: serviceAccounts}:
+		return n.createToken(ctx, node, a)
+	case schema.GroupResource{Group: "coordination.k8s.io", Resource: "leases"}:
+		return lease(node, a)
+	case schema.GroupResource{Group: "storage.k8s.io", Resource: "csinodes"}:
+		return csiNode(node, a)
+	case schema.GroupResource{Group: "resource.k8s.io", Resource: resourceSlices}:
+		return n.slice(ctx, node, a)
+	case schema.GroupResource{Resource: "nodes"}:
+		return ownNode(node, a)
+	case schema.GroupResource{Resource: pods}:
+		return n.pod(ctx, node, a)
+	}
+	return verdict{yes: rbac.RulesAllow(a, n.cfg.Rules...)}
+}
+
+// related judges a request for one object by the graph.
+func (n *Authorizer) related(ctx context.Context, node string, a authorizer.Attributes) verdict {
+	if a.GetName() == "" {
+		return no("No Object name found")
+	}
+	o := object{a.GetResource(), a.GetNamespace(), a.GetName()}
+	if n.cfg.Synced(ctx) && n.cfg.Graph.Related(ctx, node, o, n.cfg.Patience) {
+		return verdict{yes: true}
+	}
+	return no("no relationship found between node '%s' and this object", node)
+}
+
+func (n *Authorizer) read(ctx context.Context, node string, a authorizer.Attributes) verdict {
+	switch {
+	case !oneOf(a.GetVerb(), "get", "list", "watch"):
+		return no("can only read resources of this type")
+	case a.GetSubresource() != "":
+		return no("cannot read subresource")
+	case a.GetNamespace() == "":
+		return no("can only read namespaced object of this type")
+	}
+	return n.related(ctx, node, a)
+}
+
+func (n *Authorizer) get(ctx context.Context, node string, a authorizer.Attributes) verdict {
+	switch {
+	case a.GetVerb() != "get":
+		return no("can only get individual resources of this type")
+	case a.GetSubresource() != "":
+		return no("cannot get subresource")
+	}
+	return n.related(ctx, node, a)
+}
+
+func (n *Authorizer) updateStatus(ctx context.Context, node string, a authorizer.Attributes) verdict {
+	if !oneOf(a.GetVerb(), "update", "patch") {
+		return no("can only get/update/patch this type")
+	}
+	return n.related(ctx, node, a)
+}
+
+func (n *Authorizer) createToken(ctx context.Context, node string, a authorizer.Attributes) verdict {
+	switch {
+	case a.GetVerb() != "create" || a.GetName() == "":
+		return no("can only create tokens for individual service accounts")
+	case a.GetSubresource() != "token":
+		return no("can only create token subresource of serviceaccount")
+	}
+	return n.related(ctx, node, a)
+}
+
+// lease lets a node have its own. The name is not known on a create; NodeRestriction looks at it.
+func lease(node string, a authorizer.Attributes) verdict {
+	switch {
+	case !oneOf(a.GetVerb(), "get", "create", "update", "patch", "delete"):
+		return no("can only get, create, update, patch, or delete a node lease")
+	case a.GetNamespace() != corev1.NamespaceNodeLease:
+		return no("can only access leases in the %q system namespace", corev1.NamespaceNodeLease)
+	case a.GetVerb() != "create" && a.GetName() != node:
+		return no("can only access node lease with the same name as the requesting node")
+	}
+	return verdict{yes: true}
+}
+
+// csiNode lets a node have its own, as lease does.
+func csiNode(node string, a authorizer.Attributes) verdict {
+	switch {
+	case !oneOf(a.GetVerb(), "get", "create", "update", "patch", "delete"):
+		return no("can only get, create, update, patch, or delete a CSINode")
+	case a.GetSubresource() != "":
+		return no("cannot authorize CSINode subresources")
+	case a.GetVerb() != "create" && a.GetName() != node:
+		return no("can only access CSINode with the same name as the requesting node")
+	}
+	return verdict{yes: true}
+}
+
+func (n *Authorizer) slice(ctx context.Context, node string, a authorizer.Attributes) verdict {
+	if a.GetSubresource() != "" {
+		return no("cannot authorize ResourceSlice subresources")
+	}
+	switch a.GetVerb() {
+	case "create": // NodeRestriction looks at spec.nodeName
+		return verdict{yes: true}
+	case "get", "update", "patch", "delete":
+		return n.related(ctx, node, a)
+	case "watch", "list", "deletecollection":
+		if selects(a, "nodeName", node) {
+			return verdict{yes: true}
+		}
+		return no("can only list/watch/deletecollection resourceslices with nodeName field selector")
+	}
+	return no("only the following verbs are allowed for a ResourceSlice: get, watch, list, create, update, patch, delete, deletecollection")
+}
+
+// ownNode goes by the name, so that a node may look for itself before it exists. NodeRestriction holds writes to it.
+func ownNode(node string, a authorizer.Attributes) verdict {
+	switch a.GetSubresource() {
+	case "":
+		switch a.GetVerb() {
+		case "create", "update", "patch":
+			return verdict{yes: true}
+		case "get", "list", "watch":
+			switch a.GetName() {
+			case node:
+				return verdict{yes: true}
+			case "":
+				return no("node '%s' cannot read all nodes, only its own Node object", node)
+			}
+			return no("node '%s' cannot read '%s', only its own Node object", node, a.GetName())
+		}
+	case "status":
+		return verdict{yes: oneOf(a.GetVerb(), "update", "patch")}
+	}
+	return verdict{}
+}
+
+// pod leaves to NodeRestriction which Pods a node creates, deletes, evicts and reports on.
+func (n *Authorizer) pod(ctx context.Context, node string, a authorizer.Attributes) verdict {
+	switch a.GetSubresource() {
+	case "":
+		switch a.GetVerb() {
+		case "get":
+			return n.get(ctx, node, a)
+		case "list", "watch":
+			if selects(a, "spec.nodeName", node) {
+				return verdict{yes: true}
+			}
+			if a.GetName() != "" {
+				return n.related(ctx, node, a)
+			}
+			return no("can only list/watch pods with spec.nodeName field selector")
+		case "create", "delete":
+			return verdict{yes: true}
+		}
+	case "status":
+		return verdict{yes: oneOf(a.GetVerb(), "update", "patch")}
+	case "eviction":
+		return verdict{yes: a.GetVerb() == "create"}
+	}
+	return verdict{}
+}
+
+// selects says whether the request is limited to objects whose field has that value.
+func selects(a authorizer.Attributes, field, value string) bool {
+	requirements, err := a.GetFieldSelector()
+	if err != nil {
+		return false
+	}
+	for _, r := range requirements {
+		if r.Field == field && r.Operator == selection.Equals && r.Value == value {
+			return true
+		}
+	}
+	return false
+}
+
+func oneOf(s string, list ...string) bool {
+	for _, l := range list {
+		if s == l {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,124 @@
+// Package apiserver serves the kinds that it is given as a Kubernetes API: it composes k8s.io/apiserver with storage,
+// access control and OpenAPI that are passed in or lie in the folders beneath. It knows no kind by name, but for Nodes,
+// through which it reaches kubelets.
+package apiserver
+
+import (
+	"errors"
+	"net"
+	"net/http"
+	"net/netip"
+	"time"
+
+	utilnet "k8s.io/apimachinery/pkg/util/net"
+	"k8s.io/apimachinery/pkg/version"
+	"k8s.io/apiserver/pkg/admission"
+	"k8s.io/apiserver/pkg/authentication/authenticator"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+	"k8s.io/apiserver/pkg/registry/generic"
+	"k8s.io/apiserver/pkg/server/dynamiccertificates"
+	"k8s.io/apiserver/pkg/server/healthz"
+
+	"github.com/peapod/peapod/api/resource"
+	"github.com/peapod/peapod/apiserver/inprocess"
+)
+
+// Config is everything that a Server is made from. What is not marked optional must be set.
+type Config struct {
+	// Kinds are the kinds to serve. An alias comes after what it stands for.
+	Kinds []*resource.Declaration
+	// Storage is where objects are kept.
+	Storage generic.StorageDecorator
+
+	// Listener accepts the connections; the Server closes it.
+	Listener net.Listener
+	// ExternalAddress is the host:port under which clients are told to find the server. Optional: the listener's.
+	ExternalAddress string
+	// ServingCert and ClientCA may change at any time and tell their listeners so.
+	ServingCert dynamiccertificates.CertKeyContentProvider
+	ClientCA    dynamiccertificates.CAContentProvider
+	// InProcess is bound to the server by Run, before the network can reach it.
+	InProcess *inprocess.Transport
+
+	// Authenticator must recognise InProcess.Authenticator's identities, too.
+	Authenticator authenticator.Request
+	// Audiences are those of the tokens that the server accepts. Optional.
+	Audiences authenticator.Audiences
+	// Authorizer allows what users may do, Rules lists it.
+	Authorizer authorizer.Authorizer
+	Rules      authorizer.RuleResolver
+	// Admission is optional.
+	Admission admission.Interface
+
+	// Tokens issues service-account tokens. Optional: without it nothing does.
+	Tokens resource.TokenIssuer
+	// Kubelet says how kubelets are reached. Optional: without it they are not.
+	Kubelet *KubeletClient
+	// ServiceCIDRs are the ranges of cluster IPs, the primary family's first: one, or one of each family.
+	ServiceCIDRs []netip.Prefix
+	// NodePorts is the range of node ports. Optional: 30000-32767.
+	NodePorts utilnet.PortRange
+
+	// Gates are what /readyz waits for, once each.
+	Gates []Gate
+	// Checks are asked at each /readyz and /livez. Optional.
+	Checks []healthz.HealthChecker
+	// Handlers serve whole paths beside the API ("/openid/v1/jwks"), behind authentication and authorization. Optional.
+	Handlers map[string]http.Handler
+
+	// Version is what /version answers.
+	Version version.Info
+	// Title heads the OpenAPI documents. Optional: "Kubernetes".
+	Title string
+
+	// MaxReads and MaxWrites bound the requests of each sort that are served at once, long-running ones not counted; more
+	// are turned away with 429. Optional: 400 and 200.
+	MaxReads, MaxWrites int
+	// ShutdownGrace bounds how long connections are waited for when the server stops. Requests in flight are always
+	// finished (each has its own deadline of a minute); watches are ended. Optional: 10 s.
+	ShutdownGrace time.Duration
+}
+
+// Gate is something that happens once while the system starts.
+type Gate struct {
+	// Name is shown by /readyz?verbose.
+	Name string
+	// Open is closed when it has happened.
+	Open <-chan struct{}
+}
+
+func (c *Config) complete() error {
+	switch {
+	case c.Storage == nil:
+		return errors.New("no storage given")
+	case c.Listener == nil:
+		return errors.New("no listener given")
+	case c.ServingCert == nil || c.ClientCA == nil:
+		return errors.New("no serving certificate or client CA given")
+	case c.InProcess == nil:
+		return errors.New("no in-process transport given")
+	case c.Authenticator == nil || c.Authorizer == nil || c.Rules == nil:
+		return errors.New("no authenticator, authorizer or rule resolver given")
+	case c.Version.GitVersion == "":
+		return errors.New("no version given")
+	}
+	if c.ExternalAddress == "" {
+		c.ExternalAddress = c.Listener.Addr().String()
+	}
+	if c.NodePorts.Size == 0 {
+		c.NodePorts = utilnet.PortRange{Base: 30000, Size: 2768}
+	}
+	if c.Title == "" {
+		c.Title = "Kubernetes"
+	}
+	if c.MaxReads == 0 {
+		c.MaxReads = 400
+	}
+	if c.MaxWrites == 0 {
+		c.MaxWrites = 200
+	}
+	if c.ShutdownGrace == 0 {
+		c.ShutdownGrace = 10 * time.Second
+	}
+	return nil
+}

@@ -1,0 +1,126 @@
+// Package inprocess lets the components of one process call its API server without a socket, TLS or a token: an
+// http.RoundTripper that runs the server's handler in a goroutine. The caller's identity travels in the request's
+// context, where no request from the network can put one.
+package inprocess
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/textproto"
+	"sync"
+
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apiserver/pkg/authentication/authenticator"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/client-go/rest"
+)
+
+// Transport connects clients to the handler that is bound to it. Calls made earlier wait for that.
+type Transport struct {
+	bind    sync.Once
+	bound   chan struct{}
+	handler http.Handler
+}
+
+// NewTransport returns a Transport with no handler yet.
+func NewTransport() *Transport { return &Transport{bound: make(chan struct{})} }
+
+// Bind gives the transport its handler. The first call counts.
+func (t *Transport) Bind(h http.Handler) {
+	t.bind.Do(func() {
+		t.handler = h
+		close(t.bound)
+	})
+}
+
+// Config returns what a client-go client of the given identity is made from. It speaks protobuf for the kinds that
+// have it and has no limit of its own on the rate of requests.
+func (t *Transport) Config(as user.Info) *rest.Config {
+	return &rest.Config{
+		Host:      "http://in-process",
+		Transport: &caller{t, as},
+		ContentConfig: rest.ContentConfig{
+			ContentType:        runtime.ContentTypeProtobuf,
+			AcceptContentTypes: runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON,
+		},
+		UserAgent: as.GetName(),
+		QPS:       -1,
+	}
+}
+
+type identity struct{}
+
+// Authenticator recognises the callers from within the process, and nobody else.
+func (t *Transport) Authenticator() authenticator.Request {
+	return authenticator.RequestFunc(func(req *http.Request) (*authenticator.Response, bool, error) {
+		as, ok := req.Context().Value(identity{}).(user.Info)
+		if !ok {
+			return nil, false, nil
+		}
+		return &authenticator.Response{User: as}, true, nil
+	})
+}
+
+// caller is the transport as one identity uses it.
+type caller struct {
+	t  *Transport
+	as user.Info
+}
+
+// RoundTrip runs the handler and returns once it has sent its headers. The handler goes on, and writes the body, until
+// it is done, the body is closed or the request's context ends.
+func (c *caller) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.Header.Get("Upgrade") != "" {
+		closeBody(req)
+		return nil, errors.New("call the API server in process: exec, attach and port-forward need a connection to upgrade; use the network")
+	}
+	select {
+	case <-c.t.bound:
+	case <-req.Context().Done():
+		closeBody(req)
+		return nil, fmt.Errorf("wait for the API server to start: %w", context.Cause(req.Context()))
+	}
+	// The caller's context may belong to another request, whose values are none of this one's: only its end is shared.
+	ctx, cancel := context.WithCancelCause(context.WithValue(context.Background(), identity{}, c.as))
+	served := serverRequest(ctx, req)
+	w := newResponse(ctx, cancel, req)
+	unhook := context.AfterFunc(req.Context(), func() { w.abort(context.Cause(req.Context())) })
+	go func() {
+		defer closeBody(req)
+		defer unhook()
+		w.serve(c.t.handler, served)
+	}()
+	select {
+	case <-w.started:
+		return w.result(), nil
+	case <-req.Context().Done():
+		return nil, context.Cause(req.Context())
+	}
+}
+
+// serverRequest is req as a handler sees it that received it from the network.
+func serverRequest(ctx context.Context, req *http.Request) *http.Request {
+	r := req.WithContext(ctx)
+	u := *req.URL
+	r.URL = &u
+	r.RequestURI = u.RequestURI()
+	r.RemoteAddr = "127.0.0.1:0"
+	r.Host = u.Host
+	r.Proto, r.ProtoMajor, r.ProtoMinor = "HTTP/2.0", 2, 0
+	r.Header = make(http.Header, len(req.Header))
+	for k, v := range req.Header {
+		r.Header[textproto.CanonicalMIMEHeaderKey(k)] = append([]string(nil), v...)
+	}
+	if r.Body == nil {
+		r.Body = http.NoBody
+	}
+	return r
+}
+
+func closeBody(req *http.Request) {
+	if req.Body != nil {
+		_ = req.Body.Close()
+	}
+}

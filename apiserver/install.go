@@ -1,0 +1,267 @@
+package apiserver
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	apidiscoveryv2 "k8s.io/api/apidiscovery/v2"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	utilmanagedfields "k8s.io/apimachinery/pkg/util/managedfields"
+	genericapi "k8s.io/apiserver/pkg/endpoints"
+	"k8s.io/apiserver/pkg/endpoints/discovery"
+	"k8s.io/apiserver/pkg/endpoints/discovery/aggregated"
+	"k8s.io/apiserver/pkg/registry/generic"
+	"k8s.io/apiserver/pkg/registry/rest"
+	serverstorage "k8s.io/apiserver/pkg/server/storage"
+	"k8s.io/apiserver/pkg/storage/storagebackend"
+	openapiutil "k8s.io/kube-openapi/pkg/util"
+
+	"github.com/peapod/peapod/api/resource"
+	"github.com/peapod/peapod/apiserver/registry"
+)
+
+const (
+	legacyPrefix = "/api"
+	groupsPrefix = "/apis"
+	// minWatch is the shortest time after which the server ends a watch that asked for no other; it ends up to twice
+	// that long, at random.
+	minWatch = 30 * time.Minute
+)
+
+// groupOrder is the order in which discovery lists the groups, and clients look names up that several of them have.
+// Groups that are not in it follow in the order of their names.
+func groupOrder() []string {
+	return []string{
+		"", "apiregistration.k8s.io", "events.k8s.io", "apps", "authentication.k8s.io", "authorization.k8s.io", "autoscaling",
+		"batch", "certificates.k8s.io", "networking.k8s.io", "policy", "rbac.authorization.k8s.io", "storage.k8s.io",
+		"admissionregistration.k8s.io", "apiextensions.k8s.io", "scheduling.k8s.io", "coordination.k8s.io", "node.k8s.io",
+		"discovery.k8s.io", "resource.k8s.io", "flowcontrol.apiserver.k8s.io",
+	}
+}
+
+// install makes the storage of every kind and routes requests to it.
+func (s *Server) install() error {
+	byVersion := map[schema.GroupVersion]map[string]rest.Storage{}
+	made := map[*resource.Declaration]*registry.Storage{}
+	for _, d := range s.config.Kinds {
+		st, err := s.storage(d, made)
+		if err != nil {
+			return err
+		}
+		made[d] = st
+		s.storages = append(s.storages, st)
+		gv := d.GVK.GroupVersion()
+		if byVersion[gv] == nil {
+			byVersion[gv] = map[string]rest.Storage{}
+		}
+		for p, r := range st.REST {
+			if _, taken := byVersion[gv][p]; taken {
+				return fmt.Errorf("set up %s: %s is served already", d.GVK, p)
+			}
+			byVersion[gv][p] = r
+			s.generic.RegisterDestroyFunc(r.Destroy)
+		}
+		if err := addParameters(s.scheme, st.REST); err != nil {
+			return fmt.Errorf("set up %s: %w", d.GVK, err)
+		}
+	}
+	byGroup := map[string][]schema.GroupVersion{}
+	for gv := range byVersion {
+		byGroup[gv.Group] = append(byGroup[gv.Group], gv)
+	}
+	groups := make([]string, 0, len(byGroup))
+	for g := range byGroup {
+		groups = append(groups, g)
+	}
+	order := groupOrder()
+	rank := func(g string) int {
+		if i := slices.Index(order, g); i >= 0 {
+			return i
+		}
+		return len(order)
+	}
+	slices.SortFunc(groups, func(a, b string) int {
+		if ra, rb := rank(a), rank(b); ra != rb {
+			return ra - rb
+		}
+		return strings.Compare(a, b)
+	})
+	codecs := serializer.NewCodecFactory(s.scheme,
+		serializer.WithStreamingCollectionEncodingToJSON(), serializer.WithStreamingCollectionEncodingToProtobuf())
+	for i, g := range groups {
+		if err := s.installGroup(g, len(groups)-i, byVersion, codecs); err != nil {
+			return fmt.Errorf("install API group %q: %w", g, err)
+		}
+	}
+	return nil
+}
+
+func (s *Server) storage(d *resource.Declaration, made map[*resource.Declaration]*registry.Storage) (*registry.Storage, error) {
+	if d.AliasOf == nil {
+		options, err := s.storageOptions(d.GVK.GroupVersion())
+		if err != nil {
+			return nil, fmt.Errorf("set up storage of %s: %w", d.GVK, err)
+		}
+		return registry.New(d, registry.Config{Scheme: s.scheme, Options: options, Env: s.env})
+	}
+	base := made[d.AliasOf]
+	if base == nil {
+		return nil, fmt.Errorf("set up %s: what it is an alias of is not served before it", d.GVK)
+	}
+	return registry.NewAlias(d, base, registry.Config{Scheme: s.scheme, Env: s.env})
+}
+
+// storageOptions says how objects of one version are stored: as protobuf, in that version.
+func (s *Server) storageOptions(gv schema.GroupVersion) (generic.RESTOptionsGetter, error) {
+	config := storagebackend.NewDefaultConfig("/", nil)
+	codec, versioner, err := serverstorage.NewStorageCodec(serverstorage.StorageCodecConfig{
+		StorageMediaType:  runtime.ContentTypeProtobuf,
+		StorageSerializer: s.codecs,
+		StorageVersion:    gv,
+		MemoryVersion:     schema.GroupVersion{Group: gv.Group, Version: runtime.APIVersionInternal},
+		Config:            *config,
+	})
+	if err != nil {
+		return nil, err
+	}
+	config.Codec, config.EncodeVersioner = codec, versioner
+	return restOptions{config, s.config.Storage}, nil
+}
+
+type restOptions struct {
+	config    *storagebackend.Config
+	decorator generic.StorageDecorator
+}
+
+func (o restOptions) GetRESTOptions(gr schema.GroupResource, _ runtime.Object) (generic.RESTOptions, error) {
+	group := gr.Group
+	if group == "" {
+		group = "core"
+	}
+	return generic.RESTOptions{
+		StorageConfig:           o.config.ForResource(gr),
+		Decorator:               o.decorator,
+		EnableGarbageCollection: true,
+		DeleteCollectionWorkers: 1,
+		ResourcePrefix:          "/" + group + "/" + gr.Resource,
+	}, nil
+}
+
+// installGroup routes requests to a group's versions. A group of higher priority is listed earlier.
+func (s *Server) installGroup(group string, priority int, storages map[schema.GroupVersion]map[string]rest.Storage, codecs serializer.CodecFactory) error {
+	root, manager := groupsPrefix, s.generic.AggregatedDiscoveryGroupManager
+	if group == "" {
+		root, manager = legacyPrefix, s.generic.AggregatedLegacyDiscoveryGroupManager
+	}
+	var served []metav1.GroupVersionForDiscovery
+	for i, gv := range s.scheme.PrioritizedVersionsForGroup(group) {
+		if len(storages[gv]) == 0 {
+			continue
+		}
+		types, err := s.typeConverter(gv, storages[gv])
+		if err != nil {
+			return err
+		}
+		resources, err := s.installVersion(root, gv, storages, types, codecs)
+		if err != nil {
+			return err
+		}
+		manager.AddGroupVersion(group, apidiscoveryv2.APIVersionDiscovery{
+			Freshness: apidiscoveryv2.DiscoveryFreshnessCurrent, Version: gv.Version, Resources: resources,
+		})
+		manager.SetGroupVersionPriority(metav1.GroupVersion{Group: gv.Group, Version: gv.Version}, priority, 100-i)
+		served = append(served, metav1.GroupVersionForDiscovery{GroupVersion: gv.String(), Version: gv.Version})
+	}
+	container := s.generic.Handler.GoRestfulContainer
+	if group == "" {
+		handler := discovery.NewLegacyRootAPIHandler(discovery.DefaultAddresses{DefaultAddress: s.generic.ExternalAddress}, s.codecs, legacyPrefix)
+		wrapped := aggregated.WrapAggregatedDiscoveryToHandler(handler, manager, manager)
+		container.Add(wrapped.GenerateWebService(legacyPrefix, metav1.APIVersions{}))
+		return nil
+	}
+	api := metav1.APIGroup{Name: group, Versions: served, PreferredVersion: served[0]}
+	s.generic.DiscoveryGroupManager.AddGroup(api)
+	container.Add(discovery.NewAPIGroupHandler(s.codecs, api).WebService())
+	return nil
+}
+
+func (s *Server) installVersion(root string, gv schema.GroupVersion, storages map[schema.GroupVersion]map[string]rest.Storage,
+	types utilmanagedfields.TypeConverter, codecs serializer.CodecFactory) ([]apidiscoveryv2.APIResourceDiscovery, error) {
+	versions := map[string][]string{}
+	for other, resources := range storages {
+		if other.Group == gv.Group {
+			for r := range resources {
+				versions[r] = append(versions[r], other.String())
+			}
+		}
+	}
+	version := &genericapi.APIGroupVersion{
+		Storage:                     storages[gv],
+		Root:                        root,
+		GroupVersion:                gv,
+		AllServedVersionsByResource: versions,
+		OptionsExternalVersion:      &schema.GroupVersion{Version: "v1"},
+		Serializer:                  codecs,
+		ParameterCodec:              runtime.NewParameterCodec(s.scheme),
+		Typer:                       s.scheme,
+		Creater:                     s.scheme,
+		Convertor:                   s.scheme,
+		ConvertabilityChecker:       s.scheme,
+		Defaulter:                   s.scheme,
+		Namer:                       runtime.Namer(meta.NewAccessor()),
+		UnsafeConvertor:             runtime.UnsafeObjectConvertor(s.scheme),
+		TypeConverter:               types,
+		EquivalentResourceRegistry:  s.generic.EquivalentResourceRegistry,
+		Authorizer:                  s.config.Authorizer,
+		Admit:                       s.config.Admission,
+		MinRequestTimeout:           minWatch,
+		MaxRequestBodyBytes:         3 << 20,
+	}
+	resources, _, err := version.InstallREST(s.generic.Handler.GoRestfulContainer)
+	if err != nil {
+		return nil, fmt.Errorf("install %s: %w", path.Join(root, gv.String()), err)
+	}
+	return resources, nil
+}
+
+// typeConverter returns what tracks the fields of the objects that the storages take. An object that has several
+// versions has fields of managers that wrote it in another.
+func (s *Server) typeConverter(gv schema.GroupVersion, storages map[string]rest.Storage) (utilmanagedfields.TypeConverter, error) {
+	var names []string
+	add := func(kind schema.GroupVersionKind) error {
+		sample, err := s.scheme.New(kind)
+		if err != nil {
+			return err
+		}
+		if name := openapiutil.GetCanonicalTypeName(sample); !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+		return nil
+	}
+	for _, st := range storages {
+		kind, err := genericapi.GetResourceKind(gv, st, s.scheme)
+		if err != nil {
+			return nil, err
+		}
+		if err := add(kind); err != nil {
+			return nil, err
+		}
+	}
+	for _, d := range s.config.Kinds {
+		if d.AliasOf == nil || d.GVK.GroupVersion() != gv && d.AliasOf.GVK.GroupVersion() != gv {
+			continue
+		}
+		if err := errors.Join(add(d.GVK), add(d.AliasOf.GVK)); err != nil {
+			return nil, err
+		}
+	}
+	return s.docs.TypeConverter(names), nil
+}
