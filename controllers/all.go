@@ -1,0 +1,68 @@
+// Package controllers lists the controllers of a cluster. Each is one folder that speaks the Kubernetes API alone.
+package controllers
+
+import (
+	"github.com/peapod/peapod/controllers/certificates"
+	"github.com/peapod/peapod/controllers/clusterroleaggregation"
+	"github.com/peapod/peapod/controllers/cronjob"
+	"github.com/peapod/peapod/controllers/daemonset"
+	"github.com/peapod/peapod/controllers/deployment"
+	"github.com/peapod/peapod/controllers/disruption"
+	"github.com/peapod/peapod/controllers/endpoints"
+	"github.com/peapod/peapod/controllers/endpointslice"
+	"github.com/peapod/peapod/controllers/endpointslicemirroring"
+	"github.com/peapod/peapod/controllers/engine"
+	"github.com/peapod/peapod/controllers/garbagecollector"
+	"github.com/peapod/peapod/controllers/job"
+	"github.com/peapod/peapod/controllers/loadbalancer"
+	"github.com/peapod/peapod/controllers/namespace"
+	"github.com/peapod/peapod/controllers/nodeipam"
+	"github.com/peapod/peapod/controllers/nodelifecycle"
+	"github.com/peapod/peapod/controllers/podgc"
+	"github.com/peapod/peapod/controllers/replicaset"
+	"github.com/peapod/peapod/controllers/rootca"
+	"github.com/peapod/peapod/controllers/serviceaccount"
+	"github.com/peapod/peapod/controllers/statefulset"
+	"github.com/peapod/peapod/controllers/tainteviction"
+	"github.com/peapod/peapod/controllers/tokencleaner"
+	"github.com/peapod/peapod/controllers/ttlafterfinished"
+)
+
+// Controller is a row of All.
+type Controller struct {
+	// Name is the service account in kube-system as which it acts.
+	Name string
+	New  func(engine.Deps) (engine.Runner, error)
+}
+
+// All are the controllers in the order in which they start.
+func All() []Controller {
+	return []Controller{
+		{serviceaccount.Name, serviceaccount.New},
+		{rootca.Name, rootca.New},
+		{namespace.Name, namespace.New},
+		{garbagecollector.Name, garbagecollector.New},
+		{nodelifecycle.Name, nodelifecycle.New},
+		{tainteviction.Name, tainteviction.New},
+		{podgc.Name, podgc.New},
+		{nodeipam.Name, nodeipam.New},
+		{certificates.Name, certificates.NewApprover},
+		{certificates.Name, certificates.NewSigner},
+		{certificates.Name, certificates.NewCleaner},
+		{tokencleaner.Name, tokencleaner.New},
+		{deployment.Name, deployment.New},
+		{replicaset.Name, replicaset.New},
+		{replicaset.ReplicationName, replicaset.NewReplication},
+		{job.Name, job.New},
+		{cronjob.Name, cronjob.New},
+		{daemonset.Name, daemonset.New},
+		{statefulset.Name, statefulset.New},
+		{disruption.Name, disruption.New},
+		{ttlafterfinished.Name, ttlafterfinished.New},
+		{clusterroleaggregation.Name, clusterroleaggregation.New},
+		{endpointslice.Name, endpointslice.New},
+		{endpoints.Name, endpoints.New},
+		{endpointslicemirroring.Name, endpointslicemirroring.New},
+		{loadbalancer.Name, loadbalancer.New},
+	}
+}

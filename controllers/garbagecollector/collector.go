@@ -1,0 +1,224 @@
+// Package garbagecollector deletes objects whose owners are gone, and carries out the propagation policies of deletions:
+// background, foreground (dependents first) and orphan (dependents are let go).
+//
+// The graph of who owns whom is kept from metadata alone, a few hundred bytes an object. It may lag, so each decision is
+// checked against the API before anything is deleted, and each deletion names the UID it is about.
+package garbagecollector
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/discovery/cached/memory"
+	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/metadata/metadatainformer"
+	"k8s.io/client-go/restmapper"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/peapod/peapod/controllers/engine"
+)
+
+// Name is that of the service account in kube-system as which the controller acts; upstream's, so that the bootstrap role
+// of the same name fits.
+const Name = "generic-garbage-collector"
+
+// Collector is the controller.
+type Collector struct {
+	metadata metadata.Interface
+	discover discovery.DiscoveryInterface
+	mapper   meta.ResettableRESTMapper
+
+	mu    sync.Mutex
+	graph *graph
+
+	remove, orphan engine.Queue[types.UID]
+}
+
+// New returns the controller.
+func New(d engine.Deps) (engine.Runner, error) {
+	c := &Collector{
+		metadata: d.Metadata, discover: d.Client.Discovery(), graph: newGraph(),
+		mapper: restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(d.Client.Discovery())),
+	}
+	c.remove = engine.Queue[types.UID]{Name: Name, Workers: 8, Sync: c.consider}
+	c.orphan = engine.Queue[types.UID]{Name: Name + "-orphan", Workers: 2, Sync: c.letGo}
+	return c, nil
+}
+
+// Run watches every kind that can be deleted until ctx ends.
+func (c *Collector) Run(ctx context.Context) error {
+	resources, err := c.resources()
+	if err != nil {
+		return err
+	}
+	factory := metadatainformer.NewSharedInformerFactory(c.metadata, 0)
+	var synced []cache.DoneChecker
+	for _, gvr := range resources {
+		informer := factory.ForResource(gvr).Informer()
+		if err := informer.SetTransform(ownership); err != nil {
+			return fmt.Errorf("watch %s: %w", gvr.Resource, err)
+		}
+		handle, err := informer.AddEventHandler(c.handler(gvr))
+		if err != nil {
+			return fmt.Errorf("watch %s: %w", gvr.Resource, err)
+		}
+		synced = append(synced, handle.HasSyncedChecker())
+	}
+	c.remove.Synced, c.orphan.Synced = synced, synced
+	factory.Start(ctx.Done())
+	var running sync.WaitGroup
+	running.Go(func() { _ = c.remove.Run(ctx) }) // both end with ctx only
+	running.Go(func() { _ = c.orphan.Run(ctx) })
+	running.Wait()
+	factory.Shutdown()
+	return nil
+}
+
+// resources lists what can own or be owned: all that can be listed, watched and deleted. Events are left out, as upstream
+// does: they are many, and expire by themselves.
+func (c *Collector) resources() ([]schema.GroupVersionResource, error) {
+	lists, err := c.discover.ServerPreferredResources()
+	if err != nil {
+		return nil, fmt.Errorf("discover kinds: %w", err)
+	}
+	lists = discovery.FilteredBy(discovery.SupportsAllVerbs{Verbs: []string{"delete", "list", "watch"}}, lists)
+	set, err := discovery.GroupVersionResources(lists)
+	if err != nil {
+		return nil, fmt.Errorf("discover kinds: %w", err)
+	}
+	var out []schema.GroupVersionResource
+	for gvr := range set {
+		if gvr.Resource != "events" {
+			out = append(out, gvr)
+		}
+	}
+	return out, nil
+}
+
+// ownership keeps of an object what the graph is made from.
+func ownership(obj any) (any, error) {
+	m, ok := obj.(*metav1.PartialObjectMetadata)
+	if !ok {
+		return obj, nil
+	}
+	return &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{
+		Name: m.Name, Namespace: m.Namespace, UID: m.UID, ResourceVersion: m.ResourceVersion,
+		OwnerReferences: m.OwnerReferences, Finalizers: m.Finalizers, DeletionTimestamp: m.DeletionTimestamp,
+	}}, nil
+}
+
+func (c *Collector) handler(gvr schema.GroupVersionResource) cache.ResourceEventHandler {
+	set := func(obj any) {
+		if m, ok := obj.(*metav1.PartialObjectMetadata); ok {
+			c.mu.Lock()
+			t := c.graph.set(nodeOf(gvr, m))
+			c.mu.Unlock()
+			c.queue(t)
+		}
+	}
+	return cache.ResourceEventHandlerFuncs{
+		AddFunc:    set,
+		UpdateFunc: func(_, obj any) { set(obj) },
+		DeleteFunc: func(obj any) {
+			if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+				obj = gone.Obj
+			}
+			if m, ok := obj.(*metav1.PartialObjectMetadata); ok {
+				c.gone(m.UID)
+			}
+		},
+	}
+}
+
+func nodeOf(gvr schema.GroupVersionResource, m *metav1.PartialObjectMetadata) node {
+	deleting := m.DeletionTimestamp != nil
+	return node{
+		identity: identity{gvr, m.Namespace, m.Name, m.UID}, owners: m.OwnerReferences, deleting: deleting,
+		orphaning:  deleting && slices.Contains(m.Finalizers, metav1.FinalizerOrphanDependents),
+		foreground: deleting && slices.Contains(m.Finalizers, metav1.FinalizerDeleteDependents),
+	}
+}
+
+func (c *Collector) gone(uid types.UID) {
+	c.mu.Lock()
+	t := c.graph.remove(uid)
+	c.mu.Unlock()
+	c.queue(t)
+}
+
+func (c *Collector) queue(t todo) {
+	for _, uid := range t.remove {
+		c.remove.Add(uid)
+	}
+	for _, uid := range t.orphan {
+		c.orphan.Add(uid)
+	}
+}
+
+// look returns a copy of what the graph knows of an object, with the dependents that its foreground deletion waits for.
+func (c *Collector) look(uid types.UID) (n node, blocking []node, dependents int, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p := c.graph.nodes[uid]
+	if p == nil {
+		return node{}, nil, 0, false
+	}
+	for _, b := range p.blocking() {
+		blocking = append(blocking, *b)
+	}
+	return *p, blocking, len(p.dependents), true
+}
+
+// live reads an object's metadata from the API; nil if it is gone or another one has its name.
+func (c *Collector) live(ctx context.Context, id identity) (*metav1.PartialObjectMetadata, error) {
+	m, err := c.client(id).Get(ctx, id.name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) || err == nil && m.UID != id.uid {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read %s %s/%s: %w", id.resource.Resource, id.namespace, id.name, err)
+	}
+	return m, nil
+}
+
+func (c *Collector) client(id identity) metadata.ResourceInterface {
+	if id.namespace == "" {
+		return c.metadata.Resource(id.resource)
+	}
+	return c.metadata.Resource(id.resource).Namespace(id.namespace)
+}
+
+// resolve finds where the object that a reference names would be: in the namespace of who names it, or in none.
+func (c *Collector) resolve(ref metav1.OwnerReference, namespace string) (identity, error) {
+	gv, err := schema.ParseGroupVersion(ref.APIVersion)
+	if err != nil {
+		return identity{}, fmt.Errorf("read owner reference %s %s: %w", ref.Kind, ref.Name, err)
+	}
+	gk := schema.GroupKind{Group: gv.Group, Kind: ref.Kind}
+	mapping, err := c.mapper.RESTMapping(gk, gv.Version)
+	if meta.IsNoMatchError(err) {
+		c.mapper.Reset() // the kind may be new
+		mapping, err = c.mapper.RESTMapping(gk, gv.Version)
+	}
+	if err != nil {
+		return identity{}, fmt.Errorf("find kind of owner %s %s: %w", ref.Kind, ref.Name, err)
+	}
+	if mapping.Scope.Name() == meta.RESTScopeNameRoot {
+		namespace = ""
+	}
+	return identity{mapping.Resource, namespace, ref.Name, ref.UID}, nil
+}
+
+// isGone says whether the error means that there is nothing left to do about an object.
+func isGone(err error) bool {
+	return err == nil || apierrors.IsNotFound(err) || apierrors.IsConflict(err) && !errors.Is(err, context.Canceled)
+}

@@ -1,0 +1,243 @@
+// Package loadbalancer answers Services of type LoadBalancer with the addresses of the cluster's own nodes: no cloud is
+// needed, since every node's service proxy takes what comes for such an address and port. Two Services cannot have the
+// same port of the nodes: the older one has it, the other stays pending.
+//
+// A Service with a loadBalancerClass belongs to somebody else's controller and is left alone.
+package loadbalancer
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
+	utilnet "k8s.io/utils/net"
+	"k8s.io/utils/ptr"
+
+	"github.com/peapod/peapod/controllers/engine"
+)
+
+// Name is that of the service account in kube-system as which the controller acts; upstream's, so that the bootstrap
+// role of the same name fits.
+const Name = "service-controller"
+
+// byBalance is the index of Services by what they have to do with load balancers.
+const (
+	byBalance = "service-controller/balance"
+	wanted    = "wanted"
+	over      = "over" // it had one, and is of another type by now
+	none      = ""
+)
+
+func balance(svc *corev1.Service) string {
+	switch {
+	case svc.Spec.Type == corev1.ServiceTypeLoadBalancer:
+		return wanted
+	case len(svc.Status.LoadBalancer.Ingress) > 0:
+		return over
+	}
+	return none
+}
+
+type controller struct {
+	client   kubernetes.Interface
+	services cache.Indexer
+	nodes    corelisters.NodeLister
+	recorder record.EventRecorder
+	// refused are the Services that have been told that another one has their port. Only the one worker uses it.
+	refused map[types.UID]bool
+}
+
+// New returns the controller. Since Services compete for ports it decides for all at once, under one key.
+func New(d engine.Deps) (engine.Runner, error) {
+	services, nodes := d.Informers.Core().V1().Services(), d.Informers.Core().V1().Nodes()
+	if err := services.Informer().AddIndexers(cache.Indexers{byBalance: func(obj any) ([]string, error) {
+		return []string{balance(obj.(*corev1.Service))}, nil
+	}}); err != nil {
+		return nil, fmt.Errorf("index services: %w", err)
+	}
+	c := &controller{client: d.Client, services: services.Informer().GetIndexer(), nodes: nodes.Lister(), recorder: d.Recorder, refused: map[types.UID]bool{}}
+	all := cache.ObjectName{Name: "services"}
+	loop := &engine.Loop{Name: Name, Sync: func(ctx context.Context, _ cache.ObjectName) error { return c.sync(ctx) }}
+	onService, err := services.Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc: func(obj any) {
+			if concerns(obj) {
+				loop.Add(all)
+			}
+		},
+		UpdateFunc: func(old, obj any) {
+			if concerns(old) || concerns(obj) {
+				loop.Add(all)
+			}
+		},
+		DeleteFunc: func(obj any) {
+			if concerns(obj) {
+				loop.Add(all)
+			}
+		},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("watch services: %w", err)
+	}
+	onNode, err := nodes.Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc: func(any) { loop.Add(all) },
+		UpdateFunc: func(old, obj any) {
+			if !slices.Equal(addresses([]*corev1.Node{old.(*corev1.Node)}), addresses([]*corev1.Node{obj.(*corev1.Node)})) {
+				loop.Add(all)
+			}
+		},
+		DeleteFunc: func(any) { loop.Add(all) },
+	})
+	if err != nil {
+		return nil, fmt.Errorf("watch nodes: %w", err)
+	}
+	loop.Synced = []cache.DoneChecker{onService.HasSyncedChecker(), onNode.HasSyncedChecker()}
+	return loop, nil
+}
+
+// concerns says whether the object is a Service that has or wants a load balancer.
+func concerns(obj any) bool {
+	if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+		obj = gone.Obj
+	}
+	svc, ok := obj.(*corev1.Service)
+	return ok && balance(svc) != none
+}
+
+func (c *controller) sync(ctx context.Context) error {
+	nodes, err := c.nodes.List(labels.Everything())
+	if err != nil {
+		return fmt.Errorf("list nodes: %w", err)
+	}
+	ips := addresses(nodes)
+	objs, err := c.services.ByIndex(byBalance, wanted)
+	if err != nil {
+		return fmt.Errorf("list services: %w", err)
+	}
+	var balanced []*corev1.Service
+	for _, obj := range objs {
+		if svc := obj.(*corev1.Service); svc.Spec.LoadBalancerClass == nil && svc.DeletionTimestamp == nil {
+			balanced = append(balanced, svc)
+		}
+	}
+	var errs []error
+	refused := map[types.UID]bool{}
+	for svc, mine := range assign(balanced) {
+		want := corev1.LoadBalancerStatus{}
+		if mine {
+			want = ingress(svc, ips)
+		} else if refused[svc.UID] = true; !c.refused[svc.UID] {
+			c.recorder.Event(svc, corev1.EventTypeWarning, "SyncLoadBalancerFailed",
+				"Error syncing load balancer: another service has one of the ports on the nodes' addresses")
+		}
+		errs = append(errs, c.write(ctx, svc, want))
+	}
+	c.refused = refused
+	former, err := c.services.ByIndex(byBalance, over)
+	if err != nil {
+		return fmt.Errorf("list services: %w", err)
+	}
+	for _, obj := range former {
+		errs = append(errs, c.write(ctx, obj.(*corev1.Service), corev1.LoadBalancerStatus{}))
+	}
+	return errors.Join(errs...)
+}
+
+// assign says for each Service whether it has its ports for itself.
+func assign(services []*corev1.Service) map[*corev1.Service]bool {
+	slices.SortFunc(services, func(a, b *corev1.Service) int {
+		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time),
+			strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
+	})
+	type port struct {
+		protocol corev1.Protocol
+		number   int32
+	}
+	taken := map[port]bool{}
+	mine := map[*corev1.Service]bool{}
+	for _, svc := range services {
+		free := true
+		for _, p := range svc.Spec.Ports {
+			free = free && !taken[port{p.Protocol, p.Port}]
+		}
+		mine[svc] = free
+		if !free {
+			continue
+		}
+		for _, p := range svc.Spec.Ports {
+			taken[port{p.Protocol, p.Port}] = true
+		}
+	}
+	return mine
+}
+
+// addresses are those at which the nodes are reached from outside: their external ones, or the internal where there are
+// none, sorted.
+func addresses(nodes []*corev1.Node) []string {
+	var out []string
+	for _, n := range nodes {
+		if _, excluded := n.Labels[corev1.LabelNodeExcludeBalancers]; excluded {
+			continue
+		}
+		for _, kind := range []corev1.NodeAddressType{corev1.NodeExternalIP, corev1.NodeInternalIP} {
+			found := false
+			for _, a := range n.Status.Addresses {
+				if a.Type == kind {
+					out, found = append(out, a.Address), true
+				}
+			}
+			if found {
+				break
+			}
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// ingress is the status of a Service that has its ports, with the nodes' addresses of its families.
+func ingress(svc *corev1.Service, ips []string) corev1.LoadBalancerStatus {
+	var s corev1.LoadBalancerStatus
+	for _, ip := range ips {
+		family := corev1.IPv4Protocol
+		if utilnet.IsIPv6String(ip) {
+			family = corev1.IPv6Protocol
+		}
+		if slices.Contains(svc.Spec.IPFamilies, family) {
+			s.Ingress = append(s.Ingress, corev1.LoadBalancerIngress{IP: ip, IPMode: ptr.To(corev1.LoadBalancerIPModeVIP)})
+		}
+	}
+	return s
+}
+
+// write stores the status if it differs.
+func (c *controller) write(ctx context.Context, svc *corev1.Service, want corev1.LoadBalancerStatus) error {
+	if equality.Semantic.DeepEqual(svc.Status.LoadBalancer, want) {
+		return nil
+	}
+	next := svc.DeepCopy()
+	next.Status.LoadBalancer = want
+	_, err := c.client.CoreV1().Services(svc.Namespace).UpdateStatus(ctx, next, metav1.UpdateOptions{})
+	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+		return nil // the event of that change comes
+	}
+	if err != nil {
+		return fmt.Errorf("write status of service %s/%s: %w", svc.Namespace, svc.Name, err)
+	}
+	if len(want.Ingress) > 0 {
+		c.recorder.Event(svc, corev1.EventTypeNormal, "EnsuredLoadBalancer", "Ensured load balancer")
+	}
+	return nil
+}

@@ -1,0 +1,203 @@
+// Package nodelifecycle notices when a node falls silent, and keeps the taints of nodes in step with their conditions: a
+// node that is not ready, under pressure or cordoned takes no new Pods, and one that is not ready or silent loses those it
+// has after the time that they tolerate (see package tainteviction).
+package nodelifecycle
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/peapod/peapod/controllers/engine"
+)
+
+// Name is that of the service account in kube-system as which the controller acts; upstream's, so that the bootstrap
+// role of the same name fits.
+const Name = "node-controller"
+
+// taintFor says which taint a condition of a certain status stands for (KEP-382).
+var taintFor = map[corev1.NodeConditionType]map[corev1.ConditionStatus]string{
+	corev1.NodeReady: {
+		corev1.ConditionFalse:   corev1.TaintNodeNotReady,
+		corev1.ConditionUnknown: corev1.TaintNodeUnreachable,
+	},
+	corev1.NodeMemoryPressure:     {corev1.ConditionTrue: corev1.TaintNodeMemoryPressure},
+	corev1.NodeDiskPressure:       {corev1.ConditionTrue: corev1.TaintNodeDiskPressure},
+	corev1.NodePIDPressure:        {corev1.ConditionTrue: corev1.TaintNodePIDPressure},
+	corev1.NodeNetworkUnavailable: {corev1.ConditionTrue: corev1.TaintNodeNetworkUnavailable},
+}
+
+// keeper keeps conditions and taints.
+type keeper struct {
+	d          engine.Deps
+	nodes      corelisters.NodeLister
+	pods       corelisters.PodLister
+	heartbeats heartbeats
+}
+
+// New returns the controller.
+func New(d engine.Deps) (engine.Runner, error) {
+	nodes, pods, leases := d.Informers.Core().V1().Nodes(), d.Informers.Core().V1().Pods(), d.Informers.Coordination().V1().Leases()
+	k := &keeper{d: d, nodes: nodes.Lister(), pods: pods.Lister(), heartbeats: heartbeats{seen: map[string]time.Time{}}}
+	loop := &engine.Loop{Name: Name, Workers: 2, Sync: k.sync}
+	queue := engine.Object(loop)
+	all := func() {
+		list, err := k.nodes.List(labels.Everything())
+		if err != nil {
+			return // a lister of a store in memory does not fail
+		}
+		for _, n := range list {
+			queue(n)
+		}
+	}
+	synced, err := nodes.Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc: queue,
+		UpdateFunc: func(old, now any) {
+			was, is := old.(*corev1.Node), now.(*corev1.Node)
+			if a, b := readyCondition(was), readyCondition(is); b != nil && b.Status != corev1.ConditionUnknown && (a == nil || !a.LastHeartbeatTime.Equal(&b.LastHeartbeatTime)) {
+				k.heartbeats.beat(is.Name)
+			}
+			queue(is)
+			if isReady(was) != isReady(is) {
+				all() // whether Pods are evicted depends on whether any node is ready
+			}
+		},
+		DeleteFunc: queue,
+	})
+	if err != nil {
+		return nil, err
+	}
+	heard, err := leases.Informer().AddEventHandler(k.heartbeats.onLease())
+	if err != nil {
+		return nil, err
+	}
+	loop.Synced = []cache.DoneChecker{synced.HasSyncedChecker(), heard.HasSyncedChecker(), pods.Informer().HasSyncedChecker()}
+	return loop, nil
+}
+
+func (k *keeper) sync(ctx context.Context, key cache.ObjectName) error {
+	node, err := k.nodes.Get(key.Name)
+	if apierrors.IsNotFound(err) {
+		k.heartbeats.forget(key.Name)
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read node %s: %w", key.Name, err)
+	}
+	wait := silentFor(node, k.heartbeats.last(node.Name))
+	if wait <= 0 {
+		if err := k.lose(ctx, node); err != nil {
+			return err
+		}
+	}
+	if c := readyCondition(node); c != nil && c.Status != corev1.ConditionTrue {
+		if err := k.unreadyPods(ctx, node); err != nil {
+			return err
+		}
+	}
+	if err := k.taint(ctx, node); err != nil {
+		return err
+	}
+	if wait > 0 {
+		return &engine.Retry{After: wait, Why: "it is heard of by then, or lost"}
+	}
+	return nil
+}
+
+func (k *keeper) taint(ctx context.Context, node *corev1.Node) error {
+	taints := desired(node, k.othersReady(node), metav1.Now())
+	if slices.EqualFunc(taints, node.Spec.Taints, func(a, b corev1.Taint) bool { return a.MatchTaint(&b) }) {
+		return nil
+	}
+	patch, err := json.Marshal(map[string]any{
+		"metadata": map[string]any{"resourceVersion": node.ResourceVersion},
+		"spec":     map[string]any{"taints": taints},
+	})
+	if err != nil {
+		return err
+	}
+	_, err = k.d.Client.CoreV1().Nodes().Patch(ctx, node.Name, types.MergePatchType, patch, metav1.PatchOptions{})
+	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
+		return nil // the change that came first queues the node again
+	}
+	if err != nil {
+		return fmt.Errorf("taint node %s: %w", node.Name, err)
+	}
+	return nil
+}
+
+// othersReady says whether there is another node where the Pods of this one could run. If none is ready, it is more
+// likely that the fault is here, and nothing is evicted.
+func (k *keeper) othersReady(node *corev1.Node) bool {
+	list, err := k.nodes.List(labels.Everything())
+	if err != nil {
+		return false
+	}
+	return slices.ContainsFunc(list, func(n *corev1.Node) bool { return n.Name != node.Name && isReady(n) })
+}
+
+// evicting are the taints that evict Pods, beside keeping new ones away.
+var evicting = []string{corev1.TaintNodeNotReady, corev1.TaintNodeUnreachable}
+
+// desired returns the node's taints with those that stand for conditions put right; all others stay as they are. evict
+// says whether a node that is not ready is to lose its Pods.
+func desired(node *corev1.Node, evict bool, now metav1.Time) []corev1.Taint {
+	want := map[string]bool{corev1.TaintNodeUnschedulable: node.Spec.Unschedulable}
+	for _, byStatus := range taintFor {
+		for _, key := range byStatus {
+			want[key] = false
+		}
+	}
+	for _, c := range node.Status.Conditions {
+		if key, ok := taintFor[c.Type][c.Status]; ok {
+			want[key] = true
+		}
+	}
+	evicts := map[string]bool{}
+	for _, key := range evicting {
+		evicts[key] = want[key] && evict
+	}
+	out := []corev1.Taint{}
+	for _, t := range node.Spec.Taints {
+		if wanted, ours := evicts[t.Key]; ours && t.Effect == corev1.TaintEffectNoExecute {
+			if wanted {
+				out = append(out, t)
+			}
+			delete(evicts, t.Key)
+			continue
+		}
+		wanted, ours := want[t.Key]
+		if t.Effect != corev1.TaintEffectNoSchedule || !ours {
+			out = append(out, t)
+		} else if wanted {
+			out = append(out, t)
+			delete(want, t.Key)
+		}
+	}
+	var missing []string
+	for key, wanted := range want {
+		if wanted {
+			missing = append(missing, key)
+		}
+	}
+	slices.Sort(missing)
+	for _, key := range missing {
+		out = append(out, corev1.Taint{Key: key, Effect: corev1.TaintEffectNoSchedule})
+	}
+	for _, key := range evicting {
+		if evicts[key] {
+			out = append(out, corev1.Taint{Key: key, Effect: corev1.TaintEffectNoExecute, TimeAdded: &now})
+		}
+	}
+	return out
+}

@@ -1,0 +1,213 @@
+// Package statefulset runs Pods that have names, storage and an order of their own, and replaces them from the highest number
+// down when their template changes. What to do is decided by a pure function (decide.go).
+package statefulset
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/client-go/kubernetes"
+	appslisters "k8s.io/client-go/listers/apps/v1"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/peapod/peapod/controllers/claim"
+	"github.com/peapod/peapod/controllers/engine"
+	"github.com/peapod/peapod/controllers/pods"
+	"github.com/peapod/peapod/controllers/revision"
+)
+
+// Name is that of the service account in kube-system as which the controller acts; upstream's, so that the bootstrap role
+// of the same name fits.
+const Name = "statefulset-controller"
+
+const (
+	workers = 5
+	// lookAgain is after what time a set is looked at again whose last changes the informer does not show.
+	lookAgain = 30 * time.Second
+)
+
+var kind = appsv1.SchemeGroupVersion.WithKind("StatefulSet")
+
+type controller struct {
+	client  kubernetes.Interface
+	sets    appslisters.StatefulSetLister
+	control *pods.Control
+	history *revision.History
+	loop    *engine.Loop
+}
+
+// New returns the controller.
+func New(d engine.Deps) (engine.Runner, error) {
+	sets, revisions := d.Informers.Apps().V1().StatefulSets(), d.Informers.Apps().V1().ControllerRevisions()
+	control, err := pods.NewControl(d, kind)
+	if err != nil {
+		return nil, err
+	}
+	control.Words = func(verb, pod, owner string, err error) string {
+		if err != nil {
+			return fmt.Sprintf("%s Pod %s in StatefulSet %s failed error: %v", verb, pod, owner, err)
+		}
+		return fmt.Sprintf("%s Pod %s in StatefulSet %s successful", verb, pod, owner)
+	}
+	c := &controller{
+		client: d.Client, sets: sets.Lister(), control: control, loop: &engine.Loop{Name: Name, Workers: workers},
+		history: &revision.History{Client: d.Client, Lister: revisions.Lister(), Kind: kind},
+	}
+	c.loop.Sync = c.sync
+	for _, watch := range []struct {
+		informer cache.SharedIndexInformer
+		handler  cache.ResourceEventHandler
+	}{
+		{sets.Informer(), cache.ResourceEventHandlerFuncs{
+			AddFunc: engine.Object(c.loop), UpdateFunc: func(_, obj any) { engine.Object(c.loop)(obj) },
+			DeleteFunc: func(obj any) {
+				if set, ok := obj.(*appsv1.StatefulSet); ok {
+					control.Pending.Forget(set.UID)
+				}
+			}}},
+		{d.Informers.Core().V1().Pods().Informer(), engine.Owners{Kind: kind, Add: c.loop.Add, Suitors: c.suitors}},
+		{revisions.Informer(), engine.Owners{Kind: kind, Add: c.loop.Add, Suitors: c.suitors}},
+	} {
+		seen, err := watch.informer.AddEventHandler(watch.handler)
+		if err != nil {
+			return nil, fmt.Errorf("watch: %w", err)
+		}
+		c.loop.Synced = append(c.loop.Synced, seen.HasSyncedChecker())
+	}
+	return c.loop, nil
+}
+
+// suitors are the sets that may want to adopt the object.
+func (c *controller) suitors(o metav1.Object) []cache.ObjectName {
+	list, err := c.sets.StatefulSets(o.GetNamespace()).List(labels.Everything())
+	if err != nil {
+		return nil // a lister of a store in memory does not fail
+	}
+	var out []cache.ObjectName
+	for _, set := range list {
+		if s, err := metav1.LabelSelectorAsSelector(set.Spec.Selector); err == nil && claim.Matches(s, o.GetLabels()) {
+			out = append(out, cache.MetaObjectToName(set))
+		}
+	}
+	return out
+}
+
+func (c *controller) sync(ctx context.Context, key cache.ObjectName) error {
+	shown, err := c.sets.StatefulSets(key.Namespace).Get(key.Name)
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read stateful set: %w", err)
+	}
+	set := shown.DeepCopy()
+	selector, err := metav1.LabelSelectorAsSelector(set.Spec.Selector)
+	if err != nil {
+		return fmt.Errorf("read selector: %w", err)
+	}
+	fresh := func(ctx context.Context) (metav1.Object, error) {
+		return c.client.AppsV1().StatefulSets(set.Namespace).Get(ctx, set.Name, metav1.GetOptions{})
+	}
+	revisions, err := c.history.List(ctx, set, selector, fresh)
+	if err != nil {
+		return err
+	}
+	var update *appsv1.ControllerRevision
+	if set.DeletionTimestamp == nil {
+		if update, err = c.history.Ensure(ctx, set, &set.Spec.Template, revisions, &set.Status.CollisionCount); err != nil {
+			return err
+		}
+	}
+	settled := c.control.Pending.Settled(set.UID) // before the Pods are read
+	mine, err := c.control.Claim(ctx, set, selector, fresh)
+	if err != nil {
+		return fmt.Errorf("claim pods: %w", err)
+	}
+	if update == nil {
+		return nil // the garbage collector takes its Pods
+	}
+	current := update
+	for _, r := range revisions {
+		if r.Name == set.Status.CurrentRevision {
+			current = r
+		}
+	}
+	todo := decide(set, mine, current.Name, update.Name, time.Now())
+	if !settled {
+		todo.create, todo.remove = nil, nil
+	}
+	err = errors.Join(c.carryOut(ctx, set, &todo, current, update), c.write(ctx, shown, todo.status))
+	if err != nil {
+		return err
+	}
+	inUse := func(r *appsv1.ControllerRevision) bool {
+		return r.Name == current.Name || r.Name == update.Name || slices.ContainsFunc(mine, func(p *corev1.Pod) bool { return revisionOf(p) == r.Name })
+	}
+	if err := c.history.Truncate(ctx, revisions, inUse, set.Spec.RevisionHistoryLimit); err != nil {
+		return err
+	}
+	switch {
+	case !todo.again.IsZero():
+		return &engine.Retry{After: max(time.Second, time.Until(todo.again)), Why: "a pod becomes available"}
+	case !settled || !c.control.Pending.Settled(set.UID):
+		return &engine.Retry{After: lookAgain, Why: "changes are not seen yet"}
+	}
+	return nil
+}
+
+func (c *controller) write(ctx context.Context, shown *appsv1.StatefulSet, status appsv1.StatefulSetStatus) error {
+	if equality.Semantic.DeepEqual(shown.Status, status) {
+		return nil
+	}
+	set := shown.DeepCopy()
+	set.Status = status
+	_, err := c.client.AppsV1().StatefulSets(set.Namespace).UpdateStatus(ctx, set, metav1.UpdateOptions{})
+	if err != nil && !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("write status: %w", err)
+	}
+	return nil
+}
+
+func (c *controller) carryOut(ctx context.Context, set *appsv1.StatefulSet, todo *plan, current, update *appsv1.ControllerRevision) error {
+	removeErr := pods.Each(len(todo.remove), func(i int) error {
+		p := todo.remove[i]
+		if todo.retire[p] {
+			if err := c.retire(ctx, set, p); err != nil {
+				return err
+			}
+		}
+		return c.control.Delete(ctx, set, p)
+	})
+	_, createErr := pods.SlowStart(len(todo.create), func(i int) error {
+		n := todo.create[i]
+		template, name := &set.Spec.Template, update.Name
+		if revisionFor(set, n, current.Name, update.Name) == current.Name && current != update {
+			old, err := revision.Template(current)
+			if err != nil {
+				return err
+			}
+			template, name = old, current.Name
+		}
+		if err := c.provide(ctx, set, n); err != nil {
+			return err
+		}
+		_, err := c.control.Create(ctx, set, c.pod(set, n, template, name))
+		switch {
+		case apierrors.IsAlreadyExists(err): // an event of who has the name queues the set when it goes
+			return nil
+		case err != nil && apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
+			return nil // nothing can be made there, and the set goes too
+		}
+		return err
+	})
+	return errors.Join(removeErr, createErr)
+}
