@@ -1,0 +1,73 @@
+package scheduler
+
+import (
+	"context"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/klog/v2"
+
+	"github.com/peapod/peapod/scheduler/framework"
+)
+
+// bind tells the API. A Pod whose binding fails is tried again after its back-off.
+func (s *Scheduler) bind(ctx context.Context, pod *framework.Pod, node string) {
+	// The binding outlives a stop of the scheduler: half of it would leave the Pod assumed by nobody.
+	err := s.cfg.Client.CoreV1().Pods(pod.Namespace).Bind(context.WithoutCancel(ctx), &corev1.Binding{
+		ObjectMeta: metav1.ObjectMeta{Name: pod.Name, Namespace: pod.Namespace, UID: pod.UID},
+		Target:     corev1.ObjectReference{Kind: "Node", Name: node},
+	}, metav1.CreateOptions{})
+	if err == nil {
+		s.cfg.Recorder.Eventf(pod.Pod, nil, corev1.EventTypeNormal, "Scheduled", "Binding",
+			"Successfully assigned %s/%s to %s", pod.Namespace, pod.Name, node)
+		return
+	}
+	s.mu.Lock()
+	if s.assumed[pod.UID] == node {
+		delete(s.assumed, pod.UID)
+		s.cluster.RemovePod(pod.UID)
+	}
+	s.queue.Failed(pod.UID, nil, s.cfg.Clock.Now())
+	s.signal()
+	s.mu.Unlock()
+	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+		return // deleted or bound meanwhile: its event says the rest
+	}
+	s.reject(ctx, pod, fmt.Sprintf("binding rejected: %v", err))
+}
+
+// reject reports why a Pod has no node: in its PodScheduled condition and as an event.
+func (s *Scheduler) reject(ctx context.Context, pod *framework.Pod, message string) {
+	s.cfg.Recorder.Eventf(pod.Pod, nil, corev1.EventTypeWarning, "FailedScheduling", "Scheduling", "%s", message)
+	condition := corev1.PodCondition{
+		Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: corev1.PodReasonUnschedulable, Message: message,
+		ObservedGeneration: pod.Generation, LastTransitionTime: metav1.NewTime(s.cfg.Clock.Now()),
+	}
+	for _, c := range pod.Status.Conditions {
+		if c.Type != condition.Type {
+			continue
+		}
+		if c.Status == condition.Status {
+			condition.LastTransitionTime = c.LastTransitionTime
+		}
+		if c.Reason == condition.Reason && c.Message == condition.Message && c.Status == condition.Status {
+			return
+		}
+	}
+	s.patchStatus(ctx, pod, map[string]any{"conditions": []corev1.PodCondition{condition}})
+}
+
+// logFailure logs an error, unless it only says that the Pod has changed or gone, or that the scheduler stops.
+func (s *Scheduler) logFailure(ctx context.Context, err error, message string, pod *framework.Pod) {
+	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) && ctx.Err() == nil {
+		klog.FromContext(ctx).Error(err, message, "pod", klog.KObj(pod.Pod))
+	}
+}
+
+// onlyStatusChanged says whether nothing that scheduling depends on differs.
+func onlyStatusChanged(old, new *corev1.Pod) bool {
+	return equality.Semantic.DeepEqual(old.Spec, new.Spec) && equality.Semantic.DeepEqual(old.Labels, new.Labels)
+}

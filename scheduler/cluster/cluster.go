@@ -1,0 +1,120 @@
+// Package cluster keeps what the scheduler knows: nodes and the Pods bound, or about to be bound, to them. It changes
+// with each event and is never rebuilt; it has no lock, clock or I/O.
+package cluster
+
+import (
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/peapod/peapod/scheduler/framework"
+)
+
+// Cluster is the state. The zero value is not ready; use New.
+type Cluster struct {
+	view  framework.Cluster
+	nodes map[string]*framework.Node
+	// where is the node of each Pod, promised that of each Pod for which others were preempted.
+	where, promised map[types.UID]string
+}
+
+// New returns an empty cluster; namespaces returns a namespace's labels.
+func New(namespaces func(string) map[string]string) *Cluster {
+	return &Cluster{
+		view:  framework.Cluster{Namespaces: namespaces, Refusing: map[*framework.Node]int{}},
+		nodes: map[string]*framework.Node{}, where: map[types.UID]string{}, promised: map[types.UID]string{},
+	}
+}
+
+// View is the cluster for a cycle. It is valid until the next change.
+func (c *Cluster) View() *framework.Cluster { return &c.view }
+
+// SetNode adds or replaces a node.
+func (c *Cluster) SetNode(n *corev1.Node) {
+	node := c.nodes[n.Name]
+	if node == nil {
+		node = framework.NewNode(nil)
+		c.nodes[n.Name] = node
+	}
+	if node.Node == nil {
+		c.view.Nodes = append(c.view.Nodes, node)
+	}
+	node.Set(n)
+}
+
+// RemoveNode takes a node away. Its Pods are remembered, should it come back before they go.
+func (c *Cluster) RemoveNode(name string) {
+	node := c.nodes[name]
+	if node == nil {
+		return
+	}
+	c.view.Nodes = slices.DeleteFunc(c.view.Nodes, func(n *framework.Node) bool { return n == node })
+	node.Set(nil)
+	c.forget(name, node)
+}
+
+// forget drops a node that is neither known nor has Pods.
+func (c *Cluster) forget(name string, node *framework.Node) {
+	if node.Node == nil && len(node.Pods) == 0 {
+		delete(c.nodes, name)
+	}
+}
+
+// SetPod puts a Pod on the node, which need not be known, taking it off any other.
+func (c *Cluster) SetPod(p *framework.Pod, nodeName string) {
+	c.RemovePod(p.UID)
+	node := c.nodes[nodeName]
+	if node == nil {
+		node = framework.NewNode(nil)
+		c.nodes[nodeName] = node
+	}
+	node.Put(p)
+	c.where[p.UID] = nodeName
+	if refuses(p) {
+		c.view.Refusing[node]++
+	}
+}
+
+// RemovePod takes a Pod away, if it is there.
+func (c *Cluster) RemovePod(uid types.UID) {
+	name, ok := c.where[uid]
+	if !ok {
+		return
+	}
+	delete(c.where, uid)
+	node := c.nodes[name]
+	if refuses(node.Pods[uid]) {
+		if c.view.Refusing[node]--; c.view.Refusing[node] == 0 {
+			delete(c.view.Refusing, node)
+		}
+	}
+	node.Remove(uid)
+	c.forget(name, node)
+}
+
+// Promise keeps room on the node for a Pod that is to be bound there, against Pods of lower priority. An empty name takes the
+// promise back.
+func (c *Cluster) Promise(p *framework.Pod, nodeName string) {
+	if old := c.nodes[c.promised[p.UID]]; old != nil {
+		delete(old.Promised, p.UID)
+	}
+	delete(c.promised, p.UID)
+	node := c.nodes[nodeName]
+	if node == nil {
+		return
+	}
+	if node.Promised == nil {
+		node.Promised = map[types.UID]*framework.Pod{}
+	}
+	node.Promised[p.UID] = p
+	c.promised[p.UID] = nodeName
+}
+
+// Promised returns the node on which room is kept for the Pod, nil for none.
+func (c *Cluster) Promised(uid types.UID) *framework.Node { return c.nodes[c.promised[uid]] }
+
+func refuses(p *framework.Pod) bool {
+	a := p.Spec.Affinity
+	return a != nil && a.PodAntiAffinity != nil && len(a.PodAntiAffinity.RequiredDuringSchedulingIgnoredDuringExecution) > 0
+}

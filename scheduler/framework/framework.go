@@ -1,0 +1,97 @@
+// Package framework is what scheduling plugins are written against: Pods and nodes as the scheduler counts them, and the
+// questions it asks. Everything here is read-only to a plugin and pure: no I/O, no clock.
+package framework
+
+import (
+	corev1 "k8s.io/api/core/v1"
+)
+
+// Verdict is a plugin's answer about one node.
+type Verdict int
+
+const (
+	// Fits says that the plugin has nothing against the node.
+	Fits Verdict = iota
+	// Busy says that the node would do if some Pods went away: preemption may help.
+	Busy
+	// Wrong says that no Pod's going changes anything.
+	Wrong
+)
+
+// Reason is why a node will not do, as FailedScheduling events quote it. The zero Reason fits.
+type Reason struct {
+	Verdict Verdict
+	Message string
+	// Plugin is set by the cycle.
+	Plugin string
+}
+
+// Plugin is one rule. Which of the interfaces below it implements says where it is asked.
+type Plugin interface {
+	// Name is upstream's name of the rule.
+	Name() string
+}
+
+// Filter says whether a Pod may run on a node. Prepare is called once a cycle and returns the check for each node, so
+// that what does not depend on the node is worked out once; a nil check says that the rule does not concern the Pod. A
+// non-zero reason says that no node will do.
+type Filter interface {
+	Plugin
+	Prepare(pod *Pod, cluster *Cluster) (check func(*Node) []Reason, none Reason)
+}
+
+// Score says how well a node suits a Pod, from 0 to MaxScore after the cycle has scaled what the plugin returns: linearly so
+// that the best node gets MaxScore, reversed where Reversed says that less is better, not at all where Absolute.
+type Score interface {
+	Plugin
+	PrepareScore(pod *Pod, cluster *Cluster) (score func(*Node) int64)
+	Weight() int64
+	Scaling() Scaling
+}
+
+// MaxScore is the best score of one plugin.
+const MaxScore = 100
+
+// Scaling says how raw scores are brought to 0..MaxScore.
+type Scaling int
+
+const (
+	// Absolute scores are used as they are.
+	Absolute Scaling = iota
+	// Relative scores are scaled so that the best node gets MaxScore.
+	Relative
+	// Reversed scores are scaled likewise, with the lowest as the best.
+	Reversed
+)
+
+// Waker says which events could make a Pod fit that the plugin has turned away. Only then is the Pod tried again.
+type Waker interface {
+	Plugin
+	Helps(pod *Pod, e Event) bool
+}
+
+// Event is a change of the cluster. Exactly one of the pairs is set; Old is nil where something appeared, New where it
+// went.
+type Event struct {
+	OldNode, NewNode *corev1.Node
+	// OldPod and NewPod are Pods that are bound to a node.
+	OldPod, NewPod *corev1.Pod
+}
+
+// NodeAppearedOr says whether e is a new node, or a change of one for which changed is true.
+func (e Event) NodeAppearedOr(changed func(old, new *corev1.Node) bool) bool {
+	if e.NewNode == nil {
+		return false
+	}
+	return e.OldNode == nil || changed(e.OldNode, e.NewNode)
+}
+
+// PodLeft says whether e is a bound Pod that has gone or finished.
+func (e Event) PodLeft() bool {
+	return e.OldPod != nil && (e.NewPod == nil || Finished(e.NewPod) && !Finished(e.OldPod))
+}
+
+// Finished says whether the Pod holds none of its node's resources any more.
+func Finished(p *corev1.Pod) bool {
+	return p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
+}

@@ -1,0 +1,132 @@
+package framework
+
+import (
+	"math"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/component-helpers/resource"
+)
+
+// Resources are amounts in the smallest unit the scheduler counts: thousandths of a core, bytes, or pieces.
+type Resources struct {
+	MilliCPU, Memory, EphemeralStorage int64
+	// Extended are all others: huge pages and extended resources.
+	Extended map[corev1.ResourceName]int64
+}
+
+// ResourcesOf converts a list.
+func ResourcesOf(l corev1.ResourceList) Resources {
+	var r Resources
+	for name, q := range l {
+		switch name {
+		case corev1.ResourceCPU:
+			r.MilliCPU = q.MilliValue()
+		case corev1.ResourceMemory:
+			r.Memory = q.Value()
+		case corev1.ResourceEphemeralStorage:
+			r.EphemeralStorage = q.Value()
+		case corev1.ResourcePods:
+		default:
+			if r.Extended == nil {
+				r.Extended = map[corev1.ResourceName]int64{}
+			}
+			r.Extended[name] = q.Value()
+		}
+	}
+	return r
+}
+
+// Add adds o, sign times (1 or -1).
+func (r *Resources) Add(o Resources, sign int64) {
+	r.MilliCPU += sign * o.MilliCPU
+	r.Memory += sign * o.Memory
+	r.EphemeralStorage += sign * o.EphemeralStorage
+	for name, v := range o.Extended {
+		if r.Extended == nil {
+			r.Extended = map[corev1.ResourceName]int64{}
+		}
+		r.Extended[name] += sign * v
+	}
+}
+
+// A container without a request counts as this much when nodes are compared, so that Pods without requests spread too.
+const (
+	defaultMilliCPU = 100
+	defaultMemory   = 200 << 20
+)
+
+// Pod is a Pod with what the scheduler needs to know of it, worked out once.
+type Pod struct {
+	*corev1.Pod
+	// Requests is what it takes of a node: containers, init containers, sidecars and overhead.
+	Requests Resources
+	// Spread is Requests with a small amount in place of none, for comparing nodes.
+	Spread Resources
+	// Ports are the host ports it takes.
+	Ports []HostPort
+}
+
+// NewPod works out what the scheduler needs of p, which must not change afterwards.
+func NewPod(p *corev1.Pod) *Pod {
+	requests := ResourcesOf(resource.PodRequests(p, resource.PodResourcesOptions{UseStatusResources: true}))
+	spread := requests
+	if spread.MilliCPU == 0 {
+		spread.MilliCPU = defaultMilliCPU * int64(len(p.Spec.Containers))
+	}
+	if spread.Memory == 0 {
+		spread.Memory = defaultMemory * int64(len(p.Spec.Containers))
+	}
+	return &Pod{Pod: p, Requests: requests, Spread: spread, Ports: hostPorts(p)}
+}
+
+// Priority is the Pod's, zero where none is set.
+func (p *Pod) Priority() int32 {
+	if p.Spec.Priority == nil {
+		return 0
+	}
+	return *p.Spec.Priority
+}
+
+// HostPort is a port of a node that a Pod takes.
+type HostPort struct {
+	IP       string
+	Protocol corev1.Protocol
+	Port     int32
+}
+
+// anyIP stands for all addresses of a node.
+const anyIP = "0.0.0.0"
+
+func hostPorts(p *corev1.Pod) []HostPort {
+	var out []HostPort
+	collect := func(containers []corev1.Container) {
+		for i := range containers {
+			for _, port := range containers[i].Ports {
+				if port.HostPort <= 0 || port.HostPort > math.MaxUint16 {
+					continue
+				}
+				h := HostPort{IP: port.HostIP, Protocol: port.Protocol, Port: port.HostPort}
+				if h.IP == "" || h.IP == "::" {
+					h.IP = anyIP
+				}
+				if h.Protocol == "" {
+					h.Protocol = corev1.ProtocolTCP
+				}
+				out = append(out, h)
+			}
+		}
+	}
+	collect(p.Spec.Containers)
+	for i := range p.Spec.InitContainers {
+		c := &p.Spec.InitContainers[i]
+		if c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
+			collect(p.Spec.InitContainers[i : i+1])
+		}
+	}
+	return out
+}
+
+// Conflicts says whether two Pods cannot have these ports on one node.
+func (h HostPort) Conflicts(o HostPort) bool {
+	return h.Port == o.Port && h.Protocol == o.Protocol && (h.IP == o.IP || h.IP == anyIP || o.IP == anyIP)
+}

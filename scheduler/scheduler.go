@@ -1,0 +1,251 @@
+// Package scheduler gives each Pod without a node the best one. Decisions are made by one goroutine on state that events
+// keep up to date (packages cluster, queue and cycle, all pure); binding to the API runs beside it.
+//
+// A Pod that fits nowhere is tried again when something that could help it changes, never because time has passed.
+package scheduler
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	policylisters "k8s.io/client-go/listers/policy/v1"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/events"
+	"k8s.io/klog/v2"
+	"k8s.io/utils/clock"
+
+	"github.com/peapod/peapod/scheduler/cluster"
+	"github.com/peapod/peapod/scheduler/cycle"
+	"github.com/peapod/peapod/scheduler/framework"
+	"github.com/peapod/peapod/scheduler/plugins"
+	"github.com/peapod/peapod/scheduler/queue"
+)
+
+// Config is what a scheduler is made from.
+type Config struct {
+	// Client acts as system:kube-scheduler.
+	Client kubernetes.Interface
+	// Informers are shared; Pods, Nodes, Namespaces and PodDisruptionBudgets are watched.
+	Informers informers.SharedInformerFactory
+	// Recorder reports Scheduled and FailedScheduling.
+	Recorder events.EventRecorder
+	// Name is the spec.schedulerName of the Pods to schedule; default-scheduler if empty.
+	Name string
+	// Clock is the real one if nil.
+	Clock clock.WithTicker
+}
+
+// Scheduler is one scheduler. Make it with New.
+type Scheduler struct {
+	cfg        Config
+	namespaces corelisters.NamespaceLister
+	budgets    policylisters.PodDisruptionBudgetLister
+	synced     []cache.DoneChecker
+
+	// mu guards what follows; the decisions are made under it too, so that one never sees half an event.
+	mu      sync.Mutex
+	cluster *cluster.Cluster
+	queue   *queue.Queue
+	// assumed are the Pods that were given a node and whose binding the API has not yet shown.
+	assumed map[types.UID]string
+	// wake has a token when the queue may have something to pop.
+	wake chan struct{}
+
+	cycle    *cycle.Cycle
+	bindings sync.WaitGroup
+}
+
+// New registers for events; nothing is decided before Run.
+func New(cfg Config) (*Scheduler, error) {
+	if cfg.Name == "" {
+		cfg.Name = corev1.DefaultSchedulerName
+	}
+	if cfg.Clock == nil {
+		cfg.Clock = clock.RealClock{}
+	}
+	rules := plugins.All()
+	core, budgets := cfg.Informers.Core().V1(), cfg.Informers.Policy().V1().PodDisruptionBudgets()
+	s := &Scheduler{
+		cfg: cfg, namespaces: core.Namespaces().Lister(), budgets: budgets.Lister(), queue: queue.New(rules), cycle: cycle.New(rules),
+		assumed: map[types.UID]string{}, wake: make(chan struct{}, 1),
+	}
+	s.cluster = cluster.New(s.namespaceLabels)
+	nodes, err := core.Nodes().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(obj any) { s.nodeChanged(nil, obj.(*corev1.Node)) },
+		UpdateFunc: func(old, obj any) { s.nodeChanged(old.(*corev1.Node), obj.(*corev1.Node)) },
+		DeleteFunc: func(obj any) {
+			if n, ok := deleted[*corev1.Node](obj); ok {
+				s.nodeChanged(n, nil)
+			}
+		},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("watch nodes: %w", err)
+	}
+	pods, err := core.Pods().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(obj any) { s.podChanged(nil, obj.(*corev1.Pod)) },
+		UpdateFunc: func(old, obj any) { s.podChanged(old.(*corev1.Pod), obj.(*corev1.Pod)) },
+		DeleteFunc: func(obj any) {
+			if p, ok := deleted[*corev1.Pod](obj); ok {
+				s.podChanged(p, nil)
+			}
+		},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("watch pods: %w", err)
+	}
+	s.synced = []cache.DoneChecker{nodes.HasSyncedChecker(), pods.HasSyncedChecker(), core.Namespaces().Informer().HasSyncedChecker(), budgets.Informer().HasSyncedChecker()}
+	return s, nil
+}
+
+func deleted[T any](obj any) (T, bool) {
+	if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+		obj = gone.Obj
+	}
+	t, ok := obj.(T)
+	return t, ok
+}
+
+func (s *Scheduler) namespaceLabels(name string) map[string]string {
+	ns, err := s.namespaces.Get(name)
+	if err != nil {
+		return nil
+	}
+	return ns.Labels
+}
+
+// Run schedules until ctx ends and returns when no binding is under way.
+func (s *Scheduler) Run(ctx context.Context) error {
+	ctx = klog.NewContext(ctx, klog.FromContext(ctx).WithName("scheduler"))
+	defer s.bindings.Wait()
+	if !cache.WaitFor(ctx, "", s.synced...) {
+		return nil
+	}
+	timer := s.cfg.Clock.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		next := s.drain(ctx)
+		if !next.IsZero() {
+			timer.Reset(max(0, next.Sub(s.cfg.Clock.Now())))
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-s.wake:
+		case <-timer.C():
+		}
+	}
+}
+
+// drain decides on every Pod that can be tried now and returns when the next one can be; zero for not before an event.
+func (s *Scheduler) drain(ctx context.Context) time.Time {
+	for ctx.Err() == nil {
+		s.mu.Lock()
+		pod := s.queue.Pop(s.cfg.Clock.Now())
+		if pod == nil {
+			next := s.queue.Next()
+			s.mu.Unlock()
+			return next
+		}
+		d := s.cycle.Decide(pod, s.cluster.View())
+		if d.Node == nil {
+			message, preemption := s.preempt(pod, d)
+			s.queue.Failed(pod.UID, d.RejectedBy, s.cfg.Clock.Now())
+			s.mu.Unlock()
+			if preemption != nil {
+				s.bindings.Go(func() { s.evict(ctx, pod, preemption) })
+			}
+			s.reject(ctx, pod, message)
+			continue
+		}
+		node := d.Node.Node.Name
+		s.assumed[pod.UID] = node
+		s.cluster.SetPod(pod, node)
+		s.mu.Unlock()
+		s.bindings.Go(func() { s.bind(ctx, pod, node) })
+	}
+	return time.Time{}
+}
+
+func (s *Scheduler) signal() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// nodeChanged takes in that a node appeared (old nil), changed, or went (new nil).
+func (s *Scheduler) nodeChanged(old, new *corev1.Node) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if new == nil {
+		s.cluster.RemoveNode(old.Name)
+	} else {
+		s.cluster.SetNode(new)
+	}
+	s.queue.Happened(framework.Event{OldNode: old, NewNode: new}, s.cfg.Clock.Now())
+	s.signal()
+}
+
+// podChanged takes in that a Pod appeared (old nil), changed, or went (new nil).
+func (s *Scheduler) podChanged(old, new *corev1.Pod) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.cfg.Clock.Now()
+	if new == nil {
+		s.queue.Delete(old.UID)
+		delete(s.assumed, old.UID)
+		s.cluster.RemovePod(old.UID)
+		s.cluster.Promise(framework.NewPod(old), "")
+		s.queue.Happened(framework.Event{OldPod: old}, now)
+		s.signal()
+		return
+	}
+	if new.Spec.NodeName != "" {
+		s.boundPod(old, new, now)
+		return
+	}
+	if !s.mine(new) {
+		s.queue.Delete(new.UID)
+		return
+	}
+	if _, ok := s.assumed[new.UID]; ok {
+		return // its binding is under way
+	}
+	if old != nil && s.queue.Has(new.UID) && onlyStatusChanged(old, new) {
+		s.queue.Refresh(framework.NewPod(new)) // most likely what we wrote ourselves
+		return
+	}
+	s.cluster.Promise(framework.NewPod(new), new.Status.NominatedNodeName)
+	s.queue.Put(framework.NewPod(new), now)
+	s.signal()
+}
+
+// boundPod takes in a Pod that has a node.
+func (s *Scheduler) boundPod(old, new *corev1.Pod, now time.Time) {
+	s.queue.Delete(new.UID)
+	delete(s.assumed, new.UID)
+	s.cluster.Promise(framework.NewPod(new), "")
+	if old != nil && old.Spec.NodeName == "" {
+		old = nil // newly bound
+	}
+	if framework.Finished(new) {
+		s.cluster.RemovePod(new.UID)
+	} else {
+		s.cluster.SetPod(framework.NewPod(new), new.Spec.NodeName)
+	}
+	s.queue.Happened(framework.Event{OldPod: old, NewPod: new}, now)
+	s.signal()
+}
+
+// mine says whether the Pod waits for this scheduler.
+func (s *Scheduler) mine(p *corev1.Pod) bool {
+	return p.Spec.SchedulerName == s.cfg.Name && p.DeletionTimestamp == nil && len(p.Spec.SchedulingGates) == 0 && !framework.Finished(p)
+}
