@@ -1,0 +1,296 @@
+// Package proxy leads connections to Services to their endpoints, by rules in the kernel on every node: cluster IPs, node
+// ports, external addresses and those of load balancers.
+//
+// A pure core turns Services and EndpointSlices into tables of rules (frontend.go, state.go, table.go); the Proxy around it
+// watches the API and changes the kernel's rules by one transaction for all that changed meanwhile. Connections that are
+// established stay as they are.
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/informers"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/klog/v2"
+
+	"github.com/peapod/peapod/network/nft"
+)
+
+// Config says where the proxy works.
+type Config struct {
+	// Table is the name of the nftables table that it keeps. Nobody else may change it.
+	Table string
+	// NodeName is this node, by which endpoints count as local; NodeIPs are its addresses.
+	NodeName string
+	NodeIPs  []netip.Addr
+	Networks Networks
+	// Own are cluster IPs that this machine answers itself (its DNS), for which there are no rules.
+	Own []netip.Addr
+	// Reserved are ports of the node's addresses that no load balancer or external address may take: those of the API and
+	// the kubelet.
+	Reserved []uint16
+	// Informers give Services, EndpointSlices and Nodes. Whoever made them starts them, after New.
+	Informers informers.SharedInformerFactory
+}
+
+func (c *Config) validate() error {
+	if c.Table == "" || c.NodeName == "" || c.Informers == nil {
+		return errors.New("service proxy: table, node name and informers are required")
+	}
+	if len(c.Networks.Service) == 0 {
+		return errors.New("service proxy: no network of cluster IPs")
+	}
+	return nil
+}
+
+// Proxy keeps the rules of one node.
+type Proxy struct {
+	cfg      Config
+	at       where
+	services corelisters.ServiceLister
+	slices   cache.Indexer
+	synced   []cache.DoneChecker
+	applier  nft.Applier
+	health   healthServers
+
+	mu sync.Mutex
+	// dirty are Services that something has changed for; all stands for every one of them.
+	dirty map[types.NamespacedName]bool
+	all   bool
+	zone  string
+	// wake has room for one.
+	wake chan struct{}
+
+	state *state // used by Run alone
+}
+
+// byService is the index of EndpointSlices by namespace and name of their Service.
+const byService = "service-proxy/service"
+
+// retryFirst and retryMax bound the time between attempts while the kernel refuses the rules.
+const (
+	retryFirst = 100 * time.Millisecond
+	retryMax   = 30 * time.Second
+)
+
+// New returns a proxy, which does nothing until Run but notice what changes.
+func New(cfg Config) (*Proxy, error) {
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	p := &Proxy{
+		cfg:      cfg,
+		at:       where{node: cfg.NodeName, own: map[netip.Addr]bool{}, addresses: map[netip.Addr]bool{}, reserved: map[uint16]bool{}},
+		services: cfg.Informers.Core().V1().Services().Lister(),
+		slices:   cfg.Informers.Discovery().V1().EndpointSlices().Informer().GetIndexer(),
+		dirty:    map[types.NamespacedName]bool{}, all: true, wake: make(chan struct{}, 1), state: newState(),
+	}
+	for _, a := range cfg.Own {
+		p.at.own[a] = true
+	}
+	for _, a := range cfg.NodeIPs {
+		p.at.addresses[a] = true
+	}
+	for _, port := range cfg.Reserved {
+		p.at.reserved[port] = true
+	}
+	return p, p.watch()
+}
+
+func (p *Proxy) watch() error {
+	services, slices := p.cfg.Informers.Core().V1().Services().Informer(), p.cfg.Informers.Discovery().V1().EndpointSlices().Informer()
+	err := slices.AddIndexers(cache.Indexers{byService: func(obj any) ([]string, error) {
+		return []string{serviceOf(obj.(*discoveryv1.EndpointSlice)).String()}, nil
+	}})
+	if err != nil {
+		return fmt.Errorf("index endpoint slices: %w", err)
+	}
+	onService := func(obj any) {
+		if name, err := cache.DeletionHandlingObjectToName(obj); err == nil {
+			p.changed(name.AsNamespacedName())
+		}
+	}
+	onSlice := func(obj any) {
+		if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+			obj = gone.Obj
+		}
+		if s, ok := obj.(*discoveryv1.EndpointSlice); ok {
+			p.changed(serviceOf(s))
+		}
+	}
+	for _, w := range []struct {
+		informer cache.SharedIndexInformer
+		handler  cache.ResourceEventHandlerFuncs
+	}{
+		{services, cache.ResourceEventHandlerFuncs{AddFunc: onService, UpdateFunc: func(_, obj any) { onService(obj) }, DeleteFunc: onService}},
+		// A slice that changes hands concerns the Service from before, too.
+		{slices, cache.ResourceEventHandlerFuncs{AddFunc: onSlice, UpdateFunc: func(old, obj any) { onSlice(old); onSlice(obj) }, DeleteFunc: onSlice}},
+		{p.cfg.Informers.Core().V1().Nodes().Informer(), cache.ResourceEventHandlerFuncs{AddFunc: p.nodeChanged, UpdateFunc: func(_, obj any) { p.nodeChanged(obj) }}},
+	} {
+		r, err := w.informer.AddEventHandler(w.handler)
+		if err != nil {
+			return fmt.Errorf("watch services: %w", err)
+		}
+		p.synced = append(p.synced, r.HasSyncedChecker())
+	}
+	return nil
+}
+
+func serviceOf(s *discoveryv1.EndpointSlice) types.NamespacedName {
+	return types.NamespacedName{Namespace: s.Namespace, Name: s.Labels[discoveryv1.LabelServiceName]}
+}
+
+func (p *Proxy) changed(name types.NamespacedName) {
+	p.mu.Lock()
+	p.dirty[name] = true
+	p.mu.Unlock()
+	p.rouse()
+}
+
+// nodeChanged follows the zone of this node, by which endpoints count as near.
+func (p *Proxy) nodeChanged(obj any) {
+	node, ok := obj.(*corev1.Node)
+	if !ok || node.Name != p.cfg.NodeName {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if zone := node.Labels[corev1.LabelTopologyZone]; zone != p.zone {
+		p.zone, p.all = zone, true
+		p.rouse()
+	}
+}
+
+func (p *Proxy) rouse() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Run keeps the rules until ctx ends; they stay, and serve while no proxy runs. The first transaction is made once all
+// Services and EndpointSlices are known, and replaces what an earlier process left.
+func (p *Proxy) Run(ctx context.Context) error {
+	defer p.health.close()
+	if err := p.cfg.addRoutes(); err != nil {
+		return err
+	}
+	if !cache.WaitFor(ctx, "", p.synced...) {
+		return nil
+	}
+	first, backOff := true, time.Duration(0)
+	for {
+		err := p.update(ctx, first)
+		retry := time.NewTimer(retryMax)
+		retry.Stop()
+		if err == nil {
+			first, backOff = false, 0
+		} else {
+			backOff = min(max(retryFirst, 2*backOff), retryMax)
+			klog.FromContext(ctx).Error(err, "Cannot change the rules of services, will retry", "after", backOff)
+			first = true // the whole table, whatever is there
+			retry.Reset(backOff)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-p.wake:
+		case <-retry.C:
+		}
+		retry.Stop()
+	}
+}
+
+// update brings the rules in line with what has changed; with everything, if whole.
+func (p *Proxy) update(ctx context.Context, whole bool) error {
+	if err := p.look(ctx); err != nil {
+		return err
+	}
+	changes, grown := p.state.pending()
+	if len(changes) == 0 && !whole {
+		p.state.commit(nil)
+		return nil
+	}
+	err := errors.New("whole table wanted")
+	if !whole && !grown {
+		err = p.applier.Update(p.cfg.Table, deltas(changes))
+	}
+	if err != nil {
+		if err := p.applier.Apply(p.state.table(p.cfg.Table, &p.cfg.Networks)); err != nil {
+			return err
+		}
+	}
+	p.state.commit(changes)
+	if stale := newStaleFlows(changes); stale != nil {
+		// The rules are right; a flow that stays ends when its client pauses.
+		if err := stale.forget(); err != nil {
+			klog.FromContext(ctx).Error(err, "UDP clients may go on sending to endpoints that are gone")
+		}
+	}
+	return nil
+}
+
+// look reads what has changed into the state.
+func (p *Proxy) look(ctx context.Context) error {
+	p.mu.Lock()
+	dirty, all := p.dirty, p.all
+	p.dirty, p.all, p.at.zone = map[types.NamespacedName]bool{}, false, p.zone
+	p.mu.Unlock()
+	if all {
+		for name := range p.state.services {
+			dirty[name] = true
+		}
+		for _, obj := range p.cfg.Informers.Core().V1().Services().Informer().GetStore().List() {
+			svc := obj.(*corev1.Service)
+			dirty[types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}] = true
+		}
+	}
+	for name := range dirty {
+		svc, err := p.services.Services(name.Namespace).Get(name.Name)
+		if apierrors.IsNotFound(err) {
+			p.state.set(name, time.Time{}, nil)
+			p.health.set(ctx, name, 0, 0)
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("read service %s: %w", name, err)
+		}
+		objs, err := p.slices.ByIndex(byService, name.String())
+		if err != nil {
+			return fmt.Errorf("list endpoint slices of service %s: %w", name, err)
+		}
+		list := make([]*discoveryv1.EndpointSlice, 0, len(objs))
+		for _, obj := range objs {
+			list = append(list, obj.(*discoveryv1.EndpointSlice))
+		}
+		p.state.set(name, svc.CreationTimestamp.Time, frontends(svc, list, &p.at))
+		p.health.set(ctx, name, svc.Spec.HealthCheckNodePort, localReady(list, p.cfg.NodeName))
+	}
+	return nil
+}
+
+// localReady counts the addresses on this node that are ready for a Service.
+func localReady(list []*discoveryv1.EndpointSlice, node string) int {
+	var ready []string
+	for _, s := range list {
+		for i := range s.Endpoints {
+			e := &s.Endpoints[i]
+			if e.NodeName != nil && *e.NodeName == node && len(e.Addresses) > 0 && (e.Conditions.Ready == nil || *e.Conditions.Ready) {
+				ready = append(ready, e.Addresses[0])
+			}
+		}
+	}
+	slices.Sort(ready)
+	return len(slices.Compact(ready))
+}
