@@ -1,0 +1,187 @@
+// Package admit decides whether a node takes a Pod that is bound to it: the
+// scheduler's answer is checked against what is true here and now.
+package admit
+
+import (
+	"context"
+	"fmt"
+	"sort"
+	"strings"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	resourcehelper "k8s.io/component-helpers/resource"
+	corev1helpers "k8s.io/component-helpers/scheduling/corev1"
+	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
+	"k8s.io/klog/v2"
+
+	"github.com/peapod/peapod/kubelet/pod"
+)
+
+// Node reads this node's object, with the newest labels and allocatable.
+type Node func() (*v1.Node, error)
+
+// Admitter checks Pods against a node; it implements pod.Admitter.
+type Admitter struct{ node Node }
+
+// New makes an Admitter.
+func New(node Node) *Admitter { return &Admitter{node: node} }
+
+// Behind asks gate, unless it is nil, and then next.
+func Behind(gate, next pod.Admitter) pod.Admitter {
+	if gate == nil {
+		return next
+	}
+	return &behind{gate, next}
+}
+
+type behind struct{ gate, next pod.Admitter }
+
+func (b *behind) Admit(ctx context.Context, p *v1.Pod, others []*v1.Pod) *pod.Refusal {
+	if r := b.gate.Admit(ctx, p, others); r != nil {
+		return r
+	}
+	return b.next.Admit(ctx, p, others)
+}
+
+// Admit returns why the node cannot take p beside others, nil if it can.
+func (a *Admitter) Admit(ctx context.Context, p *v1.Pod, others []*v1.Pod) *pod.Refusal {
+	node, err := a.node()
+	if err != nil {
+		klog.FromContext(ctx).Error(err, "Cannot get node info", "pod", klog.KObj(p))
+		return &pod.Refusal{Reason: "InvalidNodeInfo", Message: "Kubelet cannot get node info."}
+	}
+	if r := system(p, node); r != nil {
+		return r
+	}
+	if r := fits(p, others, node); r != nil {
+		return r
+	}
+	match, err := nodeaffinity.GetRequiredNodeAffinity(p).Match(node)
+	if err != nil || !match {
+		return &pod.Refusal{Reason: "NodeAffinity", Message: "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector"}
+	}
+	if p.Spec.NodeName != node.Name {
+		return &pod.Refusal{Reason: "NodeName", Message: "Predicate NodeName failed: node(s) didn't match the requested node name"}
+	}
+	if conflict(p, others) {
+		return &pod.Refusal{Reason: "NodePorts", Message: "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports"}
+	}
+	// Of the taints only NoExecute is the node's business.
+	if _, bad := corev1helpers.FindMatchingUntoleratedTaint(klog.FromContext(ctx), node.Spec.Taints, p.Spec.Tolerations, func(t *v1.Taint) bool {
+		return t.Effect == v1.TaintEffectNoExecute
+	}, false); bad {
+		return &pod.Refusal{Reason: "TaintToleration", Message: "Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate"}
+	}
+	return nil
+}
+
+func system(p *v1.Pod, node *v1.Node) *pod.Refusal {
+	if p.Spec.OS != nil && p.Spec.OS.Name != v1.Linux {
+		return &pod.Refusal{Reason: "PodOSNotSupported", Message: "Failed to admit pod as the OS field doesn't match node OS"}
+	}
+	if want, ok := p.Spec.NodeSelector[v1.LabelOSStable]; ok && want != node.Labels[v1.LabelOSStable] {
+		return &pod.Refusal{Reason: "PodOSSelectorNodeLabelDoesNotMatch", Message: "Failed to admit pod as the `kubernetes.io/os` label doesn't match node label"}
+	}
+	return nil
+}
+
+// fits checks the resources that Pods ask for against what is allocatable.
+func fits(p *v1.Pod, others []*v1.Pod, node *v1.Node) *pod.Refusal {
+	allocatable := node.Status.Allocatable
+	if max, ok := allocatable[v1.ResourcePods]; ok && int64(len(others))+1 > max.Value() {
+		return out(v1.ResourcePods, 1, int64(len(others)), max.Value())
+	}
+	asked := resourcehelper.PodRequests(p, resourcehelper.PodResourcesOptions{})
+	used := map[v1.ResourceName]resource.Quantity{}
+	for _, o := range others {
+		for name, q := range resourcehelper.PodRequests(o, resourcehelper.PodResourcesOptions{}) {
+			sum := used[name]
+			sum.Add(q)
+			used[name] = sum
+		}
+	}
+	names := make([]string, 0, len(asked))
+	for name := range asked {
+		names = append(names, string(name))
+	}
+	sort.Strings(names)
+	for _, n := range names {
+		name := v1.ResourceName(n)
+		q, have := asked[name], allocatable[name]
+		if q.IsZero() {
+			continue
+		}
+		if _, known := allocatable[name]; !known && !native(n) {
+			continue // an extended resource that nobody provides here any more
+		}
+		before := used[name]
+		total := before.DeepCopy()
+		total.Add(q)
+		if total.Cmp(have) > 0 {
+			if name == v1.ResourceCPU {
+				return out(name, q.MilliValue(), before.MilliValue(), have.MilliValue())
+			}
+			return out(name, q.Value(), before.Value(), have.Value())
+		}
+	}
+	return nil
+}
+
+func native(name string) bool {
+	return !strings.Contains(name, "/") || strings.Contains(name, "kubernetes.io/")
+}
+
+func out(name v1.ResourceName, asked, used, have int64) *pod.Refusal {
+	return &pod.Refusal{
+		Reason: "OutOf" + string(name),
+		Message: fmt.Sprintf("Node didn't have enough resource: %s, requested: %d, used: %d, capacity: %d",
+			name, asked, used, have),
+	}
+}
+
+// conflict says whether a host port of the Pod is taken.
+func conflict(p *v1.Pod, others []*v1.Pod) bool {
+	mine := hostPorts(p)
+	for _, o := range others {
+		for _, b := range hostPorts(o) {
+			for _, a := range mine {
+				anyIP := a.ip == "" || a.ip == "0.0.0.0" || a.ip == "::" || b.ip == "" || b.ip == "0.0.0.0" || b.ip == "::"
+				if a.port == b.port && a.proto == b.proto && (anyIP || a.ip == b.ip) {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
+type hostPort struct {
+	ip    string
+	port  int32
+	proto v1.Protocol
+}
+
+func hostPorts(p *v1.Pod) []hostPort {
+	var ports []hostPort
+	add := func(c *v1.Container) {
+		for _, cp := range c.Ports {
+			if cp.HostPort > 0 {
+				proto := cp.Protocol
+				if proto == "" {
+					proto = v1.ProtocolTCP
+				}
+				ports = append(ports, hostPort{cp.HostIP, cp.HostPort, proto})
+			}
+		}
+	}
+	for i := range p.Spec.InitContainers {
+		if rp := p.Spec.InitContainers[i].RestartPolicy; rp != nil && *rp == v1.ContainerRestartPolicyAlways {
+			add(&p.Spec.InitContainers[i])
+		}
+	}
+	for i := range p.Spec.Containers {
+		add(&p.Spec.Containers[i])
+	}
+	return ports
+}

@@ -1,0 +1,62 @@
+package admit
+
+import (
+	"errors"
+	"testing"
+
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/yaml"
+)
+
+const nodeDoc = `
+metadata: {name: n1, labels: {gpu: "true", kubernetes.io/os: linux}}
+spec: {taints: [{key: no, effect: NoExecute}, {key: soft, effect: NoSchedule}]}
+status: {allocatable: {cpu: "2", memory: 1Gi, pods: "3", example.com/dev: "1"}}
+`
+
+func TestAdmit(t *testing.T) {
+	node := &v1.Node{}
+	if err := yaml.UnmarshalStrict([]byte(nodeDoc), node); err != nil {
+		t.Fatal(err)
+	}
+	const other = "{nodeName: n1, containers: [{name: c, resources: {requests: {cpu: 1500m}}, ports: [{containerPort: 1, hostPort: 80}]}]}"
+	const tolerant = "tolerations: [{key: no, operator: Exists}], nodeName: n1"
+	for _, c := range []struct{ spec, reason, message string }{
+		{"{" + tolerant + ", containers: [{name: c, resources: {requests: {cpu: 500m}}}]}", "", ""},
+		{"{" + tolerant + ", containers: [{name: c, resources: {requests: {cpu: 501m}}}]}", "OutOfcpu", "Node didn't have enough resource: cpu, requested: 501, used: 1500, capacity: 2000"},
+		{"{" + tolerant + ", containers: [{name: c, resources: {requests: {memory: 2Gi}}}]}", "OutOfmemory", "Node didn't have enough resource: memory, requested: 2147483648, used: 0, capacity: 1073741824"},
+		{"{" + tolerant + ", containers: [{name: c, resources: {requests: {example.com/dev: 2}}}]}", "OutOfexample.com/dev", "Node didn't have enough resource: example.com/dev, requested: 2, used: 0, capacity: 1"},
+		{"{" + tolerant + ", containers: [{name: c, resources: {requests: {example.com/unknown: 2}}}]}", "", ""},
+		{"{" + tolerant + ", initContainers: [{name: i, resources: {requests: {cpu: 900m}}}], containers: [{name: c}]}", "OutOfcpu", "Node didn't have enough resource: cpu, requested: 900, used: 1500, capacity: 2000"},
+		{"{" + tolerant + ", nodeSelector: {gpu: 'true'}}", "", ""},
+		{"{" + tolerant + ", nodeSelector: {gpu: 'false'}}", "NodeAffinity", "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector"},
+		{"{" + tolerant + ", nodeSelector: {kubernetes.io/os: windows}}", "PodOSSelectorNodeLabelDoesNotMatch", "Failed to admit pod as the `kubernetes.io/os` label doesn't match node label"},
+		{"{" + tolerant + ", os: {name: windows}}", "PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS"},
+		{"{" + tolerant + ", containers: [{name: c, ports: [{containerPort: 1, hostPort: 80}]}]}", "NodePorts", "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports"},
+		{"{" + tolerant + ", containers: [{name: c, ports: [{containerPort: 1, hostPort: 80, protocol: UDP}]}]}", "", ""},
+		{"{nodeName: n1}", "TaintToleration", "Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate"},
+	} {
+		p, o := &v1.Pod{}, &v1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "other"}}
+		if err := yaml.UnmarshalStrict([]byte(c.spec), &p.Spec); err != nil {
+			t.Fatal(err)
+		}
+		if err := yaml.UnmarshalStrict([]byte(other), &o.Spec); err != nil {
+			t.Fatal(err)
+		}
+		reason, message := "", ""
+		if r := New(func() (*v1.Node, error) { return node, nil }).Admit(t.Context(), p, []*v1.Pod{o}); r != nil {
+			reason, message = r.Reason, r.Message
+		}
+		if reason != c.reason || message != c.message {
+			t.Errorf("%s:\n got %s %s\nwant %s %s", c.spec, reason, message, c.reason, c.message)
+		}
+	}
+	full := []*v1.Pod{{}, {}, {}}
+	if r := New(func() (*v1.Node, error) { return node, nil }).Admit(t.Context(), &v1.Pod{}, full); r == nil || r.Reason != "OutOfpods" {
+		t.Errorf("a fourth pod: %+v", r)
+	}
+	if r := New(func() (*v1.Node, error) { return nil, errors.New("x") }).Admit(t.Context(), &v1.Pod{}, nil); r == nil || r.Reason != "InvalidNodeInfo" {
+		t.Errorf("without a node: %+v", r)
+	}
+}

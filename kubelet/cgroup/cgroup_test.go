@@ -1,0 +1,99 @@
+package cgroup
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/cgroups"
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+func podWith(uid string, requests, limits v1.ResourceList) *v1.Pod {
+	return &v1.Pod{ObjectMeta: metav1.ObjectMeta{UID: types.UID(uid)}, Spec: v1.PodSpec{
+		Containers: []v1.Container{{Name: "c", Resources: v1.ResourceRequirements{Requests: requests, Limits: limits}}},
+	}}
+}
+
+func list(cpu, memory string) v1.ResourceList {
+	return v1.ResourceList{v1.ResourceCPU: resource.MustParse(cpu), v1.ResourceMemory: resource.MustParse(memory)}
+}
+
+// TestTree makes and removes real cgroups of all three classes.
+func TestTree(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	root := fmt.Sprintf("/kubelet-cgroup-test-%d", os.Getpid())
+	tree, err := New(root, 2000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := remove(context.Background(), root); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := tree.Open(); err != nil {
+		t.Fatal(err)
+	}
+	pods := map[string]*v1.Pod{
+		"kubepods/pod-g":            podWith("-g", list("500m", "64Mi"), list("500m", "64Mi")),
+		"kubepods/burstable/pod-b":  podWith("-b", list("250m", "32Mi"), nil),
+		"kubepods/besteffort/pod-e": podWith("-e", nil, nil),
+	}
+	for path, p := range pods {
+		for range 2 { // twice: idempotent
+			if err := tree.Ensure(p); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := tree.PodPath(p); got != root+"/"+path {
+			t.Errorf("path %s, want %s", got, path)
+		}
+	}
+	if !cgroups.IsCgroup2UnifiedMode() {
+		for file, want := range map[string]string{
+			"memory" + root + "/kubepods/pod-g/memory.limit_in_bytes":   "67108864",
+			"cpu" + root + "/kubepods/pod-g/cpu.shares":                 "512",
+			"cpu" + root + "/kubepods/pod-g/cpu.cfs_quota_us":           "50000",
+			"cpu" + root + "/kubepods/burstable/cpu.shares":             "256",
+			"cpu" + root + "/kubepods/burstable/pod-b/cpu.shares":       "256",
+			"cpu" + root + "/kubepods/burstable/pod-b/cpu.cfs_quota_us": "-1",
+			"cpu" + root + "/kubepods/besteffort/cpu.shares":            "2",
+			"cpu" + root + "/kubepods/cpu.shares":                       "2048",
+		} {
+			data, err := os.ReadFile(filepath.Join("/sys/fs/cgroup", file))
+			if err != nil || strings.TrimSpace(string(data)) != want {
+				t.Errorf("%s = %q, %v; want %s", file, data, err, want)
+			}
+		}
+	}
+	if have, err := tree.Pods(); err != nil || len(have) != 3 {
+		t.Errorf("pods %v, %v", have, err)
+	}
+	for _, p := range pods {
+		for range 2 {
+			if err := tree.Remove(t.Context(), p.UID); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	if have, err := tree.Pods(); err != nil || len(have) != 0 {
+		t.Errorf("after removal: pods %v, %v", have, err)
+	}
+}
+
+func TestRootMustBeBelow(t *testing.T) {
+	for _, bad := range []string{"", "/", "x", "/a/../b"} {
+		if _, err := New(bad, 1); err == nil {
+			t.Errorf("root %q was taken", bad)
+		}
+	}
+}

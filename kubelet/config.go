@@ -1,0 +1,121 @@
+package kubelet
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/kubernetes"
+	internalapi "k8s.io/cri-api/pkg/apis"
+
+	"github.com/peapod/peapod/kubelet/node"
+	"github.com/peapod/peapod/kubelet/pod"
+)
+
+// Config is all that a Kubelet is made from. What is not called optional is
+// required.
+type Config struct {
+	// NodeName is the name of this node's object; lower case DNS.
+	NodeName string
+	// NodeIPs are the node's addresses, primary first.
+	NodeIPs []string
+	// NodeLabels and NodeTaints are registered; optional.
+	NodeLabels map[string]string
+	NodeTaints []v1.Taint
+	// PodCIDRs become the node's at registration; optional: without them
+	// somebody else assigns them.
+	PodCIDRs []string
+	// KubeletPort is where the kubelet's server listens; it is only told on.
+	KubeletPort int32
+	// Client speaks to the API server as this node.
+	Client kubernetes.Interface
+	// Runtime and Images are the container runtime: embedded or behind gRPC.
+	Runtime internalapi.RuntimeService
+	Images  internalapi.ImageManagerService
+	// Volumes mounts what Pods declare.
+	Volumes pod.Volumes
+	// Pressure reports shortages and is told of nothing else; optional.
+	Pressure node.Pressure
+	// Gate is asked before each Pod's own fit is checked, such as eviction,
+	// which keeps Pods off a node that is short of something; optional.
+	Gate pod.Admitter
+	// RootDir holds <RootDir>/pods/<uid>; on disk.
+	RootDir string
+	// LogDir holds the containers' logs, <namespace>_<name>_<uid> each Pod.
+	LogDir string
+	// CgroupRoot is the cgroup below which Pods live, "/<instance>".
+	CgroupRoot string
+	// ClusterDNS are the addresses of the cluster's DNS; optional: without
+	// them Pods get the host's.
+	ClusterDNS []string
+	// ClusterDomain is the DNS domain of the cluster; empty means cluster.local.
+	ClusterDomain string
+	// ResolvConf is the host's resolver configuration; empty means
+	// /etc/resolv.conf, or systemd-resolved's when that only names loopback.
+	ResolvConf string
+	// Reserved is kept from Pods; optional.
+	Reserved v1.ResourceList
+	// MaxPods is how many Pods the node takes; 0 means 110.
+	MaxPods int64
+	// ParallelPulls is how many images are pulled at once; 0 means no limit.
+	ParallelPulls int
+	// StatusWriters is how many status writes run at once; 0 means 16.
+	StatusWriters int
+	// UnconfinedSeccomp leaves containers that name no seccomp profile without
+	// one, as Kubernetes does by default.
+	UnconfinedSeccomp bool
+	// LogMaxSize (bytes; 0 means 10 Mi) and LogMaxFiles (0 means 5) bound the
+	// logs of a container; LogCheck (0 means 10 s) is how often sizes are read.
+	LogMaxSize  int64
+	LogMaxFiles int
+	LogCheck    time.Duration
+	// Relist is how often the runtime is listed although it sends events; 0
+	// means 60 s.
+	Relist time.Duration
+}
+
+func (c *Config) validate() error {
+	var errs []error
+	need := func(ok bool, what string) {
+		if !ok {
+			errs = append(errs, fmt.Errorf("%s is required", what))
+		}
+	}
+	need(c.NodeName != "", "NodeName")
+	need(len(c.NodeIPs) > 0, "NodeIPs")
+	need(c.Client != nil, "Client")
+	need(c.Runtime != nil && c.Images != nil, "Runtime and Images")
+	need(c.Volumes != nil, "Volumes")
+	need(filepath.IsAbs(c.RootDir), "an absolute RootDir")
+	need(filepath.IsAbs(c.LogDir), "an absolute LogDir")
+	need(c.CgroupRoot != "", "CgroupRoot")
+	for _, list := range [][]string{c.NodeIPs, c.ClusterDNS} {
+		for _, ip := range list {
+			if _, err := netip.ParseAddr(ip); err != nil {
+				errs = append(errs, err)
+			}
+		}
+	}
+	if c.ClusterDomain == "" {
+		c.ClusterDomain = "cluster.local"
+	}
+	if c.StatusWriters == 0 {
+		c.StatusWriters = 16
+	}
+	if c.LogMaxSize == 0 {
+		c.LogMaxSize = 10 << 20
+	}
+	if c.LogMaxFiles == 0 {
+		c.LogMaxFiles = 5
+	}
+	if c.LogCheck == 0 {
+		c.LogCheck = 10 * time.Second
+	}
+	if len(errs) > 0 {
+		return fmt.Errorf("configure kubelet: %w", errors.Join(errs...))
+	}
+	return nil
+}

@@ -1,0 +1,344 @@
+package evict
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/record"
+	"k8s.io/klog/v2"
+	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
+	"k8s.io/utils/clock"
+
+	"github.com/peapod/peapod/kubelet/pod"
+)
+
+// Observer tells how much of everything is left.
+type Observer interface {
+	Observe(context.Context) (Observations, error)
+	// Dedicated says whether images have a file system of their own.
+	Dedicated(context.Context) (bool, error)
+}
+
+// Stats tells what Pods use.
+type Stats interface {
+	// Summary is of all running Pods.
+	Summary(context.Context) (*statsapi.Summary, error)
+	// Storage is of one Pod's disk use, at most age old; nil if it does not run.
+	Storage(ctx context.Context, p *v1.Pod, age time.Duration) (*statsapi.PodStats, error)
+}
+
+// Config is what a Manager is made from. What is not called optional is
+// required.
+type Config struct {
+	NodeName string
+	Observer Observer
+	Stats    Stats
+	// Pods are those of the node; Evict ends one of them.
+	Pods  func() []*v1.Pod
+	Evict func(types.UID, pod.Eviction) error
+	// Recorder records events as the kubelet.
+	Recorder func() record.EventRecorder
+	// Changed is called when a pressure began or ended.
+	Changed func()
+	// Reclaim frees disk that no Pod needs, best first; asked before Pods are
+	// ended. Optional.
+	Reclaim []func(context.Context) error
+	// Thresholds are when the node acts; nil means DefaultThresholds.
+	Thresholds []Threshold
+	// Transition is how long a pressure is told of after it is over; 0 means
+	// 5 min.
+	Transition time.Duration
+	// Every is how often the machine is looked at, 0 means 10 s; Hurry the
+	// same while a threshold is near or crossed, 0 means 1 s.
+	Every, Hurry time.Duration
+	Clock        clock.WithTicker // nil means the real one
+}
+
+// Manager evicts. It implements node.Pressure and pod.Admitter.
+type Manager struct {
+	cfg Config
+
+	mu         sync.Mutex
+	conditions Conditions
+
+	// Owned by Run.
+	evicted map[types.UID]time.Time // when, of Pods that are still here
+	last    types.UID               // the newest of them
+	measure map[types.UID]time.Time // when a Pod's disk use is measured next
+}
+
+// New makes a Manager.
+func New(cfg Config) (*Manager, error) {
+	if cfg.Observer == nil || cfg.Stats == nil || cfg.Pods == nil || cfg.Evict == nil || cfg.Recorder == nil || cfg.Changed == nil {
+		return nil, errors.New("make eviction manager: observer, statistics, pods, evict, recorder and changed are required")
+	}
+	if cfg.Thresholds == nil {
+		cfg.Thresholds = DefaultThresholds()
+	}
+	for i := range cfg.Thresholds {
+		if err := cfg.Thresholds[i].validate(); err != nil {
+			return nil, err
+		}
+	}
+	for d, def := range map[*time.Duration]time.Duration{
+		&cfg.Transition: 5 * time.Minute, &cfg.Every: 10 * time.Second, &cfg.Hurry: time.Second,
+	} {
+		if *d == 0 {
+			*d = def
+		}
+	}
+	if cfg.Clock == nil {
+		cfg.Clock = clock.RealClock{}
+	}
+	return &Manager{cfg: cfg, conditions: Conditions{}, evicted: map[types.UID]time.Time{}, measure: map[types.UID]time.Time{}}, nil
+}
+
+// Thresholds are when the node acts.
+func (m *Manager) Thresholds() []Threshold { return m.cfg.Thresholds }
+
+// Pressure implements node.Pressure.
+func (m *Manager) Pressure() (memory, disk, pids bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	_, memory = m.conditions[v1.NodeMemoryPressure]
+	_, disk = m.conditions[v1.NodeDiskPressure]
+	_, pids = m.conditions[v1.NodePIDPressure]
+	return memory, disk, pids
+}
+
+// Admit implements pod.Admitter: a node that is short of something takes no
+// Pod that would make it worse.
+func (m *Manager) Admit(_ context.Context, p *v1.Pod, _ []*v1.Pod) *pod.Refusal {
+	m.mu.Lock()
+	list := m.conditions.List()
+	m.mu.Unlock()
+	if len(list) == 0 || Critical(p) || (len(list) == 1 && list[0] == v1.NodeMemoryPressure && sparesMemory(p)) {
+		return nil
+	}
+	return &pod.Refusal{Reason: reason, Message: fmt.Sprintf("The node had condition: %v. ", list)}
+}
+
+// Run looks after the node until ctx ends.
+func (m *Manager) Run(ctx context.Context) error {
+	log := klog.FromContext(ctx).WithName("eviction")
+	ctx = klog.NewContext(ctx, log)
+	for {
+		hurry, err := m.Sync(ctx)
+		if err != nil && ctx.Err() == nil {
+			log.Error(err, "Looking after the node's resources failed")
+		}
+		next := m.cfg.Every
+		if hurry {
+			next = m.cfg.Hurry
+		}
+		t := m.cfg.Clock.NewTimer(next)
+		select {
+		case <-t.C():
+		case <-ctx.Done():
+			t.Stop()
+			return nil
+		}
+	}
+}
+
+// Sync looks at the machine once and does at most one thing for it: it evicts
+// the Pods that exceed their own limits, or frees disk, or evicts one Pod.
+// hurry says to look again soon. Run calls it; it must not run twice at once.
+func (m *Manager) Sync(ctx context.Context) (hurry bool, err error) {
+	o, observeErr := m.cfg.Observer.Observe(ctx)
+	v := m.judge(ctx, o)
+	pods := active(m.cfg.Pods())
+	m.forget(pods)
+	over, err := m.enforceLimits(ctx, pods)
+	err = errors.Join(observeErr, err)
+	if over || len(v.Met) == 0 {
+		return over || v.Near, err
+	}
+	if m.waits(pods) {
+		return true, err
+	}
+	acted, relieveErr := m.relieve(ctx, v.Met[0], o, pods)
+	return acted, errors.Join(err, relieveErr)
+}
+
+// judge decides and publishes the conditions.
+func (m *Manager) judge(ctx context.Context, o Observations) Verdict {
+	m.mu.Lock()
+	had := m.conditions
+	v := Decide(m.cfg.Clock.Now(), m.cfg.Thresholds, o, had, m.cfg.Transition)
+	m.conditions = v.Conditions
+	m.mu.Unlock()
+	changed := len(had) != len(v.Conditions)
+	for c := range v.Conditions {
+		if _, ok := had[c]; !ok {
+			changed = true
+		}
+	}
+	if changed {
+		klog.FromContext(ctx).Info("The node's pressures changed", "conditions", v.Conditions.List())
+		m.cfg.Changed()
+	}
+	return v
+}
+
+// limitAge is how often a Pod's disk use is held against its limits, and how old
+// its measure may be then.
+const limitAge = 10 * time.Second
+
+// enforceLimits evicts the Pods that exceed their own limits of local storage.
+// Only Pods that have such limits are measured.
+func (m *Manager) enforceLimits(ctx context.Context, pods []*v1.Pod) (evicted bool, err error) {
+	for _, p := range pods {
+		began := m.cfg.Clock.Now()
+		if _, ending := m.evicted[p.UID]; ending || !limited(p) || began.Before(m.measure[p.UID]) {
+			continue
+		}
+		st, statErr := m.cfg.Stats.Storage(ctx, p, limitAge)
+		// Measuring never takes more than a fiftieth of a core.
+		m.measure[p.UID] = began.Add(max(limitAge, 50*m.cfg.Clock.Since(began)))
+		if statErr != nil {
+			err = errors.Join(err, fmt.Errorf("measure pod %s: %w", klog.KObj(p), statErr))
+			continue
+		}
+		if st == nil {
+			continue
+		}
+		if why := Exceeded(p, st); why != "" && m.evict(ctx, p, why, nil, nil) {
+			evicted = true
+		}
+	}
+	return evicted, err
+}
+
+// settle is how long an evicted Pod may take to be gone before the next one is
+// evicted.
+const settle = 30 * time.Second
+
+// waits says whether the Pod that was evicted last is still ending: what it
+// gives back may be enough.
+func (m *Manager) waits(pods []*v1.Pod) bool {
+	for _, p := range pods {
+		if p.UID == m.last {
+			return m.cfg.Clock.Since(m.evicted[p.UID]) < settle
+		}
+	}
+	return false
+}
+
+// forget drops the Pods that are gone.
+func (m *Manager) forget(pods []*v1.Pod) {
+	here := make(map[types.UID]bool, len(pods))
+	for _, p := range pods {
+		here[p.UID] = true
+	}
+	for uid := range m.evicted {
+		if !here[uid] {
+			delete(m.evicted, uid)
+		}
+	}
+	for uid := range m.measure {
+		if !here[uid] {
+			delete(m.measure, uid)
+		}
+	}
+}
+
+// relieve frees what runs short: first what nobody needs, then a Pod. It
+// reports whether a Pod was evicted.
+func (m *Manager) relieve(ctx context.Context, t Threshold, o Observations, pods []*v1.Pod) (bool, error) {
+	log := klog.FromContext(ctx)
+	what := t.Signal.resource()
+	log.Info("Attempting to reclaim", "resource", what, "signal", t.Signal)
+	m.cfg.Recorder().Eventf(m.nodeRef(), v1.EventTypeWarning, "EvictionThresholdMet", "Attempting to reclaim %s", what)
+	dedicated, err := m.cfg.Observer.Dedicated(ctx)
+	if err != nil {
+		return false, err
+	}
+	enough, err := m.reclaim(ctx, t, dedicated)
+	if enough {
+		log.Info("Reduced the pressure without evicting pods", "resource", what)
+		return false, err
+	}
+	if err != nil {
+		log.Error(err, "Freeing what no pod needs failed", "resource", what)
+	}
+	return m.evictOne(ctx, t, o, pods, dedicated)
+}
+
+// reclaim frees disk that no Pod needs. enough: no threshold is crossed any
+// more.
+func (m *Manager) reclaim(ctx context.Context, t Threshold, dedicated bool) (enough bool, err error) {
+	r := t.Signal.resource()
+	if len(m.cfg.Reclaim) == 0 || (r != v1.ResourceEphemeralStorage && r != inodes) || (dedicated && !t.Signal.images()) {
+		return false, nil
+	}
+	var errs []error
+	for _, free := range m.cfg.Reclaim {
+		errs = append(errs, free(ctx))
+	}
+	o, err := m.cfg.Observer.Observe(ctx)
+	if err != nil {
+		return false, errors.Join(append(errs, err)...)
+	}
+	v := Decide(m.cfg.Clock.Now(), m.cfg.Thresholds, o, nil, m.cfg.Transition)
+	return len(v.Met) == 0, errors.Join(errs...)
+}
+
+// evictOne ends the Pod that should end first; false if none may end.
+func (m *Manager) evictOne(ctx context.Context, t Threshold, o Observations, pods []*v1.Pod, dedicated bool) (bool, error) {
+	summary, err := m.cfg.Stats.Summary(ctx)
+	if err != nil {
+		return false, fmt.Errorf("rank pods for eviction: %w", err)
+	}
+	usage := Usage{}
+	for i := range summary.Pods {
+		usage[types.UID(summary.Pods[i].PodRef.UID)] = &summary.Pods[i]
+	}
+	for _, p := range Rank(pods, t.Signal, usage, dedicated) {
+		if _, tried := m.evicted[p.UID]; tried {
+			continue
+		}
+		why, annotations := message(p, t, o, usage[p.UID])
+		condition := &v1.PodCondition{
+			Type: v1.DisruptionTarget, Status: v1.ConditionTrue, Reason: v1.PodReasonTerminationByKubelet, Message: why,
+		}
+		if m.evict(ctx, p, why, annotations, condition) {
+			m.last = p.UID
+			return true, nil
+		}
+	}
+	klog.FromContext(ctx).Info("Unable to evict any pods from the node")
+	return false, nil
+}
+
+// grace is what an evicted Pod gets to end, in seconds: the node cannot wait.
+const grace = 1
+
+// evict ends a Pod; it reports false for one that must not be ended.
+func (m *Manager) evict(ctx context.Context, p *v1.Pod, why string, annotations map[string]string, condition *v1.PodCondition) bool {
+	log := klog.FromContext(ctx).WithValues("pod", klog.KObj(p), "podUID", p.UID)
+	if Critical(p) {
+		log.Info("Cannot evict a critical pod")
+		return false
+	}
+	if err := m.cfg.Evict(p.UID, pod.Eviction{Reason: reason, Message: why, GraceSeconds: grace, Condition: condition}); err != nil {
+		log.Error(err, "Evicting a pod failed")
+		return false
+	}
+	log.Info("Evicting pod", "message", why)
+	ref := &v1.ObjectReference{
+		Kind: "Pod", APIVersion: "v1", Namespace: p.Namespace, Name: p.Name, UID: p.UID, ResourceVersion: p.ResourceVersion,
+	}
+	m.cfg.Recorder().AnnotatedEventf(ref, annotations, v1.EventTypeWarning, reason, "%s", why)
+	m.evicted[p.UID] = m.cfg.Clock.Now()
+	return true
+}
+
+func (m *Manager) nodeRef() *v1.ObjectReference {
+	return &v1.ObjectReference{Kind: "Node", APIVersion: "v1", Name: m.cfg.NodeName, UID: types.UID(m.cfg.NodeName)}
+}

@@ -1,0 +1,184 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes/fake"
+	"k8s.io/client-go/tools/record"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/peapod/peapod/kubelet/critest"
+)
+
+type pressure struct {
+	mu     sync.Mutex
+	memory bool
+}
+
+func (p *pressure) Pressure() (bool, bool, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.memory, false, false
+}
+
+func testNode(t *testing.T, client *fake.Clientset, p Pressure) (*Node, *record.FakeRecorder) {
+	t.Helper()
+	events := record.NewFakeRecorder(100)
+	n, err := New(Config{
+		Name: "n1", Client: client, Runtime: critest.New(), Images: critest.NewImages("img:1"), Recorder: events,
+		IPs: []string{"192.0.2.1", "2001:db8::1"}, Labels: map[string]string{"gpu": "true"}, PodCIDRs: []string{"10.244.0.0/24"},
+		Port: 10250, RootDir: t.TempDir(), Version: "v1.37.2", Pressure: p, Reserved: v1.ResourceList{v1.ResourceCPU: resource.MustParse("100m")},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n, events
+}
+
+func TestRegisterAndReport(t *testing.T) {
+	client, p := fake.NewClientset(), &pressure{}
+	n, events := testNode(t, client, p)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); n.Run(ctx) }()
+	defer func() { cancel(); <-done }()
+	select {
+	case <-n.Registered():
+	case <-time.After(10 * time.Second):
+		t.Fatal("never registered")
+	}
+	got, err := client.CoreV1().Nodes().Get(ctx, "n1", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Labels[v1.LabelHostname] != "n1" || got.Labels["gpu"] != "true" || got.Spec.PodCIDR != "10.244.0.0/24" {
+		t.Errorf("node %+v %+v", got.Labels, got.Spec)
+	}
+	s := got.Status
+	if fmt.Sprint(s.Addresses) != "[{InternalIP 192.0.2.1} {InternalIP 2001:db8::1} {Hostname n1}]" || s.DaemonEndpoints.KubeletEndpoint.Port != 10250 {
+		t.Errorf("addresses %v, port %v", s.Addresses, s.DaemonEndpoints)
+	}
+	for _, name := range []v1.ResourceName{v1.ResourceCPU, v1.ResourceMemory, v1.ResourceEphemeralStorage, v1.ResourcePods} {
+		have, may := s.Capacity[name], s.Allocatable[name]
+		if have.IsZero() || may.IsZero() || may.Cmp(have) > 0 || (name == v1.ResourceCPU && have.MilliValue()-may.MilliValue() != 100) {
+			t.Errorf("%s: capacity %v, allocatable %v", name, have.String(), may.String())
+		}
+	}
+	i := s.NodeInfo
+	if i.KernelVersion == "" || i.BootID == "" || i.OSImage == "" || i.ContainerRuntimeVersion != "critest://1" || i.KubeletVersion != "v1.37.2" || i.Architecture == "" {
+		t.Errorf("info %+v", i)
+	}
+	if len(s.Images) != 1 || s.Images[0].Names[0] != "img:1" || !isReady(&s) {
+		t.Errorf("images %v, conditions %v", s.Images, s.Conditions)
+	}
+	p.mu.Lock()
+	p.memory = true
+	p.mu.Unlock()
+	n.Kick()
+	want := "Normal NodeHasInsufficientMemory Node n1 status is now: NodeHasInsufficientMemory"
+	for {
+		select {
+		case e := <-events.Events:
+			if e == want {
+				return
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatalf("no event %q", want)
+		}
+	}
+}
+
+func TestUnchangedStatusIsNotWritten(t *testing.T) {
+	client := fake.NewClientset()
+	n, _ := testNode(t, client, nil)
+	if err := n.register(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []bool{true, false, false} {
+		wrote, ready, err := n.report(t.Context(), false)
+		if err != nil || !ready || wrote != want {
+			t.Errorf("report %d: wrote %v, ready %v, %v", i, wrote, ready, err)
+		}
+	}
+	if wrote, _, err := n.report(t.Context(), true); err != nil || !wrote {
+		t.Errorf("due report: wrote %v, %v", wrote, err)
+	}
+}
+
+func TestDeletedNodeComesBack(t *testing.T) {
+	client := fake.NewClientset()
+	n, _ := testNode(t, client, nil)
+	if err := n.register(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := client.CoreV1().Nodes().Delete(t.Context(), "n1", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := n.report(t.Context(), true); !apierrors.IsNotFound(err) {
+		t.Errorf("report: %v", err)
+	}
+	if wrote, _, err := n.report(t.Context(), true); err != nil || !wrote {
+		t.Errorf("second report: wrote %v, %v", wrote, err)
+	}
+}
+
+// badRuntime is one whose network is not up.
+type badRuntime struct{ *critest.Runtime }
+
+func (badRuntime) Status(context.Context, bool) (*runtimeapi.StatusResponse, error) {
+	return &runtimeapi.StatusResponse{Status: &runtimeapi.RuntimeStatus{Conditions: []*runtimeapi.RuntimeCondition{
+		{Type: runtimeapi.RuntimeReady, Status: true}, {Type: runtimeapi.NetworkReady, Reason: "NetworkPluginNotReady", Message: "no plugin"},
+	}}}, nil
+}
+
+func TestNotReady(t *testing.T) {
+	n, _ := testNode(t, fake.NewClientset(), nil)
+	n.cfg.Runtime = badRuntime{critest.New()}
+	s := &v1.NodeStatus{}
+	if _, err := n.fill(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	c := condition(s, v1.NodeReady)
+	if c.Status != v1.ConditionFalse || c.Reason != "KubeletNotReady" ||
+		c.Message != "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:no plugin" {
+		t.Errorf("condition %+v", c)
+	}
+	n.cfg.Healthy = func() error { return errors.New("sick") }
+	if _, err := n.fill(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	if c := condition(s, v1.NodeReady); c.Message != "[container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:no plugin, sick]" {
+		t.Errorf("condition %+v", c)
+	}
+}
+
+func TestPatchReplacesAddresses(t *testing.T) {
+	old := &v1.Node{ObjectMeta: metav1.ObjectMeta{UID: types.UID("u")}, Status: v1.NodeStatus{Addresses: []v1.NodeAddress{{Type: v1.NodeInternalIP, Address: "1.1.1.1"}}}}
+	want := old.DeepCopy()
+	want.Status.Addresses = []v1.NodeAddress{{Type: v1.NodeInternalIP, Address: "1.1.1.2"}, {Type: v1.NodeInternalIP, Address: "::2"}}
+	patch, err := statusPatch(old, want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var body struct {
+		Status map[string][]map[string]string
+	}
+	if err := json.Unmarshal(patch, &body); err != nil {
+		t.Fatal(err)
+	}
+	list := body.Status["addresses"]
+	if len(list) != 3 || list[1]["address"] != "::2" || list[2]["$patch"] != "replace" || len(body.Status) != 1 {
+		t.Errorf("patch %s", patch)
+	}
+}

@@ -1,0 +1,155 @@
+package pod
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// Volumes mounts what spec.volumes of Pods declare. Every method is safe for
+// concurrent use by different Pods; the lifecycle never runs two calls for one
+// Pod at once. Every method is idempotent, so that a crash between any two of
+// them is healed by calling again.
+type Volumes interface {
+	// Adopt is called once, before any other method: pods are those that the
+	// API server binds to this node and that are not finished. What other Pods
+	// left mounted on the node is torn down (in the background is fine);
+	// what these have mounted stays as it is.
+	Adopt(ctx context.Context, pods []*v1.Pod) error
+	// Prepare mounts all volumes of the Pod, fsGroup applied, and returns when
+	// all are ready to be bound into containers. The text of an error becomes
+	// the message of the Pod's FailedMount event, so it is worded as
+	// Kubernetes words it: `MountVolume.SetUp failed for volume "x" : ...`.
+	// After an error Prepare is called again with back-off (0.5 s doubling to
+	// 2 min 2 s), or as soon as a RetryError says.
+	Prepare(ctx context.Context, pod *v1.Pod) error
+	// Changed tells that the labels or annotations of the Pod are others now:
+	// what the downward API shows of them follows. It does not block, and may
+	// come at any time, also before Prepare and after Teardown.
+	Changed(pod *v1.Pod)
+	// Mounts returns the CRI mounts of one container (of any of the three
+	// lists; an ephemeral container comes converted to v1.Container) for its
+	// volumeMounts, in order. env is the container's finished environment, for
+	// subPathExpr. Called after Prepare succeeded, before each start.
+	Mounts(ctx context.Context, pod *v1.Pod, container *v1.Container, env map[string]string) ([]*runtimeapi.Mount, error)
+	// Teardown unmounts and removes all that the Pod had, also when Prepare
+	// never ran or ran in an earlier process. Called once no container of the
+	// Pod runs; called again with back-off after an error.
+	Teardown(ctx context.Context, uid types.UID) error
+}
+
+// RetryError is an error of Volumes.Prepare that knows when trying again can
+// help: Ready is closed then (the missing ConfigMap appeared, ...).
+type RetryError struct {
+	Err   error
+	Ready <-chan struct{}
+}
+
+func (e *RetryError) Error() string { return e.Err.Error() }
+func (e *RetryError) Unwrap() error { return e.Err }
+
+// Lookup is read access to the Pods of this node, for the kubelet's server,
+// statistics and eviction. Pods returned are shared: read only.
+type Lookup interface {
+	// Pod finds a Pod by name; its status is the newest the kubelet computed.
+	Pod(namespace, name string) (*v1.Pod, bool)
+	// PodByUID is Pod by UID.
+	PodByUID(uid types.UID) (*v1.Pod, bool)
+	// Pods returns all Pods that have something on this node.
+	Pods() []*v1.Pod
+	// SandboxID is the CRI ID of the Pod's newest sandbox.
+	SandboxID(uid types.UID) (string, bool)
+	// ContainerID is the CRI ID of the newest instance of a container of any
+	// of the three lists, or of the one before it. A container that exists in
+	// the spec and has no such instance yields a *NoContainerError.
+	ContainerID(uid types.UID, container string, previous bool) (string, error)
+}
+
+// NoContainerError says that a container (or its previous instance) is not
+// there to be read from.
+type NoContainerError struct {
+	Pod       string // name
+	Container string
+	Previous  bool
+	// Waiting is the reason of its waiting state, if it waits.
+	Waiting string
+}
+
+func (e *NoContainerError) Error() string {
+	switch {
+	case e.Previous:
+		return fmt.Sprintf("previous terminated container %q in pod %q not found", e.Container, e.Pod)
+	case e.Waiting != "":
+		return fmt.Sprintf("container %q in pod %q is waiting to start: %s", e.Container, e.Pod, e.Waiting)
+	default:
+		return fmt.Sprintf("container %q in pod %q is not available", e.Container, e.Pod)
+	}
+}
+
+// Evictor ends Pods on behalf of the node, as eviction does.
+type Evictor interface {
+	// Evict fails the Pod: phase Failed with reason and message, the condition
+	// (usually DisruptionTarget) if any, its containers stopped with at most
+	// grace seconds. It returns when the request is recorded; the Pod ends in
+	// the background. Evicting a Pod that is ending is not an error.
+	Evict(uid types.UID, e Eviction) error
+}
+
+// Eviction is why and how a Pod is ended by the node.
+type Eviction struct {
+	Reason       string // status.reason, such as Evicted
+	Message      string // status.message
+	GraceSeconds int64
+	Condition    *v1.PodCondition // added to status.conditions, may be nil
+}
+
+// Cgroups keeps the Pods' own cgroups; criconfig.Node and the runtime put
+// containers below them.
+type Cgroups interface {
+	PodPath(pod *v1.Pod) string
+	Ensure(pod *v1.Pod) error
+	Remove(ctx context.Context, uid types.UID) error
+	// Pods are the UIDs that have a cgroup.
+	Pods() (map[types.UID]bool, error)
+}
+
+// Instance is a running container instance to be probed.
+type Instance struct {
+	Container *v1.Container
+	ID        string
+	StartedAt time.Time
+}
+
+// Prober runs probes. A changed result calls the worker's Wake.
+type Prober interface {
+	// Sync makes probes run for exactly these instances of the Pod. ending
+	// stops liveness and startup probes: the Pod is being terminated.
+	Sync(pod *v1.Pod, podIP string, instances []Instance, ending bool)
+	// Results are the newest results by container ID.
+	Results(uid types.UID) map[string]Probes
+	// Forget stops all probes of a Pod.
+	Forget(uid types.UID)
+}
+
+// Hooks runs lifecycle handlers.
+type Hooks interface {
+	Run(ctx context.Context, pod *v1.Pod, podIP string, c *v1.Container, containerID string, h *v1.LifecycleHandler) error
+}
+
+// Publisher is the one writer of Pod status to the API.
+type Publisher interface {
+	// Set publishes a status, sooner or later; only the newest counts. final:
+	// once published, a Pod that is being deleted leaves the API.
+	Set(pod *v1.Pod, status v1.PodStatus, final bool)
+	// Forget drops what is not published yet.
+	Forget(uid types.UID)
+}
+
+// Admitter decides whether the node takes a Pod beside those it has.
+type Admitter interface {
+	Admit(ctx context.Context, pod *v1.Pod, others []*v1.Pod) *Refusal
+}

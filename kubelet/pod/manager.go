@@ -1,0 +1,318 @@
+package pod
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"sync"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/record"
+	internalapi "k8s.io/cri-api/pkg/apis"
+	"k8s.io/klog/v2"
+	"k8s.io/utils/clock"
+
+	"github.com/peapod/peapod/kubelet/criconfig"
+	"github.com/peapod/peapod/kubelet/image"
+)
+
+// Config is what the lifecycle of Pods needs. All of it is required but Clock
+// and Relist.
+type Config struct {
+	Runtime     internalapi.RuntimeService
+	RuntimeName string   // prefix of container IDs in the API; empty: the runtime is asked
+	HostIPs     []string // the node's addresses, primary first
+	Images      *image.Puller
+	Volumes     Volumes
+	Cgroups     Cgroups
+	Objects     criconfig.Objects
+	Probes      Prober
+	Hooks       Hooks
+	Status      Publisher
+	Admitter    Admitter
+	Recorder    record.EventRecorder
+	// Node describes the node for a new sandbox or container.
+	Node        func() (*criconfig.Node, error)
+	Allocatable func() v1.ResourceList
+	// RootDir holds <RootDir>/pods/<uid>: hosts files, termination messages.
+	RootDir string
+	// LogDir holds the containers' logs.
+	LogDir string
+	// Relist is how often the runtime is asked for everything although it
+	// sends events: a safety net. 0 means 60 s.
+	Relist time.Duration
+	Clock  clock.WithTicker // nil means the real one
+}
+
+// Manager runs one worker a Pod.
+type Manager struct {
+	cfg Config
+
+	admission sync.Mutex // one admission at a time, so that no room is given twice
+
+	mu      sync.Mutex
+	ctx     context.Context // of Run; nil before
+	workers map[types.UID]*worker
+	byName  map[types.NamespacedName]types.UID // of the newest Pod of the name
+	owner   map[string]types.UID               // container and sandbox IDs seen
+	ready   bool                               // Pods may start: Adopt is over
+	wg      sync.WaitGroup
+}
+
+// NewManager makes a Manager; Run starts it.
+func NewManager(cfg Config) (*Manager, error) {
+	if cfg.Relist == 0 {
+		cfg.Relist = time.Minute
+	}
+	if cfg.Clock == nil {
+		cfg.Clock = clock.RealClock{}
+	}
+	if cfg.Runtime == nil || cfg.RootDir == "" || cfg.LogDir == "" {
+		return nil, errors.New("make pod manager: runtime, root and log directories are required")
+	}
+	return &Manager{
+		cfg: cfg, workers: map[types.UID]*worker{}, byName: map[types.NamespacedName]types.UID{}, owner: map[string]types.UID{},
+	}, nil
+}
+
+// Run adopts what the runtime has, given the Pods that the API server binds to
+// this node, then keeps all Pods until ctx ends. Containers stay as they are
+// when it returns.
+func (m *Manager) Run(ctx context.Context, pods []*v1.Pod) error {
+	m.mu.Lock()
+	m.ctx = ctx
+	m.mu.Unlock()
+	if m.cfg.RuntimeName == "" {
+		v, err := m.cfg.Runtime.Version(ctx, "")
+		if err != nil {
+			return fmt.Errorf("ask the container runtime for its version: %w", err)
+		}
+		m.cfg.RuntimeName = v.RuntimeName
+	}
+	if err := m.adopt(ctx, pods); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	m.ready = true
+	for _, w := range m.workers {
+		m.start(w)
+	}
+	m.mu.Unlock()
+	m.watchRuntime(ctx)
+	m.wg.Wait()
+	return nil
+}
+
+// start starts a worker's goroutine; the caller holds m.mu.
+func (m *Manager) start(w *worker) {
+	if w.running || !m.ready || m.ctx.Err() != nil {
+		return
+	}
+	w.running = true
+	m.wg.Add(1)
+	go func() {
+		defer m.wg.Done()
+		w.run(m.ctx)
+		if w.state == Gone {
+			m.drop(w)
+		}
+	}()
+}
+
+func (m *Manager) drop(w *worker) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.workers, w.uid)
+	name := types.NamespacedName{Namespace: w.latest.Namespace, Name: w.latest.Name}
+	if m.byName[name] == w.uid {
+		delete(m.byName, name)
+	}
+	for id, uid := range m.owner {
+		if uid == w.uid {
+			delete(m.owner, id)
+		}
+	}
+	m.cfg.Status.Forget(w.uid)
+	m.cfg.Probes.Forget(w.uid)
+}
+
+// Upsert tells of a Pod bound to this node, new or changed.
+func (m *Manager) Upsert(pod *v1.Pod) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	w := m.workers[pod.UID]
+	if w == nil {
+		w = newWorker(m, pod)
+		m.workers[pod.UID] = w
+	}
+	m.byName[types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name}] = pod.UID
+	changed := false
+	w.update(func() {
+		changed = !maps.Equal(w.pod.Labels, pod.Labels) || !maps.Equal(w.pod.Annotations, pod.Annotations)
+		w.pod = pod
+	})
+	if changed {
+		m.cfg.Volumes.Changed(pod)
+	}
+	m.start(w)
+}
+
+// Delete tells that a Pod left the API, or this node.
+func (m *Manager) Delete(pod *v1.Pod) {
+	if w := m.worker(pod.UID); w != nil {
+		w.update(func() { w.deleted = true })
+	}
+}
+
+// Wake makes a Pod's worker look at everything again.
+func (m *Manager) Wake(uid types.UID) {
+	if w := m.worker(uid); w != nil {
+		w.update(func() {})
+	}
+}
+
+func (m *Manager) worker(uid types.UID) *worker {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.workers[uid]
+}
+
+// Evict implements Evictor.
+func (m *Manager) Evict(uid types.UID, e Eviction) error {
+	w := m.worker(uid)
+	if w == nil {
+		return fmt.Errorf("evict pod %s: not on this node", uid)
+	}
+	w.update(func() {
+		if w.evicted == nil {
+			w.evicted = &Termination{
+				Reason: e.Reason, Message: e.Message, Failed: true, Condition: e.Condition,
+				By: m.cfg.Clock.Now().Add(time.Duration(e.GraceSeconds) * time.Second),
+			}
+		}
+	})
+	return nil
+}
+
+// Pod implements Lookup.
+func (m *Manager) Pod(namespace, name string) (*v1.Pod, bool) {
+	m.mu.Lock()
+	uid, ok := m.byName[types.NamespacedName{Namespace: namespace, Name: name}]
+	m.mu.Unlock()
+	if !ok {
+		return nil, false
+	}
+	return m.PodByUID(uid)
+}
+
+// PodByUID implements Lookup.
+func (m *Manager) PodByUID(uid types.UID) (*v1.Pod, bool) {
+	w := m.worker(uid)
+	if w == nil {
+		return nil, false
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.latest, true
+}
+
+// Pods implements Lookup.
+func (m *Manager) Pods() []*v1.Pod {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	out := make([]*v1.Pod, 0, len(m.workers))
+	for _, w := range m.workers {
+		w.mu.Lock()
+		out = append(out, w.latest)
+		w.mu.Unlock()
+	}
+	return out
+}
+
+// SandboxID implements Lookup.
+func (m *Manager) SandboxID(uid types.UID) (string, bool) {
+	w := m.worker(uid)
+	if w == nil {
+		return "", false
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	sb := w.seen.Sandbox()
+	if sb == nil {
+		return "", false
+	}
+	return sb.ID, true
+}
+
+// ContainerID implements Lookup.
+func (m *Manager) ContainerID(uid types.UID, container string, previous bool) (string, error) {
+	w := m.worker(uid)
+	if w == nil {
+		return "", fmt.Errorf("find container %s: pod %s is not on this node", container, uid)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	c := w.seen.Newest(container)
+	if previous {
+		c = w.seen.Previous(container)
+	}
+	if c != nil {
+		return c.ID, nil
+	}
+	e := &NoContainerError{Pod: w.latest.Name, Container: container, Previous: previous}
+	if st := apiStatus(w.latest, container); st != nil && st.State.Waiting != nil {
+		e.Waiting = st.State.Waiting.Reason
+		if e.Waiting == "ErrImagePull" || e.Waiting == "ImagePullBackOff" {
+			e.Waiting = "trying and failing to pull image"
+		}
+	}
+	return "", e
+}
+
+// others are the Pods that hold resources of the node, but one.
+func (m *Manager) others(but types.UID) []*v1.Pod {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var out []*v1.Pod
+	for uid, w := range m.workers {
+		if uid == but {
+			continue
+		}
+		w.mu.Lock()
+		// A Pod without an object holds nothing any more, though its end may take a moment: the scheduler has given its room
+		// away, and to refuse the next Pod would be for good. What the two cannot share is tried again by whoever makes it.
+		if w.holds && !w.deleted {
+			out = append(out, w.latest)
+		}
+		w.mu.Unlock()
+	}
+	return out
+}
+
+// Record records a Kubernetes Event about a Pod or one of its containers.
+func (m *Manager) Record(pod *v1.Pod, n Note) { m.note(pod, n) }
+
+// note records a Kubernetes Event about a Pod or one of its containers.
+func (m *Manager) note(pod *v1.Pod, n Note) {
+	ref := &v1.ObjectReference{
+		Kind: "Pod", APIVersion: "v1", Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID, ResourceVersion: pod.ResourceVersion,
+	}
+	if n.Container != "" {
+		list := "containers"
+		switch {
+		case isInit(pod, n.Container):
+			list = "initContainers"
+		case isEphemeral(pod, n.Container):
+			list = "ephemeralContainers"
+		}
+		ref.FieldPath = fmt.Sprintf("spec.%s{%s}", list, n.Container)
+	}
+	m.cfg.Recorder.Event(ref, n.Type, n.Reason, n.Message)
+}
+
+func (m *Manager) log(ctx context.Context, pod *v1.Pod) klog.Logger {
+	return klog.FromContext(ctx).WithValues("pod", klog.KObj(pod), "podUID", pod.UID)
+}

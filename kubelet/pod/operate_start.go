@@ -1,0 +1,256 @@
+package pod
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	v1 "k8s.io/api/core/v1"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/peapod/peapod/kubelet/criconfig"
+	"github.com/peapod/peapod/kubelet/image"
+)
+
+// starter is one start of one container.
+type starter struct {
+	w        *worker
+	pod      *v1.Pod
+	c        *v1.Container
+	snapshot *Snapshot
+	node     *criconfig.Node
+	count    int32
+}
+
+// startContainer pulls, configures, creates and starts one instance, and runs
+// its postStart hook.
+func (w *worker) startContainer(ctx context.Context, pod *v1.Pod, snapshot *Snapshot, a Action) error {
+	c, sb := FindContainer(pod, a.Container), snapshot.Sandbox()
+	if c == nil || sb == nil {
+		return fmt.Errorf("start container %s: no such container, or no sandbox", a.Container)
+	}
+	node, err := w.m.cfg.Node()
+	if err != nil {
+		return err
+	}
+	s := &starter{w: w, pod: pod, c: c, snapshot: snapshot, node: node, count: a.RestartCount}
+	sandbox, _, err := criconfig.Sandbox(pod, sb.Attempt, node, w.m.cfg.Cgroups.PodPath(pod))
+	if err != nil {
+		return err
+	}
+	img, err := w.m.cfg.Images.Ensure(ctx, pod, c, sandbox, s.note)
+	if err != nil {
+		var e *image.Error
+		if errors.As(err, &e) {
+			if ctx.Err() == nil {
+				s.note(v1.EventTypeWarning, "Failed", "Error: "+e.Reason)
+			}
+			return &startError{Reason: e.Reason, Message: e.Message, Retry: e.Retry, err: err}
+		}
+		return err
+	}
+	cfg, err := s.config(ctx, img)
+	if err != nil {
+		return s.fail(ctx, "CreateContainerConfigError", err)
+	}
+	id, err := w.m.cfg.Runtime.CreateContainer(ctx, sb.ID, cfg, sandbox)
+	if err != nil {
+		return s.fail(ctx, "CreateContainerError", err)
+	}
+	s.note(v1.EventTypeNormal, "Created", "Container created")
+	if err := w.m.cfg.Runtime.StartContainer(ctx, id); err != nil {
+		return s.notStarted(ctx, id, err)
+	}
+	s.note(v1.EventTypeNormal, "Started", "Container started")
+	return s.postStart(ctx, id)
+}
+
+func (s *starter) note(kind, reason, message string) {
+	s.w.m.note(s.pod, Note{Type: kind, Reason: reason, Message: message, Container: s.c.Name})
+}
+
+func (s *starter) fail(ctx context.Context, reason string, err error) error {
+	if ctx.Err() != nil {
+		return err
+	}
+	s.note(v1.EventTypeWarning, "Failed", "Error: "+text(err))
+	return &startError{Reason: reason, Message: text(err), err: err}
+}
+
+// notStarted tells of a container that could not be started. It counts as an
+// instance that exited, so that the usual restart back-off follows; where a runtime
+// leaves it as created, the next try waits as after any other failure.
+func (s *starter) notStarted(ctx context.Context, id string, err error) error {
+	failed := s.fail(ctx, "RunContainerError", err)
+	var e *startError
+	if errors.As(failed, &e) {
+		if st, statusErr := s.w.m.cfg.Runtime.ContainerStatus(ctx, id, false); statusErr == nil &&
+			st.GetStatus().GetState() == runtimeapi.ContainerState_CONTAINER_EXITED {
+			e.Retry = s.w.m.cfg.Clock.Now()
+		}
+	}
+	return failed
+}
+
+// postStart runs the hook; a container whose hook fails is ended.
+func (s *starter) postStart(ctx context.Context, id string) error {
+	if s.c.Lifecycle == nil || s.c.Lifecycle.PostStart == nil {
+		return nil
+	}
+	s.w.update(func() { s.w.dirty = true }) // it runs: say so while the hook does
+	err := s.w.m.cfg.Hooks.Run(ctx, s.pod, firstIP(s.snapshot), s.c, id, s.c.Lifecycle.PostStart)
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	// Without the error's text: it can hold what a server answered.
+	s.note(v1.EventTypeWarning, "FailedPostStartHook", "PostStartHook failed")
+	s.note(v1.EventTypeNormal, "Killing", "FailedPostStartHook")
+	grace := int64(30)
+	if g := s.pod.Spec.TerminationGracePeriodSeconds; g != nil {
+		grace = max(*g, int64(minGrace.Seconds()))
+	}
+	if stopErr := s.w.m.cfg.Runtime.StopContainer(ctx, id, grace); stopErr != nil {
+		return fmt.Errorf("stop container %s after its postStart hook failed: %w", s.c.Name, stopErr)
+	}
+	// Its exit is followed by the usual back-off, not by one of our own.
+	return &startError{Reason: "PostStartHookError", Message: err.Error(), Retry: s.w.m.cfg.Clock.Now(), err: err}
+}
+
+func (s *starter) config(ctx context.Context, img *image.Image) (*runtimeapi.ContainerConfig, error) {
+	podIPs := s.snapshot.Sandbox().IPs
+	if s.pod.Spec.HostNetwork {
+		podIPs = s.node.HostIPs
+	}
+	env, err := criconfig.BuildEnv(ctx, &criconfig.EnvInput{
+		Pod: s.pod, Container: s.c, PodIPs: podIPs, HostIPs: s.node.HostIPs,
+		Allocatable: s.w.m.cfg.Allocatable(), Objects: s.w.m.cfg.Objects,
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, skipped := range env.Skipped {
+		s.note(v1.EventTypeWarning, "InvalidEnvironmentVariableNames", skipped)
+	}
+	mounts, err := s.w.m.cfg.Volumes.Mounts(ctx, s.pod, s.c, env.Map)
+	if err != nil {
+		return nil, err
+	}
+	own, err := s.ownMounts(podIPs)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(filepath.Join(criconfig.PodLogDir(s.w.m.cfg.LogDir, s.pod), s.c.Name), 0o755); err != nil {
+		return nil, fmt.Errorf("make log directory: %w", err)
+	}
+	return criconfig.Container(&criconfig.ContainerInput{
+		Pod: s.pod, Container: s.c, Hash: Hash(s.c), RestartCount: s.count, ImageRef: img.Ref,
+		ImageUser: criconfig.ImageUser{UID: img.UID, Name: img.User},
+		Env:       env, Mounts: append(mounts, own...), TargetID: s.target(),
+	}, s.node)
+}
+
+// target is the container whose processes an ephemeral container wants to see.
+func (s *starter) target() string {
+	for i := range s.pod.Spec.EphemeralContainers {
+		e := &s.pod.Spec.EphemeralContainers[i]
+		if e.Name == s.c.Name && e.TargetContainerName != "" {
+			if t := s.snapshot.active(e.TargetContainerName); t != nil {
+				return t.ID
+			}
+		}
+	}
+	return ""
+}
+
+// ownMounts are the files that the kubelet itself gives to a container: its
+// hosts file, unless a volume is mounted there, and a fresh message file.
+func (s *starter) ownMounts(podIPs []string) ([]*runtimeapi.Mount, error) {
+	var out []*runtimeapi.Mount
+	dir := Dir(s.w.m.cfg.RootDir, s.pod.UID)
+	if !mountsAt(s.c, "/etc/hosts") {
+		path := filepath.Join(dir, "etc-hosts")
+		if err := s.writeHosts(path, podIPs); err != nil {
+			return nil, err
+		}
+		out = append(out, &runtimeapi.Mount{ContainerPath: "/etc/hosts", HostPath: path})
+	}
+	if s.c.TerminationMessagePath == "" {
+		return out, nil
+	}
+	own := filepath.Join(dir, "containers", s.c.Name)
+	if err := os.MkdirAll(own, 0o750); err != nil {
+		return nil, fmt.Errorf("make container directory: %w", err)
+	}
+	// One file an instance; of those before, the previous one's was read
+	// when it ended.
+	old, err := os.ReadDir(own)
+	if err != nil {
+		return nil, fmt.Errorf("list container directory: %w", err)
+	}
+	for _, e := range old {
+		if s.used(e.Name()) {
+			continue
+		}
+		if err := os.Remove(filepath.Join(own, e.Name())); err != nil {
+			return nil, fmt.Errorf("remove old termination message: %w", err)
+		}
+	}
+	random := make([]byte, 4)
+	rand.Read(random)
+	path := filepath.Join(own, fmt.Sprintf("%d-%s", s.count, hex.EncodeToString(random)))
+	if err := os.WriteFile(path, nil, 0o666); err != nil {
+		return nil, fmt.Errorf("make termination message file: %w", err)
+	}
+	if err := os.Chmod(path, 0o666); err != nil { // the container's user may be anyone
+		return nil, fmt.Errorf("make termination message file: %w", err)
+	}
+	return append(out, &runtimeapi.Mount{ContainerPath: s.c.TerminationMessagePath, HostPath: path}), nil
+}
+
+// used says whether a message file belongs to the instance before this one:
+// its status may be read again after a restart of this process.
+func (s *starter) used(file string) bool {
+	return s.count > 0 && strings.HasPrefix(file, fmt.Sprintf("%d-", s.count-1))
+}
+
+func mountsAt(c *v1.Container, path string) bool {
+	for _, m := range c.VolumeMounts {
+		if filepath.Clean(m.MountPath) == path {
+			return true
+		}
+	}
+	return false
+}
+
+// writeHosts writes the Pod's hosts file in place: running containers have
+// this very file mounted. It is not touched when it says the same already,
+// because a container may have added lines.
+func (s *starter) writeHosts(path string, podIPs []string) error {
+	hostFile := ""
+	if s.pod.Spec.HostNetwork {
+		data, err := os.ReadFile("/etc/hosts")
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("read the node's hosts file: %w", err)
+		}
+		hostFile = string(data)
+	}
+	content, err := criconfig.HostsFile(s.pod, s.node, podIPs, hostFile)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
+		return fmt.Errorf("make pod directory: %w", err)
+	}
+	if old, err := readHead(path, int64(len(content))); err == nil && string(old) == content {
+		return nil
+	}
+	if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+		return fmt.Errorf("write hosts file: %w", err)
+	}
+	return nil
+}

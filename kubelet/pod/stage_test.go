@@ -1,0 +1,285 @@
+package pod_test
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes/fake"
+	"k8s.io/client-go/tools/record"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/utils/clock"
+
+	"github.com/peapod/peapod/kubelet/criconfig"
+	"github.com/peapod/peapod/kubelet/critest"
+	"github.com/peapod/peapod/kubelet/image"
+	"github.com/peapod/peapod/kubelet/pod"
+	"github.com/peapod/peapod/kubelet/probe"
+)
+
+// volumes are volumes that are there at once, and remember what is mounted.
+type volumes struct {
+	mu      sync.Mutex
+	mounted map[types.UID]bool
+	err     error
+}
+
+func (v *volumes) Adopt(context.Context, []*v1.Pod) error { return nil }
+
+func (v *volumes) Changed(*v1.Pod) {}
+
+func (v *volumes) Prepare(_ context.Context, p *v1.Pod) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.err == nil {
+		v.mounted[p.UID] = true
+	}
+	return v.err
+}
+
+func (v *volumes) Mounts(context.Context, *v1.Pod, *v1.Container, map[string]string) ([]*runtimeapi.Mount, error) {
+	return nil, nil
+}
+
+func (v *volumes) Teardown(_ context.Context, uid types.UID) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	delete(v.mounted, uid)
+	return nil
+}
+
+// groups are cgroups by name only.
+type groups struct {
+	mu   sync.Mutex
+	have map[types.UID]bool
+}
+
+func (g *groups) PodPath(p *v1.Pod) string { return "/test/pod" + string(p.UID) }
+
+func (g *groups) Ensure(p *v1.Pod) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.have[p.UID] = true
+	return nil
+}
+
+func (g *groups) Remove(_ context.Context, uid types.UID) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.have, uid)
+	return nil
+}
+
+func (g *groups) Pods() (map[types.UID]bool, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	out := map[types.UID]bool{}
+	for uid := range g.have {
+		out[uid] = true
+	}
+	return out, nil
+}
+
+// board is where statuses are published; it plays the API's part of a
+// deletion: a final status of a Pod that is being deleted removes it.
+type board struct {
+	mu      sync.Mutex
+	status  map[types.UID]v1.PodStatus
+	history map[types.UID][]v1.PodPhase
+	changed chan struct{}
+	remove  func(p *v1.Pod)
+
+	forgotten map[types.UID]bool
+}
+
+func (b *board) Set(p *v1.Pod, s v1.PodStatus, final bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.status[p.UID] = s
+	if h := b.history[p.UID]; len(h) == 0 || h[len(h)-1] != s.Phase {
+		b.history[p.UID] = append(h, s.Phase)
+	}
+	close(b.changed)
+	b.changed = make(chan struct{})
+	if final && p.DeletionTimestamp != nil {
+		go b.remove(p)
+	}
+}
+
+func (b *board) Forget(uid types.UID) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.forgotten[uid] = true
+	close(b.changed)
+	b.changed = make(chan struct{})
+}
+
+type anyNode struct{}
+
+func (anyNode) Admit(context.Context, *v1.Pod, []*v1.Pod) *pod.Refusal { return nil }
+
+// stage is a Manager with everything around it.
+type stage struct {
+	t       *testing.T
+	rt      *critest.Runtime
+	images  *critest.Images
+	volumes *volumes
+	groups  *groups
+	board   *board
+	events  *record.FakeRecorder
+	m       *pod.Manager
+	dir     string
+	stop    func()
+}
+
+type secrets struct{}
+
+func (secrets) Secret(context.Context, string, string) (*v1.Secret, error) {
+	return nil, fmt.Errorf("no secrets here")
+}
+
+func newStage(t *testing.T) *stage {
+	s := &stage{
+		t: t, rt: critest.New(), images: critest.NewImages("img:1"), dir: t.TempDir(),
+		volumes: &volumes{mounted: map[types.UID]bool{}}, groups: &groups{have: map[types.UID]bool{}},
+	}
+	return s
+}
+
+// objects answers from a fake API.
+type objects struct{ client *fake.Clientset }
+
+func (o objects) ConfigMap(ctx context.Context, ns, name string) (*v1.ConfigMap, error) {
+	return o.client.CoreV1().ConfigMaps(ns).Get(ctx, name, metav1.GetOptions{})
+}
+
+func (o objects) Secret(ctx context.Context, ns, name string) (*v1.Secret, error) {
+	return o.client.CoreV1().Secrets(ns).Get(ctx, name, metav1.GetOptions{})
+}
+
+func (o objects) Services(string) ([]*v1.Service, error) { return nil, nil }
+
+// start runs a Manager over what the stage has, with these Pods in the API.
+func (s *stage) start(pods ...*v1.Pod) {
+	s.board = &board{status: map[types.UID]v1.PodStatus{}, history: map[types.UID][]v1.PodPhase{}, changed: make(chan struct{}), forgotten: map[types.UID]bool{}}
+	s.events = record.NewFakeRecorder(10000)
+	checker := &probe.Checker{Runtime: s.rt}
+	prober := probe.New(probe.Config{Checker: checker, Record: func(p *v1.Pod, c, kind, reason, message string) {
+		s.events.Event(p, kind, reason, message)
+	}})
+	var err error
+	s.m, err = pod.NewManager(pod.Config{
+		Runtime: s.rt, HostIPs: []string{"192.0.2.1"}, Volumes: s.volumes, Cgroups: s.groups, Objects: objects{fake.NewClientset()},
+		Images: image.New(image.Config{Images: s.images, Secrets: secrets{}}), Probes: prober, Hooks: checker,
+		Status: s.board, Admitter: anyNode{}, Recorder: s.events, Clock: clock.RealClock{},
+		Node: func() (*criconfig.Node, error) {
+			return &criconfig.Node{Name: "n1", HostIPs: []string{"192.0.2.1"}, ClusterDomain: "cluster.local", LogDir: filepath.Join(s.dir, "logs")}, nil
+		},
+		Allocatable: func() v1.ResourceList { return nil },
+		RootDir:     filepath.Join(s.dir, "root"), LogDir: filepath.Join(s.dir, "logs"), Relist: time.Hour,
+	})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.board.remove = s.m.Delete
+	ctx, cancel := context.WithCancel(s.t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() { prober.Run(ctx, s.m.Wake) })
+	wg.Go(func() {
+		if err := s.m.Run(ctx, pods); err != nil {
+			s.t.Error(err)
+		}
+	})
+	s.stop = func() { cancel(); wg.Wait() }
+	s.t.Cleanup(s.stop)
+}
+
+// until waits for a status of a Pod.
+func (s *stage) until(p *v1.Pod, what string, ok func(v1.PodStatus) bool) v1.PodStatus {
+	s.t.Helper()
+	timeout := time.After(10 * time.Second)
+	for {
+		s.board.mu.Lock()
+		st, changed := s.board.status[p.UID], s.board.changed
+		s.board.mu.Unlock()
+		if ok(st) {
+			return st
+		}
+		select {
+		case <-changed:
+		case <-timeout:
+			s.t.Fatalf("pod %s never %s; status %+v; calls %v", p.Name, what, st, s.rt.Calls())
+		}
+	}
+}
+
+func (s *stage) empty() {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(s.t.Context(), 10*time.Second)
+	defer cancel()
+	if err := s.rt.Wait(ctx, s.rt.Empty); err != nil {
+		s.t.Fatalf("the runtime is not empty: %v", s.rt.Calls())
+	}
+}
+
+func running(s v1.PodStatus) bool {
+	for _, c := range s.Conditions {
+		if c.Type == v1.PodReady && c.Status == v1.ConditionTrue {
+			return s.Phase == v1.PodRunning
+		}
+	}
+	return false
+}
+
+func onePod(name string, change func(*v1.Pod)) *v1.Pod {
+	grace := int64(30)
+	p := &v1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default", UID: types.UID("uid-" + name), Generation: 1},
+		Spec: v1.PodSpec{
+			NodeName: "n1", RestartPolicy: v1.RestartPolicyAlways, TerminationGracePeriodSeconds: &grace,
+			Containers: []v1.Container{{
+				Name: "main", Image: "img:1", ImagePullPolicy: v1.PullIfNotPresent, TerminationMessagePath: "/dev/termination-log",
+				TerminationMessagePolicy: v1.TerminationMessageReadFile,
+			}},
+		},
+	}
+	if change != nil {
+		change(p)
+	}
+	return p
+}
+
+func deleted(p *v1.Pod, grace int64) *v1.Pod {
+	p = p.DeepCopy()
+	now := metav1.Now()
+	p.DeletionTimestamp, p.DeletionGracePeriodSeconds = &now, &grace
+	return p
+}
+
+// gone waits until the manager has forgotten a Pod.
+func (s *stage) gone(p *v1.Pod) {
+	s.t.Helper()
+	timeout := time.After(10 * time.Second)
+	for {
+		s.board.mu.Lock()
+		forgotten, changed := s.board.forgotten[p.UID], s.board.changed
+		s.board.mu.Unlock()
+		if forgotten {
+			break
+		}
+		select {
+		case <-changed:
+		case <-timeout:
+			s.t.Fatalf("pod %s is still known", p.Name)
+		}
+	}
+	if _, ok := s.m.PodByUID(p.UID); ok {
+		s.t.Errorf("pod %s is forgotten but known", p.Name)
+	}
+}

@@ -1,0 +1,412 @@
+package pod
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"strings"
+	"sync"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// worker is the shell around the core for one Pod: it holds what Decide must
+// remember, starts what Decide asks for, and is the only one to do either.
+type worker struct {
+	m       *Manager
+	uid     types.UID
+	running bool // guarded by m.mu
+
+	kick chan struct{} // something below changed; capacity 1
+	ops  sync.WaitGroup
+
+	mu      sync.Mutex // guards the mailbox and what readers see
+	pod     *v1.Pod
+	deleted bool
+	evicted *Termination
+	dirty   bool // the runtime has news of this Pod
+	results []result
+	latest  *v1.Pod  // pod with the newest status, shared with readers
+	seen    Snapshot // shared with readers
+	holds   bool     // the Pod holds resources of the node
+
+	// Owned by the goroutine.
+	state        State
+	startTime    time.Time
+	snapshot     Snapshot
+	exited       map[string]Container // statuses that cannot change any more
+	admission    *Refusal
+	admitted     bool
+	volumesReady bool
+	ended        *Termination
+	busy         map[string]*operation
+	done         map[string]bool
+	failures     map[string]Failure
+	tries        map[string]int // failed tries in a row, by key
+	backoffs     map[string]Backoff
+	published    *v1.PodStatus
+}
+
+// operation is an action under way.
+type operation struct {
+	Op
+	cancel context.CancelFunc
+}
+
+// result is an operation's outcome, or news for the mailbox.
+type result struct {
+	action Action
+	err    error
+	retry  string // a failed key that may be tried again now
+	refuse *Refusal
+}
+
+func newWorker(m *Manager, pod *v1.Pod) *worker {
+	w := &worker{
+		m: m, uid: pod.UID, pod: pod, latest: pod, dirty: true, kick: make(chan struct{}, 1),
+		exited: map[string]Container{}, busy: map[string]*operation{}, done: map[string]bool{},
+		failures: map[string]Failure{}, tries: map[string]int{}, backoffs: map[string]Backoff{},
+	}
+	w.startTime = m.cfg.Clock.Now()
+	if pod.Status.StartTime != nil {
+		w.startTime = pod.Status.StartTime.Time
+	}
+	return w
+}
+
+// update changes the mailbox and wakes the worker.
+func (w *worker) update(change func()) {
+	w.mu.Lock()
+	change()
+	w.mu.Unlock()
+	select {
+	case w.kick <- struct{}{}:
+	default:
+	}
+}
+
+// run lives the Pod's life until it is gone or ctx ends; operations are
+// waited for.
+func (w *worker) run(ctx context.Context) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer w.ops.Wait()
+	defer cancel()
+	for {
+		wake := w.step(ctx)
+		if w.state == Gone {
+			return
+		}
+		var timer <-chan time.Time
+		stop := func() bool { return true }
+		if !wake.IsZero() {
+			t := w.m.cfg.Clock.NewTimer(max(0, wake.Sub(w.m.cfg.Clock.Now())))
+			timer, stop = t.C(), t.Stop
+		}
+		select {
+		case <-ctx.Done():
+		case <-w.kick:
+		case <-timer:
+		}
+		stop()
+		if ctx.Err() != nil {
+			return
+		}
+	}
+}
+
+// step takes the mail, looks at the runtime if it has news, and decides until
+// nothing moves any more. It returns when to look again.
+func (w *worker) step(ctx context.Context) time.Time {
+	w.mu.Lock()
+	pod, deleted, evicted, dirty, results := w.pod, w.deleted, w.evicted, w.dirty, w.results
+	w.dirty, w.results = false, nil
+	w.mu.Unlock()
+	for _, r := range results {
+		dirty = w.absorb(ctx, pod, r) || dirty
+	}
+	if dirty {
+		if err := w.refresh(ctx); err != nil {
+			if ctx.Err() != nil {
+				return time.Time{}
+			}
+			w.m.log(ctx, pod).Error(err, "Reading the pod from the runtime failed; trying again")
+			w.mu.Lock()
+			w.dirty = true
+			w.mu.Unlock()
+			return w.m.cfg.Clock.Now().Add(time.Second)
+		}
+	}
+	if w.ended == nil && evicted != nil {
+		w.ended = evicted
+	}
+	for {
+		in := w.input(pod, deleted)
+		d := Decide(in)
+		w.apply(ctx, in, &d)
+		if d.Event == None {
+			w.publish(pod, &d)
+			return d.Wake
+		}
+		next, err := Next(w.state, d.Event)
+		if err != nil {
+			w.m.log(ctx, pod).Error(err, "The pod's state machine has a bug; the pod is kept as it is")
+			return time.Time{}
+		}
+		w.m.log(ctx, pod).V(4).Info("Pod moves", "from", w.state, "event", d.Event, "to", next)
+		w.move(next)
+		if next == Gone {
+			return time.Time{}
+		}
+	}
+}
+
+func (w *worker) move(next State) {
+	w.state = next
+	clear(w.done)
+	if next == Stopping {
+		for _, op := range w.busy { // whatever would bring up more
+			switch op.Kind {
+			case StartContainer, CreateSandbox, PrepareVolumes:
+				op.cancel()
+			}
+		}
+		clear(w.failures)
+	}
+}
+
+// input gathers what Decide looks at.
+func (w *worker) input(pod *v1.Pod, deleted bool) *Input {
+	p := *pod
+	if w.published != nil {
+		p.Status = w.carry(pod)
+	}
+	in := &Input{
+		Pod: &p, State: w.state, Now: w.m.cfg.Clock.Now(), Runtime: w.visible(), RuntimeName: w.m.cfg.RuntimeName, HostIPs: w.m.cfg.HostIPs,
+		StartTime: w.startTime, Deleted: deleted, Admission: w.admission, Admitted: w.admitted,
+		VolumesReady: w.volumesReady, Ended: w.ended, Busy: map[string]Op{}, Done: w.done,
+		Failures: w.failures, Backoffs: w.backoffs, Probes: w.m.cfg.Probes.Results(w.uid),
+	}
+	for key, op := range w.busy {
+		in.Busy[key] = op.Op
+	}
+	return in
+}
+
+// visible is the snapshot without instances that an operation is about to
+// start: between create and start they are nothing to tell of.
+func (w *worker) visible() Snapshot {
+	out := w.snapshot
+	for i := range w.snapshot.Containers {
+		c := &w.snapshot.Containers[i]
+		if op := w.busy["c/"+c.Name]; op == nil || op.Kind != StartContainer || c.State != runtimeapi.ContainerState_CONTAINER_CREATED {
+			continue
+		}
+		out.Containers = nil
+		for j := range w.snapshot.Containers {
+			if j != i {
+				out.Containers = append(out.Containers, w.snapshot.Containers[j])
+			}
+		}
+		break // one container starts at a time
+	}
+	return out
+}
+
+// carry is the newest status that this worker computed, with the parts that
+// others own as the API has them.
+func (w *worker) carry(pod *v1.Pod) v1.PodStatus {
+	s := *w.published
+	s.NominatedNodeName = pod.Status.NominatedNodeName
+	s.ResourceClaimStatuses = pod.Status.ResourceClaimStatuses
+	s.ExtendedResourceClaimStatus = pod.Status.ExtendedResourceClaimStatus
+	s.Conditions = nil
+	for _, c := range pod.Status.Conditions {
+		if !owned(c.Type) {
+			s.Conditions = append(s.Conditions, c)
+		}
+	}
+	for _, c := range w.published.Conditions {
+		if owned(c.Type) || condition(s.Conditions, c.Type) == nil {
+			s.Conditions = append(s.Conditions, c)
+		}
+	}
+	return s
+}
+
+// owned says whether the node alone writes conditions of a type.
+func owned(t v1.PodConditionType) bool {
+	switch t {
+	case v1.PodReadyToStartContainers, v1.PodInitialized, v1.PodReady, v1.ContainersReady, v1.PodScheduled, v1.PodResizeInProgress:
+		return true
+	}
+	return false
+}
+
+// apply remembers and starts what was decided.
+func (w *worker) apply(ctx context.Context, in *Input, d *Decision) {
+	if d.Ended != nil {
+		w.ended = d.Ended
+	}
+	maps.Copy(w.failures, d.Failures)
+	maps.Copy(w.backoffs, d.Backoffs)
+	for _, n := range d.Notes {
+		w.m.note(in.Pod, n)
+	}
+	for _, a := range d.Actions {
+		w.launch(ctx, in, a)
+	}
+}
+
+// publish shows the decision to the API, to readers and to the prober.
+func (w *worker) publish(pod *v1.Pod, d *Decision) {
+	w.published = &d.Status
+	latest := *pod
+	latest.Status = d.Status
+	w.mu.Lock()
+	w.latest = &latest
+	w.seen = w.snapshot
+	w.holds = (w.admitted && w.state < Finished) || (w.state > New && w.state < Finished)
+	w.mu.Unlock()
+	w.probe(&latest)
+	switch {
+	case w.state >= Removing || w.deletedNow(): // there is no object to write to
+	case w.state == New: // it says nothing that the API does not know
+	case w.state == Releasing && pod.DeletionTimestamp != nil: // the last word follows at once
+	default:
+		w.m.cfg.Status.Set(pod, d.Status, d.Final)
+	}
+}
+
+func (w *worker) deletedNow() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.deleted
+}
+
+// probe keeps probes running for exactly the containers that run.
+func (w *worker) probe(pod *v1.Pod) {
+	var instances []Instance
+	for i := range w.snapshot.Containers {
+		c := &w.snapshot.Containers[i]
+		if !c.Running() || isEphemeral(pod, c.Name) {
+			continue
+		}
+		if op := w.busy["c/"+c.Name]; op != nil && op.Kind == StartContainer {
+			continue // its postStart hook runs
+		}
+		spec := FindContainer(pod, c.Name)
+		if spec == nil || (isInit(pod, c.Name) && !restartable(spec)) {
+			continue
+		}
+		instances = append(instances, Instance{Container: spec, ID: c.ID, StartedAt: c.StartedAt})
+	}
+	w.m.cfg.Probes.Sync(pod, pod.Status.PodIP, instances, w.state >= Stopping)
+}
+
+// launch starts an action's operation. Its outcome comes by mail.
+func (w *worker) launch(ctx context.Context, in *Input, a Action) {
+	opCtx, cancel := context.WithCancel(ctx)
+	w.busy[a.Key] = &operation{Op: Op{Kind: a.Kind, By: a.By}, cancel: cancel}
+	pod, snapshot := in.Pod, w.snapshot
+	w.ops.Add(1)
+	go func() {
+		defer w.ops.Done()
+		defer cancel()
+		r := result{action: a}
+		r.refuse, r.err = w.do(opCtx, pod, &snapshot, a)
+		w.update(func() { w.results = append(w.results, r) })
+	}()
+}
+
+// absorb takes an operation's outcome; it reports whether the runtime must be
+// looked at again.
+func (w *worker) absorb(ctx context.Context, pod *v1.Pod, r result) bool {
+	if r.retry != "" {
+		delete(w.failures, r.retry)
+		return false
+	}
+	a := r.action
+	delete(w.busy, a.Key)
+	key := a.Key
+	if a.Kind == StartContainer {
+		key = a.Container
+	}
+	if r.err != nil {
+		w.failed(ctx, pod, key, a, r.err)
+		return true
+	}
+	delete(w.failures, key)
+	delete(w.tries, key)
+	switch a.Kind {
+	case AskAdmission:
+		w.admission, w.admitted = r.refuse, r.refuse == nil
+		w.mu.Lock()
+		w.holds = w.admitted
+		w.mu.Unlock()
+		return false
+	case PrepareVolumes:
+		w.volumesReady = true
+		return false
+	case StopSandbox:
+		w.done["stopped/"+a.ID] = true
+	case ResizeContainer:
+		maps.DeleteFunc(w.done, func(k string, _ bool) bool { return strings.HasPrefix(k, "resize/"+a.ID+"/") })
+		w.done[key] = true
+	case Release, RemoveAll:
+		w.done[key] = true
+	}
+	return true
+}
+
+// failed remembers a failure and when to try again.
+func (w *worker) failed(ctx context.Context, pod *v1.Pod, key string, a Action, err error) {
+	if ctx.Err() != nil || (errors.Is(err, context.Canceled) && w.state >= Stopping) {
+		return
+	}
+	now := w.m.cfg.Clock.Now()
+	w.tries[key]++
+	f := Failure{Message: err.Error(), Since: now, Retry: now.Add(retryDelay(a.Kind, w.tries[key]))}
+	var start *startError
+	if errors.As(err, &start) {
+		f.Reason, f.Message = start.Reason, start.Message
+		if !start.Retry.IsZero() {
+			f.Retry = start.Retry
+		}
+	}
+	w.failures[key] = f
+	w.m.log(ctx, pod).Info("Pod operation failed", "operation", a.Kind, "container", a.Container, "retry", f.Retry.Sub(now), "err", err)
+	var again *RetryError
+	if errors.As(err, &again) && again.Ready != nil {
+		w.ops.Add(1)
+		go func() {
+			defer w.ops.Done()
+			select {
+			case <-again.Ready:
+				w.update(func() { w.results = append(w.results, result{retry: key}) })
+			case <-ctx.Done():
+			case <-w.m.cfg.Clock.After(f.Retry.Sub(now)):
+			}
+		}()
+	}
+}
+
+// retryDelay is how long an operation waits after its n-th failure in a row.
+func retryDelay(kind ActionKind, n int) time.Duration {
+	first, most := time.Second, 10*time.Second
+	switch kind {
+	case PrepareVolumes:
+		first, most = 500*time.Millisecond, 122*time.Second
+	case StartContainer:
+		return 10 * time.Second
+	case Release, RemoveAll, RemoveContainer, StopContainer:
+		first, most = 200*time.Millisecond, 30*time.Second
+	}
+	d := first << min(n-1, 20)
+	if d <= 0 || d > most {
+		return most
+	}
+	return d
+}

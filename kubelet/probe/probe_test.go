@@ -1,0 +1,204 @@
+package probe
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	"google.golang.org/grpc/health/grpc_health_v1"
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"github.com/peapod/peapod/kubelet/pod"
+)
+
+func target0(t *testing.T, rawURL string) (*target, intstr.IntOrString) {
+	t.Helper()
+	u, err := url.Parse(rawURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := intstr.Parse(u.Port())
+	return &target{
+		pod: &v1.Pod{}, podIP: u.Hostname(),
+		container: &v1.Container{Name: "c", Ports: []v1.ContainerPort{{Name: "web", ContainerPort: int32(port.IntValue())}}},
+	}, port
+}
+
+func TestHTTP(t *testing.T) {
+	var mu sync.Mutex
+	var seen *http.Request
+	foreign := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("a probe followed a redirect to another host") }))
+	defer foreign.Close()
+	elsewhere := strings.Replace(foreign.URL, "127.0.0.1", "localhost", 1)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		seen = r
+		mu.Unlock()
+		switch r.URL.Path {
+		case "/bad":
+			w.WriteHeader(http.StatusServiceUnavailable)
+		case "/away":
+			http.Redirect(w, r, elsewhere, http.StatusFound)
+		case "/near":
+			http.Redirect(w, r, "/ok", http.StatusFound)
+		}
+	}))
+	defer server.Close()
+	tg, port := target0(t, server.URL)
+	for path, want := range map[string]verdict{
+		"/ok?q=1": {ok: true}, "/near": {ok: true}, "/away": {ok: true}, "/bad": {text: "HTTP probe failed with statuscode: 503"},
+	} {
+		v, err := httpCheck(t.Context(), tg, &v1.HTTPGetAction{Path: path, Port: port})
+		if err != nil || v.ok != want.ok || (want.text != "" && v.text != want.text) {
+			t.Errorf("%s: %+v, %v", path, v, err)
+		}
+	}
+	if _, err := httpCheck(t.Context(), tg, &v1.HTTPGetAction{Path: "/ok", Port: intstr.FromString("web"), HTTPHeaders: []v1.HTTPHeader{{Name: "Host", Value: "me.example"}, {Name: "X-A", Value: "b"}}}); err != nil {
+		t.Fatal(err)
+	}
+	if seen.Host != "me.example" || seen.Header.Get("X-A") != "b" || seen.UserAgent() != userAgent || seen.Header.Get("Accept") != "*/*" {
+		t.Errorf("request %+v", seen)
+	}
+	if _, err := httpCheck(t.Context(), tg, &v1.HTTPGetAction{Port: intstr.FromString("none")}); err == nil {
+		t.Error("a port that is none was found")
+	}
+	server.Close()
+	if v, err := httpCheck(t.Context(), tg, &v1.HTTPGetAction{Path: "/", Port: port}); err != nil || v.ok || !strings.Contains(v.text, "connection refused") {
+		t.Errorf("closed: %+v, %v", v, err)
+	}
+}
+
+func TestHTTPS(t *testing.T) {
+	server := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	defer server.Close()
+	tg, port := target0(t, server.URL)
+	if v, err := httpCheck(t.Context(), tg, &v1.HTTPGetAction{Scheme: v1.URISchemeHTTPS, Path: "/", Port: port}); err != nil || !v.ok {
+		t.Errorf("%+v, %v", v, err)
+	}
+}
+
+func TestTCPAndGRPC(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, h := grpc.NewServer(), health.NewServer()
+	grpc_health_v1.RegisterHealthServer(server, h)
+	h.SetServingStatus("sick", grpc_health_v1.HealthCheckResponse_NOT_SERVING)
+	go server.Serve(l)
+	defer server.Stop()
+	tg, port := target0(t, "http://"+l.Addr().String())
+	if v, err := tcpCheck(t.Context(), tg, &v1.TCPSocketAction{Port: port}); err != nil || !v.ok {
+		t.Errorf("tcp: %+v, %v", v, err)
+	}
+	sick := "sick"
+	for service, want := range map[*string]verdict{
+		nil: {true, "service healthy"}, &sick: {false, `service unhealthy (responded with "NOT_SERVING")`},
+	} {
+		v, err := grpcCheck(t.Context(), tg, &v1.GRPCAction{Port: int32(port.IntValue()), Service: service}, time.Second)
+		if err != nil || v != want {
+			t.Errorf("grpc: %+v, %v; want %+v", v, err, want)
+		}
+	}
+	server.Stop()
+	if v, err := tcpCheck(t.Context(), tg, &v1.TCPSocketAction{Port: port}); err != nil || v.ok {
+		t.Errorf("closed tcp: %+v, %v", v, err)
+	}
+}
+
+func TestThresholds(t *testing.T) {
+	l := &loop{kind: readiness, probe: &v1.Probe{SuccessThreshold: 2, FailureThreshold: 3}}
+	var got []string
+	for _, ok := range []bool{true, false, true, true, false, false, true, false, false, false, false, true, true} {
+		l.count(ok)
+		got = append(got, l.result.String()[:1])
+	}
+	if want := "UUUSSSSSSFFFS"; strings.Join(got, "") != want {
+		t.Errorf("results %v, want %s", strings.Join(got, ""), want)
+	}
+}
+
+// TestStartupGates: liveness is asked only once the startup probe succeeded,
+// and then at once.
+func TestStartupGates(t *testing.T) {
+	var mu sync.Mutex
+	var asked []string
+	up := false
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		asked = append(asked, r.URL.Path)
+		if r.URL.Path == "/startup" && !up {
+			w.WriteHeader(http.StatusInternalServerError)
+			up = true
+		}
+	}))
+	defer server.Close()
+	tg, port := target0(t, server.URL)
+	get := func(path string, period int32) *v1.Probe {
+		return &v1.Probe{ProbeHandler: v1.ProbeHandler{HTTPGet: &v1.HTTPGetAction{Path: path, Port: port}}, PeriodSeconds: period, FailureThreshold: 3, SuccessThreshold: 1}
+	}
+	c := &v1.Container{Name: "c", StartupProbe: get("/startup", 1), LivenessProbe: get("/live", 3600), ReadinessProbe: get("/ready", 3600)}
+	p := &v1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p", UID: "u"}}
+	var events []string
+	pr := New(Config{Checker: &Checker{}, Record: func(_ *v1.Pod, _, kind, reason, message string) {
+		mu.Lock()
+		defer mu.Unlock()
+		events = append(events, kind+" "+reason+" "+message)
+	}})
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	woken := make(chan struct{}, 100)
+	done := make(chan struct{})
+	go func() { defer close(done); pr.Run(ctx, func(types.UID) { woken <- struct{}{} }) }()
+	pr.Sync(p, tg.podIP, []pod.Instance{{Container: c, ID: "i", StartedAt: time.Now()}}, false)
+	for {
+		r := pr.Results("u")["i"]
+		if r.Startup == pod.Success && r.Readiness == pod.Success {
+			break
+		}
+		select {
+		case <-woken:
+		case <-ctx.Done():
+			t.Fatalf("results %+v, asked %v", r, asked)
+		}
+	}
+	mu.Lock()
+	if len(asked) < 3 || asked[0] != "/startup" || asked[1] != "/startup" {
+		t.Errorf("asked %v", asked)
+	}
+	if fmt.Sprint(events) != "[Warning Unhealthy Startup probe failed: HTTP probe failed with statuscode: 500]" {
+		t.Errorf("events %q", events)
+	}
+	mu.Unlock()
+	pr.Forget("u")
+	if len(pr.Results("u")) != 0 {
+		t.Error("results are kept")
+	}
+	cancel()
+	<-done
+}
+
+func TestSleepHook(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	c := &Checker{}
+	if err := c.Run(ctx, &v1.Pod{}, "", &v1.Container{}, "", &v1.LifecycleHandler{Sleep: &v1.SleepAction{Seconds: 3600}}); err == nil {
+		t.Error("a sleep outlived its context")
+	}
+	if err := c.Run(t.Context(), &v1.Pod{}, "", &v1.Container{}, "", &v1.LifecycleHandler{Sleep: &v1.SleepAction{}}); err != nil {
+		t.Error(err)
+	}
+}

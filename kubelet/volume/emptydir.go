@@ -1,0 +1,144 @@
+package volume
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	resourcehelper "k8s.io/component-helpers/resource"
+)
+
+// setUpEmptyDir makes an empty directory that lives as long as the Pod, on disk or in memory.
+func (m *Manager) setUpEmptyDir(p *v1.Pod, v *v1.Volume) error {
+	dir := m.volumeDir(p.UID, v)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("make directory: %w", err)
+	}
+	switch v.EmptyDir.Medium {
+	case v1.StorageMediumDefault:
+	case v1.StorageMediumMemory:
+		options := "mode=0777"
+		if size := memorySize(p, v.EmptyDir.SizeLimit); size > 0 {
+			options += fmt.Sprintf(",size=%d", size)
+		}
+		if err := mountTmpfs(dir, options); err != nil {
+			return err
+		}
+	default:
+		return fmt.Errorf("storage medium %q is not supported by this node", v.EmptyDir.Medium)
+	}
+	if err := os.Chmod(dir, 0o777); err != nil {
+		return fmt.Errorf("set mode of directory: %w", err)
+	}
+	if gid := fsGroup(p); gid != nil {
+		return ownTree(dir, int(*gid), p.Spec.SecurityContext.FSGroupChangePolicy)
+	}
+	return nil
+}
+
+// memorySize is how large a volume in memory may grow: its limit, or less where the Pod's memory limit is less; zero for
+// the kernel's default of half the memory.
+func memorySize(p *v1.Pod, limit *resource.Quantity) int64 {
+	var size int64
+	if limit != nil {
+		size = limit.Value()
+	}
+	all := true
+	for i := range p.Spec.Containers {
+		_, ok := p.Spec.Containers[i].Resources.Limits[v1.ResourceMemory]
+		all = all && ok
+	}
+	if all || resourcehelper.IsPodLevelLimitsSet(p) {
+		limits := resourcehelper.PodLimits(p, resourcehelper.PodResourcesOptions{})
+		if q, ok := limits[v1.ResourceMemory]; ok && (size == 0 || q.Value() < size) {
+			size = q.Value()
+		}
+	}
+	return size
+}
+
+// mountTmpfs mounts a tmpfs at dir unless it has one.
+func mountTmpfs(dir, options string) error {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return fmt.Errorf("look at %s: %w", dir, err)
+	}
+	if st.Type == unix.TMPFS_MAGIC {
+		mounted, err := isMountPoint(dir)
+		if err != nil || mounted {
+			return err
+		}
+	}
+	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
+		return fmt.Errorf("mount tmpfs: %w", err)
+	}
+	return nil
+}
+
+// isMountPoint says whether something is mounted at path itself.
+func isMountPoint(path string) (bool, error) {
+	var st unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW, 0, &st); err != nil {
+		return false, fmt.Errorf("look at %s: %w", path, err)
+	}
+	return st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, nil
+}
+
+// ownTree gives dir and what is in it to the group gid, readable and writable for it, new files included. With the policy
+// OnRootMismatch nothing is done where dir itself is right already.
+func ownTree(dir string, gid int, policy *v1.PodFSGroupChangePolicy) error {
+	if policy != nil && *policy == v1.FSGroupChangeOnRootMismatch {
+		var st unix.Stat_t
+		if err := unix.Lstat(dir, &st); err == nil && int(st.Gid) == gid && st.Mode&unix.S_ISGID != 0 && st.Mode&0o770 == 0o770 {
+			return nil
+		}
+	}
+	// The Pod's processes may be changing the tree: every step is on an open directory and follows no link.
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return fmt.Errorf("open volume: %w", err)
+	}
+	defer root.Close()
+	return fs.WalkDir(root.FS(), ".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return fmt.Errorf("give volume to group %d: %w", gid, err)
+		}
+		if err := root.Lchown(path, -1, gid); err != nil {
+			return fmt.Errorf("give %s to group %d: %w", path, gid, err)
+		}
+		info, err := d.Info()
+		if err != nil || info.Mode()&fs.ModeSymlink != 0 {
+			return err
+		}
+		mode := info.Mode().Perm() | 0o660
+		if d.IsDir() {
+			mode |= 0o110 | fs.ModeSetgid
+		}
+		if err := root.Chmod(path, mode); err != nil {
+			return fmt.Errorf("set mode of %s: %w", path, err)
+		}
+		return nil
+	})
+}
+
+// removeTree unmounts what is mounted in dir, deepest first, and removes it. It is idempotent.
+func removeTree(dir string) error {
+	mounts, err := mountsBelow(dir)
+	if err != nil {
+		return err
+	}
+	for _, m := range mounts {
+		if err := unix.Unmount(m, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH); err != nil && err != unix.EINVAL && err != unix.ENOENT {
+			return fmt.Errorf("unmount %s: %w", m, err)
+		}
+	}
+	// Whatever is mounted there still is not the Pod's own to delete.
+	if left, err := mountsBelow(dir); err != nil || len(left) > 0 {
+		return fmt.Errorf("unmount %s: still mounted: %v (%w)", filepath.Base(dir), left, err)
+	}
+	return os.RemoveAll(dir)
+}

@@ -1,0 +1,279 @@
+// Package volume mounts what the volumes of Pods declare: emptyDir, hostPath, configMap, secret, downwardAPI, projected
+// (service-account tokens included) and image volumes. It implements pod.Volumes.
+//
+// Everything of a Pod lies under <root>/pods/<uid>: volumes in volumes/<plugin>/<name>, as Kubernetes' kubelet lays them
+// out, and the bind mounts of sub-paths in volume-subpaths. The directories and the mount table are the only record: every
+// step may be repeated, and a Pod's teardown needs nothing but its UID.
+//
+// Volumes made from API objects follow them: while a Pod is prepared, the objects that it names are watched, and a change
+// or a token near its end has the Pod's volumes written anew, each file set at once.
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/util/workqueue"
+	"k8s.io/klog/v2"
+	"k8s.io/utils/clock"
+
+	"github.com/peapod/peapod/internal/queueclock"
+	"github.com/peapod/peapod/kubelet/pod"
+)
+
+// Config is what a Manager is made from.
+type Config struct {
+	// Client acts as the node: it may read only what its Pods refer to.
+	Client kubernetes.Interface
+	// RootDir is the kubelet's directory.
+	RootDir string
+	// Allocatable is what a container without limits may use, for the downward API.
+	Allocatable func() v1.ResourceList
+	// HostIPs are the node's addresses, the primary family's first.
+	HostIPs func() []string
+	// PodIPs are a Pod's addresses once it has a sandbox.
+	PodIPs func(uid types.UID) []string
+	// Clock is the real one if nil.
+	Clock clock.WithTicker
+}
+
+// Manager is the volumes of one node's Pods.
+type Manager struct {
+	cfg     Config
+	objects *objects
+	tokens  *tokens
+	// stale has the Pods whose volumes must be written anew.
+	stale workqueue.TypedRateLimitingInterface[types.UID]
+
+	mu   sync.Mutex
+	pods map[types.UID]*podVolumes
+}
+
+// podVolumes is a Pod that is prepared, or being so.
+type podVolumes struct {
+	// newest is the Pod as it is now, where that is not yet in pod.
+	newest atomic.Pointer[v1.Pod]
+
+	mu   sync.Mutex
+	pod  *v1.Pod
+	refs []objectRef
+	// ready says that every volume was set up once.
+	ready bool
+	gone  bool
+}
+
+var _ pod.Volumes = (*Manager)(nil)
+
+// New returns a manager that touches nothing before its first call.
+func New(cfg Config) *Manager {
+	if cfg.Clock == nil {
+		cfg.Clock = queueclock.Clock{}
+	}
+	m := &Manager{cfg: cfg, pods: map[types.UID]*podVolumes{}}
+	m.stale = workqueue.NewTypedRateLimitingQueueWithConfig(
+		workqueue.NewTypedItemExponentialFailureRateLimiter[types.UID](500*time.Millisecond, 2*time.Minute),
+		workqueue.TypedRateLimitingQueueConfig[types.UID]{Name: "volumes", Clock: cfg.Clock})
+	m.objects = newObjects(cfg.Client, func(uid types.UID) { m.stale.Add(uid) })
+	m.tokens = newTokens(cfg.Client, cfg.Clock)
+	return m
+}
+
+// Run keeps volumes in step with the objects they are made from, until ctx ends. Prepare works without it.
+func (m *Manager) Run(ctx context.Context) error {
+	logger := klog.FromContext(ctx).WithName("volumes")
+	var workers sync.WaitGroup
+	for range 2 {
+		workers.Go(func() {
+			for {
+				uid, shutdown := m.stale.Get()
+				if shutdown {
+					return
+				}
+				if err := m.refresh(ctx, uid); err != nil && ctx.Err() == nil {
+					logger.Error(err, "Refresh volumes failed, will retry", "podUID", uid)
+					m.stale.AddRateLimited(uid)
+				} else {
+					m.stale.Forget(uid)
+				}
+				m.stale.Done(uid)
+			}
+		})
+	}
+	<-ctx.Done()
+	m.stale.ShutDown()
+	workers.Wait()
+	m.objects.stop()
+	return nil
+}
+
+func (m *Manager) podDir(uid types.UID) string {
+	return filepath.Join(m.cfg.RootDir, "pods", string(uid))
+}
+
+// Adopt implements pod.Volumes.
+func (m *Manager) Adopt(ctx context.Context, pods []*v1.Pod) error {
+	keep := make(map[string]bool, len(pods))
+	for _, p := range pods {
+		keep[string(p.UID)] = true
+		if _, err := os.Stat(filepath.Join(m.podDir(p.UID), "volumes")); err == nil {
+			// It has volumes from before: follow their objects again.
+			m.track(p)
+			m.stale.Add(p.UID)
+		}
+	}
+	entries, err := os.ReadDir(filepath.Join(m.cfg.RootDir, "pods"))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("list Pods' directories: %w", err)
+	}
+	var errs []error
+	for _, e := range entries {
+		if !keep[e.Name()] {
+			errs = append(errs, m.Teardown(ctx, types.UID(e.Name())))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// track returns the Pod's entry with its newest object.
+func (m *Manager) track(p *v1.Pod) *podVolumes {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	pv := m.pods[p.UID]
+	if pv == nil {
+		pv = &podVolumes{}
+		m.pods[p.UID] = pv
+	}
+	pv.mu.Lock()
+	pv.pod = p
+	pv.mu.Unlock()
+	return pv
+}
+
+// Changed implements pod.Volumes.
+func (m *Manager) Changed(p *v1.Pod) {
+	m.mu.Lock()
+	pv := m.pods[p.UID]
+	m.mu.Unlock()
+	if pv == nil {
+		return
+	}
+	pv.newest.Store(p)
+	m.stale.Add(p.UID)
+}
+
+// Prepare implements pod.Volumes.
+func (m *Manager) Prepare(ctx context.Context, p *v1.Pod) error {
+	if len(p.Spec.Volumes) == 0 {
+		return nil
+	}
+	pv := m.track(p)
+	pv.mu.Lock()
+	defer pv.mu.Unlock()
+	return m.setUp(ctx, pv)
+}
+
+// refresh writes a Pod's volumes anew.
+func (m *Manager) refresh(ctx context.Context, uid types.UID) error {
+	m.mu.Lock()
+	pv := m.pods[uid]
+	m.mu.Unlock()
+	if pv == nil {
+		return nil
+	}
+	pv.mu.Lock()
+	defer pv.mu.Unlock()
+	if pv.gone {
+		return nil
+	}
+	err := m.setUp(ctx, pv)
+	var missing *pod.RetryError
+	if errors.As(err, &missing) && pv.ready {
+		// An object went while its files are in use: they stay as they are, and its return will be heard of.
+		return nil
+	}
+	return err
+}
+
+// setUp brings every volume of the Pod into its desired state. The caller holds pv.mu.
+func (m *Manager) setUp(ctx context.Context, pv *podVolumes) error {
+	if p := pv.newest.Swap(nil); p != nil {
+		pv.pod = p
+	}
+	refs := refsOf(pv.pod)
+	m.objects.follow(pv.pod.UID, pv.refs, refs)
+	pv.refs = refs
+	var again time.Time
+	for i := range pv.pod.Spec.Volumes {
+		v := &pv.pod.Spec.Volumes[i]
+		renew, err := m.setUpVolume(ctx, pv.pod, v)
+		if err != nil {
+			return wrapSetUp(v.Name, err)
+		}
+		if !renew.IsZero() && (again.IsZero() || renew.Before(again)) {
+			again = renew
+		}
+	}
+	pv.ready = true
+	if !again.IsZero() {
+		m.stale.AddAfter(pv.pod.UID, again.Sub(m.cfg.Clock.Now()))
+	}
+	return nil
+}
+
+// wrapSetUp words an error as FailedMount events do, keeping what says when to try again.
+func wrapSetUp(volume string, err error) error {
+	worded := fmt.Errorf("MountVolume.SetUp failed for volume %q : %w", volume, err)
+	var retry *pod.RetryError
+	if errors.As(err, &retry) {
+		return &pod.RetryError{Err: worded, Ready: retry.Ready}
+	}
+	return worded
+}
+
+// setUpVolume brings one volume into its desired state and says when it must be looked at again; zero for only when its
+// objects change.
+func (m *Manager) setUpVolume(ctx context.Context, p *v1.Pod, v *v1.Volume) (renew time.Time, err error) {
+	switch {
+	case v.EmptyDir != nil:
+		return time.Time{}, m.setUpEmptyDir(p, v)
+	case v.HostPath != nil:
+		return time.Time{}, checkHostPath(v.HostPath)
+	case v.Image != nil:
+		return time.Time{}, nil // the runtime mounts it
+	case v.ConfigMap != nil, v.Secret != nil, v.DownwardAPI != nil, v.Projected != nil:
+		return m.setUpFiles(ctx, p, v)
+	}
+	return time.Time{}, fmt.Errorf("no volume plugin matched: this node has none for the kind of volume %q", v.Name)
+}
+
+// Teardown implements pod.Volumes.
+func (m *Manager) Teardown(_ context.Context, uid types.UID) error {
+	m.mu.Lock()
+	pv := m.pods[uid]
+	delete(m.pods, uid)
+	m.mu.Unlock()
+	if pv != nil {
+		pv.mu.Lock()
+		defer pv.mu.Unlock()
+		pv.gone = true
+		m.objects.follow(uid, pv.refs, nil)
+		pv.refs = nil
+	}
+	m.tokens.forget(uid)
+	if err := removeTree(m.podDir(uid)); err != nil {
+		return fmt.Errorf("remove volumes of pod %s: %w", uid, err)
+	}
+	return nil
+}
