@@ -1,0 +1,63 @@
+// Package agent is `peapod agent`.
+package agent
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"strconv"
+
+	"github.com/spf13/cobra"
+	"k8s.io/klog/v2"
+
+	"github.com/peapod/peapod/cli/terminal"
+	"github.com/peapod/peapod/daemon"
+)
+
+// tokenEnv is the environment variable that replaces --token, which other users of the machine can see.
+const tokenEnv = "PEAPOD_TOKEN"
+
+// New is the verb.
+func New(t *terminal.Terminal) *cobra.Command {
+	opts := daemon.DefaultAgentOptions()
+	var verbosity int
+	cmd := &cobra.Command{
+		Use: "agent", Short: "Make this machine a node of a cluster that runs elsewhere", Args: cobra.NoArgs,
+		Long: `Make this machine a node of a cluster whose server runs elsewhere. It stays in the foreground, logs to stderr and
+stops cleanly on SIGTERM; containers keep running and the next start takes them over, also while the server is away.
+
+The token comes from 'peapod token create' on the server. It is needed once: later starts remember the cluster.
+The nodes reach each other's UDP port 8472 (the Pod network) and TCP port 10250 (the kubelet).`,
+		Example: `  # join
+  peapod agent --server https://10.0.0.1:6443 --token TOKEN
+
+  # start again
+  peapod agent`,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if opts.Token == "" {
+				opts.Token = os.Getenv(tokenEnv)
+			}
+			i, err := t.Instance()
+			if err != nil {
+				return err
+			}
+			fs := flag.NewFlagSet("klog", flag.ContinueOnError)
+			klog.InitFlags(fs)
+			if err := fs.Set("v", strconv.Itoa(verbosity)); err != nil {
+				return err
+			}
+			if err := daemon.RunAgent(c.Context(), i, opts); err != nil {
+				return fmt.Errorf("run agent: %w", err)
+			}
+			return nil
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&opts.Server, "server", opts.Server, "address of the cluster's API, such as https://10.0.0.1:6443")
+	f.StringVar(&opts.Token, "token", opts.Token, "token to join with (environment: "+tokenEnv+")")
+	f.IntVar(&opts.KubeletPort, "kubelet-port", opts.KubeletPort, "port to serve this node's kubelet on; 0 takes 10250, or a free one if that is taken")
+	f.StringVar(&opts.NodeName, "node-name", opts.NodeName, "name of this machine's node")
+	f.StringVar(&opts.NodeIP, "node-ip", opts.NodeIP, "address of this machine's node (default: the one that the default route uses)")
+	f.IntVarP(&verbosity, "v", "v", 0, "number for the log level verbosity")
+	return cmd
+}

@@ -1,0 +1,106 @@
+// Package token is `peapod token`.
+package token
+
+import (
+	"fmt"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/peapod/peapod/cli/terminal"
+	"github.com/peapod/peapod/daemon"
+)
+
+// New is the verb.
+func New(t *terminal.Terminal) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "token", Short: "Make, list and delete the tokens with which machines join",
+		Long: `Make, list and delete the tokens with which machines join the cluster as nodes. Run it where the server runs.
+A token says that its bearer may join, and pins the server's certificate authority, so that nobody can pose as the server.`,
+	}
+	cmd.AddCommand(create(t), list(t), remove(t))
+	return cmd
+}
+
+func create(t *terminal.Terminal) *cobra.Command {
+	var ttl time.Duration
+	var description string
+	cmd := &cobra.Command{
+		Use: "create", Short: "Make a token and print it", Args: cobra.NoArgs,
+		Long: `Make a token and print it on standard output, and on standard error how to use it. Any number of machines may
+join with it until it expires; nodes that have joined stay.`,
+		Example: `  # on the server
+  peapod token create
+
+  # on the machine that is to join
+  peapod agent --server https://10.0.0.1:6443 --token TOKEN`,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if ttl < 0 {
+				return fmt.Errorf("--ttl %s: must not be negative; 0 is for ever", ttl)
+			}
+			i, err := t.Instance()
+			if err != nil {
+				return err
+			}
+			token, server, err := daemon.CreateToken(c.Context(), i, ttl, description)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(t.Err, "On the machine that is to join:\n  peapod agent --server %s --token %s\n", server, token)
+			_, err = fmt.Fprintln(t.Out, token)
+			return err
+		},
+	}
+	cmd.Flags().DurationVar(&ttl, "ttl", 24*time.Hour, "how long machines may join with it; 0 is for ever")
+	cmd.Flags().StringVar(&description, "description", "", "what it is for, shown by list")
+	return cmd
+}
+
+func list(t *terminal.Terminal) *cobra.Command {
+	return &cobra.Command{
+		Use: "list", Short: "List the tokens, without their secrets", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			i, err := t.Instance()
+			if err != nil {
+				return err
+			}
+			tokens, err := daemon.ListTokens(c.Context(), i)
+			if err != nil {
+				return err
+			}
+			w := tabwriter.NewWriter(t.Out, 0, 0, 3, ' ', 0)
+			fmt.Fprintln(w, "ID\tEXPIRES\tDESCRIPTION")
+			for _, token := range tokens {
+				expires := "never"
+				if !token.Expires.IsZero() {
+					expires = token.Expires.Format(time.RFC3339)
+				}
+				fmt.Fprintf(w, "%s\t%s\t%s\n", token.ID, expires, token.Description)
+			}
+			return w.Flush()
+		},
+	}
+}
+
+func remove(t *terminal.Terminal) *cobra.Command {
+	return &cobra.Command{
+		Use: "delete ID", Short: "Delete a token: no machine joins with it any more", Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			i, err := t.Instance()
+			if err != nil {
+				return err
+			}
+			deleted, err := daemon.DeleteToken(c.Context(), i, args[0])
+			if err != nil {
+				return err
+			}
+			text := "token deleted\n"
+			if !deleted {
+				text = "there is no such token\n"
+			}
+			_, err = fmt.Fprint(t.Out, text)
+			return err
+		},
+	}
+}

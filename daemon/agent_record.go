@@ -1,0 +1,79 @@
+package daemon
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+
+	"github.com/peapod/peapod/daemon/instance"
+	"github.com/peapod/peapod/internal/atomicfile"
+)
+
+// agentRecord is what an agent knows of its cluster without asking, so that it starts, and keeps its Pods, while the
+// server is away. It is empty before the machine has joined.
+type agentRecord struct {
+	// Server is the URL of the API, Pin and CA by what it is believed.
+	Server string `json:"server,omitempty"`
+	Pin    string `json:"pin,omitempty"`
+	CA     string `json:"ca,omitempty"`
+	// NodeName is the node that this machine is.
+	NodeName string `json:"nodeName,omitempty"`
+	// PodCIDR are the addresses of its Pods.
+	PodCIDR netip.Prefix `json:"podCIDR,omitzero"`
+	// Config is the cluster's, as last read; nil before.
+	Config *nodeConfig `json:"config,omitempty"`
+}
+
+func agentFile(i instance.Instance) string { return filepath.Join(i.DataDir, "agent.json") }
+
+// readAgent returns an empty record for what is no agent's data directory.
+func readAgent(i instance.Instance) (agentRecord, error) {
+	b, err := os.ReadFile(agentFile(i))
+	if errors.Is(err, fs.ErrNotExist) {
+		return agentRecord{}, nil
+	}
+	if err != nil {
+		return agentRecord{}, fmt.Errorf("read what the agent has joined: %w", err)
+	}
+	var r agentRecord
+	if err := json.Unmarshal(b, &r); err != nil {
+		return agentRecord{}, fmt.Errorf("read %s: %w; remove it and join again with --token", agentFile(i), err)
+	}
+	return r, nil
+}
+
+func (r agentRecord) write(i instance.Instance) error {
+	b, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := atomicfile.Write(agentFile(i), append(b, '\n'), 0o600); err != nil {
+		return fmt.Errorf("write what the agent has joined: %w", err)
+	}
+	return nil
+}
+
+// onlyServer refuses to run a server where an agent keeps its state.
+func onlyServer(i instance.Instance) error {
+	r, err := readAgent(i)
+	if err == nil && r.Server != "" {
+		err = fmt.Errorf("data directory %s belongs to an agent of %s: run peapod agent, or choose another --data-dir", i.DataDir, r.Server)
+	}
+	return err
+}
+
+// onlyAgent refuses to run an agent where a server keeps its state.
+func onlyAgent(i instance.Instance) error {
+	_, err := os.Stat(filepath.Join(i.DataDir, "store"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		err = fmt.Errorf("data directory %s belongs to a server: run peapod server, or choose another --data-dir", i.DataDir)
+	}
+	return err
+}

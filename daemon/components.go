@@ -1,0 +1,87 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/tools/events"
+
+	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/tools/record"
+
+	"github.com/peapod/peapod/controllers"
+	"github.com/peapod/peapod/controllers/engine"
+	"github.com/peapod/peapod/scheduler"
+)
+
+// resourceList is short for the API's.
+type resourceList = v1.ResourceList
+
+// newScheduler returns the scheduler as a part.
+func newScheduler(c *control) (func(context.Context) error, error) {
+	client, _, err := c.clientFor(asUser(schedulerUser))
+	if err != nil {
+		return nil, err
+	}
+	broadcaster := events.NewBroadcaster(&events.EventSinkImpl{Interface: client.EventsV1()})
+	s, err := scheduler.New(scheduler.Config{
+		Client: client, Informers: c.informers, Recorder: broadcaster.NewRecorder(scheme.Scheme, v1.DefaultSchedulerName),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("make scheduler: %w", err)
+	}
+	return func(ctx context.Context) error {
+		if err := broadcaster.StartRecordingToSinkWithContext(ctx); err != nil {
+			return fmt.Errorf("record events: %w", err)
+		}
+		defer broadcaster.Shutdown()
+		return s.Run(ctx)
+	}, nil
+}
+
+// newControllers returns all controllers as one part: they need nothing of each other.
+func newControllers(c *control) (func(context.Context) error, error) {
+	type loop struct {
+		run    engine.Runner
+		events record.EventBroadcaster
+		client typedcorev1.EventsGetter
+	}
+	var loops []loop
+	for _, row := range controllers.All() {
+		client, config, err := c.clientFor(asController(row.Name))
+		if err != nil {
+			return nil, err
+		}
+		meta, err := metadata.NewForConfig(config)
+		if err != nil {
+			return nil, fmt.Errorf("make metadata client of %s: %w", row.Name, err)
+		}
+		broadcaster := record.NewBroadcaster()
+		l, err := row.New(engine.Deps{
+			Client: client, Metadata: meta, Informers: c.informers,
+			Recorder: broadcaster.NewRecorder(scheme.Scheme, v1.EventSource{Component: row.Name}),
+			RootCA:   c.keys.ServerCA().CurrentCABundleContent, ClusterCIDR: c.ranges.Cluster,
+			SignClient: c.keys.ClientCA().Sign, SignServing: c.keys.ServerCA().Sign,
+		})
+		if err != nil {
+			return nil, fmt.Errorf("make controller %s: %w", row.Name, err)
+		}
+		loops = append(loops, loop{l, broadcaster, client.CoreV1()})
+	}
+	return func(ctx context.Context) error {
+		var running sync.WaitGroup
+		for _, l := range loops {
+			running.Go(func() {
+				l.events.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: l.client.Events("")})
+				defer l.events.Shutdown()
+				_ = l.run.Run(ctx) // ends with ctx only
+			})
+		}
+		running.Wait()
+		return nil
+	}, nil
+}

@@ -1,0 +1,212 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"sync"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apiserver/pkg/authentication/serviceaccount"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/server/healthz"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	"github.com/peapod/peapod/api"
+	"github.com/peapod/peapod/apiserver"
+	"github.com/peapod/peapod/apiserver/admission"
+	"github.com/peapod/peapod/apiserver/authn"
+	"github.com/peapod/peapod/apiserver/authz"
+	"github.com/peapod/peapod/apiserver/inprocess"
+	"github.com/peapod/peapod/apiserver/pki"
+	"github.com/peapod/peapod/controllers/engine"
+	"github.com/peapod/peapod/daemon/instance"
+	"github.com/peapod/peapod/internal/version"
+	"github.com/peapod/peapod/store"
+)
+
+// control is the control plane's API server and what its other parts reach it by.
+type control struct {
+	server    *apiserver.Server
+	transport *inprocess.Transport
+	keys      *pki.PKI
+	ranges    instance.Ranges
+	// informers are shared by all components of the process: one copy of each object.
+	informers informers.SharedInformerFactory
+	// system acts as a member of system:masters, for what must not depend on RBAC.
+	system kubernetes.Interface
+	// bootstrapped is closed when the objects that every cluster has are there.
+	bootstrapped chan struct{}
+}
+
+// The identities of components in this process, as upstream's.
+const (
+	systemUser    = "system:apiserver"
+	schedulerUser = "system:kube-scheduler"
+)
+
+func asUser(name string, groups ...string) user.Info {
+	return &user.DefaultInfo{Name: name, Groups: append(groups, user.AllAuthenticated)}
+}
+
+// asController is the service account in kube-system of the controller.
+func asController(name string) user.Info {
+	const namespace = "kube-system"
+	return asUser(serviceaccount.MakeUsername(namespace, name), serviceaccount.MakeGroupNames(namespace)...)
+}
+
+// clientFor returns a client of the given identity that calls the API server in this process.
+func (c *control) clientFor(as user.Info) (kubernetes.Interface, *rest.Config, error) {
+	config := c.transport.Config(as)
+	config.WarningHandler = rest.NoWarnings{} // they are for people: that Endpoints are deprecated, we know
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, nil, fmt.Errorf("make client of %s: %w", as.GetName(), err)
+	}
+	return client, config, nil
+}
+
+// listen opens the API's port.
+func listen(s settled) (net.Listener, error) {
+	address := net.JoinHostPort(s.BindAddress, strconv.Itoa(s.Port))
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("serve the API on %s: %w; free the port or choose another with --port", address, err)
+	}
+	return l, nil
+}
+
+// openKeys opens or makes the cluster's keys and certificates.
+func openKeys(i instance.Instance, s settled, ranges instance.Ranges, nodeIP netip.Addr) (*pki.PKI, error) {
+	ips := []net.IP{net.IPv4(127, 0, 0, 1), net.IP(nodeIP.AsSlice()), net.IP(ranges.Service.Addr().Next().AsSlice())}
+	if !s.bind.IsUnspecified() {
+		ips = append(ips, net.IP(s.bind.AsSlice()))
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		return nil, fmt.Errorf("read host name: %w", err)
+	}
+	return pki.Open(pki.Config{
+		Dir: filepath.Join(i.DataDir, "pki"), NodeName: s.NodeName, Names: []string{host, s.NodeName},
+		IPs: ips, NodeNames: []string{host}, NodeIPs: []net.IP{net.IP(nodeIP.AsSlice())}, ClusterDomain: clusterDomain,
+	})
+}
+
+// clusterDomain is the DNS domain of the cluster.
+const clusterDomain = "cluster.local"
+
+// newControl composes the API server with its store, authentication, authorization and admission. Nothing is served yet.
+func newControl(s settled, st *store.Store, listener net.Listener, keys *pki.PKI, ranges instance.Ranges) (*control, error) {
+	c := &control{transport: inprocess.NewTransport(), keys: keys, ranges: ranges, bootstrapped: make(chan struct{})}
+	var err error
+	if c.system, _, err = c.clientFor(asUser(systemUser, user.SystemPrivilegedGroup)); err != nil {
+		return nil, err
+	}
+	c.informers = informers.NewSharedInformerFactory(c.system, 0)
+	issuer, err := authn.NewIssuer(authn.IssuerConfig{Keys: keys.TokenKeys()})
+	if err != nil {
+		return nil, err
+	}
+	who, err := authn.New(authn.Config{
+		InProcess: c.transport.Authenticator(), ClientCA: keys.ClientCA(), Issuer: issuer, Informers: c.informers, Client: c.system,
+	})
+	if err != nil {
+		return nil, err
+	}
+	may, err := authz.New(authz.Config{Informers: c.informers, Served: served()})
+	if err != nil {
+		return nil, err
+	}
+	admit, err := admission.New(admission.Config{Client: c.system, Informers: c.informers, Authorizer: may, RBAC: may.RBAC()})
+	if err != nil {
+		return nil, err
+	}
+	c.server, err = apiserver.New(apiserver.Config{
+		Kinds: api.All(), Storage: st.Decorator(), Listener: listener,
+		ServingCert: keys.APIServer(), ClientCA: keys.ClientCA(), InProcess: c.transport,
+		Authenticator: who.Request(), Audiences: issuer.DefaultAudiences(), Authorizer: may, Rules: may, Admission: admit, Tokens: issuer,
+		Kubelet:      &apiserver.KubeletClient{Cert: keys.APIServerKubeletClient(), CA: keys.ServerCA()},
+		ServiceCIDRs: []netip.Prefix{ranges.Service},
+		Gates:        []apiserver.Gate{{Name: "bootstrap", Open: c.bootstrapped}},
+		Checks:       []healthz.HealthChecker{healthz.NamedCheck("store", func(*http.Request) error { return st.Ready() })},
+		Handlers:     issuer.Handlers(), Version: version.Info(), Title: "Kubernetes",
+	})
+	if err != nil {
+		return nil, fmt.Errorf("make API server: %w", err)
+	}
+	return c, nil
+}
+
+// awaitBootstrap waits until the objects that every cluster has are there; false if ctx ended first.
+func (c *control) awaitBootstrap(ctx context.Context) bool {
+	select {
+	case <-c.bootstrapped:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// awaitNode waits until the node is Ready, or ctx ends.
+func (c *control) awaitNode(ctx context.Context, name string) error {
+	ready := make(chan struct{})
+	var once sync.Once
+	informer := c.informers.Core().V1().Nodes().Informer()
+	handle, err := informer.AddEventHandler(engine.OnSet(func(obj any) {
+		n, ok := obj.(*v1.Node)
+		if ok && n.Name == name && slices.ContainsFunc(n.Status.Conditions, func(c v1.NodeCondition) bool {
+			return c.Type == v1.NodeReady && c.Status == v1.ConditionTrue
+		}) {
+			once.Do(func() { close(ready) })
+		}
+	}))
+	if err != nil {
+		return fmt.Errorf("wait for node %s: %w", name, err)
+	}
+	select {
+	case <-ready:
+	case <-ctx.Done():
+	}
+	return informer.RemoveEventHandler(handle)
+}
+
+// run serves the API and makes what every cluster has, until ctx ends.
+func (c *control) run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	informing := make(chan struct{})
+	go func() {
+		defer close(informing)
+		c.informers.StartWithContext(ctx)
+	}()
+	made := make(chan error, 1)
+	go func() {
+		err := bootstrapObjects(ctx, c.system)
+		if err == nil {
+			err = publishNodeConfig(ctx, c.system, c.nodeConfig())
+		}
+		if err == nil {
+			close(c.bootstrapped)
+		} else {
+			cancel()
+		}
+		made <- err
+	}()
+	err := c.server.Run(ctx)
+	cancel()
+	<-informing
+	c.informers.Shutdown()
+	if bootErr := <-made; bootErr != nil && !errors.Is(bootErr, context.Canceled) {
+		err = errors.Join(err, bootErr)
+	}
+	return err
+}

@@ -1,0 +1,216 @@
+// Package daemon composes Peapod: it is the only package that knows all others. It starts the parts of a server in order
+// and stops them in reverse.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"k8s.io/klog/v2"
+
+	"github.com/peapod/peapod/apiserver/pki"
+	"github.com/peapod/peapod/daemon/instance"
+	"github.com/peapod/peapod/internal/footprint"
+	"github.com/peapod/peapod/internal/version"
+	"github.com/peapod/peapod/runtime/cri"
+	"github.com/peapod/peapod/store"
+)
+
+// Run is a server: it returns when ctx ends and everything has stopped, or when a part fails. Containers keep running.
+func Run(ctx context.Context, i instance.Instance, o Options) error {
+	s, err := o.settle()
+	if err != nil {
+		return err
+	}
+	if err := onlyServer(i); err != nil {
+		return err
+	}
+	lock, err := claim(i)
+	if err != nil {
+		return err
+	}
+	defer lock.Release()
+	ps, ctx := newParts(ctx)
+	ps.start("memory", footprint.New(footprint.Config{Trimmed: func(bytes uint64) {
+		klog.FromContext(ctx).V(2).Info("Gave back memory", "bytes", bytes)
+	}}).Run)
+	err = start(ctx, ps, i, s)
+	if err == nil {
+		<-ctx.Done()
+		klog.FromContext(ctx).Info("Stopping")
+	}
+	return errors.Join(err, ps.stop())
+}
+
+// claim takes the data directory for this process and gets it, and the run directory, ready.
+func claim(i instance.Instance) (_ *instance.Lock, err error) {
+	if os.Geteuid() != 0 {
+		return nil, errors.New("making containers and networks takes root: run peapod with sudo")
+	}
+	lock, err := i.Lock()
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, lock.Release())
+		}
+	}()
+	if err := os.Remove(i.ReadyFile()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("clear readiness: %w", err)
+	}
+	if err := i.Open(version.Peapod); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(i.RunDir, 0o700); err != nil {
+		return nil, fmt.Errorf("make run directory: %w", err)
+	}
+	return lock, nil
+}
+
+// start starts all parts and returns when the server is ready.
+func start(ctx context.Context, ps *parts, i instance.Instance, s settled) error {
+	var err error
+	if !s.nodeIP.IsValid() {
+		if s.nodeIP, err = machineAddress(); err != nil {
+			return err
+		}
+	}
+	used, err := usedPrefixes()
+	if err != nil {
+		return err
+	}
+	ranges, err := i.ClaimRanges(s.want, used)
+	if err != nil {
+		return err
+	}
+	listener, err := listen(s)
+	if err != nil {
+		return err
+	}
+	ps.closing("API listener", func() error { return ignoreClosed(listener.Close()) })
+	kubeletListener, err := listenKubelet(s)
+	if err != nil {
+		return err
+	}
+	ps.closing("kubelet listener", func() error { return ignoreClosed(kubeletListener.Close()) })
+	keys, err := openKeys(i, s, ranges, s.nodeIP)
+	if err != nil {
+		return err
+	}
+	ps.start("certificate renewal", keys.Run)
+	if err := keys.WriteKubeconfig(i.Kubeconfig(), clientURL(s)); err != nil {
+		return fmt.Errorf("write administrator's kubeconfig: %w", err)
+	}
+	st, err := store.Open(ctx, store.Config{Dir: filepath.Join(i.DataDir, "store")})
+	if err != nil {
+		return fmt.Errorf("open store: %w", err)
+	}
+	ps.closing("store", st.Close)
+	return startParts(ctx, ps, i, s, keyed{st, keys, ranges, listener, kubeletListener})
+}
+
+func ignoreClosed(err error) error {
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+// clientURL is where clients on this machine reach the API.
+func clientURL(s settled) string {
+	host := s.bind
+	if host.IsUnspecified() {
+		host = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	}
+	return "https://" + net.JoinHostPort(host.String(), strconv.Itoa(s.Port))
+}
+
+// startParts starts what works on the store: control plane first, then the node, whose runtime opens meanwhile.
+func startParts(ctx context.Context, ps *parts, i instance.Instance, s settled, k keyed) error {
+	e, err := newContainers(ctx, i, podNetwork{
+		node: nodeCIDR(k.ranges.Cluster), cluster: k.ranges.Cluster, vni: vniOf(k.keys.ServerCA().Pin()), nodeIP: s.nodeIP,
+	}, s.InsecureRegistries)
+	if err != nil {
+		return err
+	}
+	ps.closing("container runtime", e.close)
+	opened := make(chan error, 1)
+	go func() { opened <- e.open(ctx) }()
+	joined := false
+	defer func() {
+		if !joined {
+			<-opened
+		}
+	}()
+	c, err := newControl(s, k.store, k.listener, k.keys, k.ranges)
+	if err != nil {
+		return err
+	}
+	scheduling, err := newScheduler(c)
+	if err != nil {
+		return err
+	}
+	controlling, err := newControllers(c)
+	if err != nil {
+		return err
+	}
+	m, err := c.membership(s, k.kubeletListener)
+	if err != nil {
+		return err
+	}
+	ownServices, services, err := newServices(i, s, c, k)
+	if err != nil {
+		return err
+	}
+	n, err := newNode(i, s, e, m)
+	if err != nil {
+		return err
+	}
+	peers, err := e.network.NewPeers(s.NodeName, c.informers.Core().V1().Nodes())
+	if err != nil {
+		return err
+	}
+	ps.start("API server", c.run)
+	joined = true
+	if err := <-opened; err != nil {
+		return err
+	}
+	ps.start("CRI socket", func(ctx context.Context) error { return cri.Serve(ctx, i.Socket(), e.service, e.images) })
+	// The roles by which the components act are made at the first start: before, they would only be refused.
+	if !c.awaitBootstrap(ctx) {
+		return nil
+	}
+	ps.start("controllers", controlling)
+	ps.start("scheduler", scheduling)
+	ps.start("overlay", peers.Run)
+	ps.start("own services", ownServices)
+	ps.start("services", services.run)
+	ps.start("node", n.run)
+	select {
+	case <-c.server.Ready():
+	case <-ctx.Done():
+		return nil
+	}
+	if err := c.awaitNode(ctx, s.NodeName); err != nil || ctx.Err() != nil {
+		return err
+	}
+	klog.FromContext(ctx).Info("Ready", "address", clientURL(s), "kubeconfig", i.Kubeconfig(), "node", s.NodeName)
+	return i.MarkReady()
+}
+
+// keyed is what start hands to startParts.
+type keyed struct {
+	store           *store.Store
+	keys            *pki.PKI
+	ranges          instance.Ranges
+	listener        net.Listener
+	kubeletListener net.Listener
+}

@@ -1,0 +1,127 @@
+package instance
+
+import (
+	"errors"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestAtNamesByRealPath(t *testing.T) {
+	dir := t.TempDir()
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(dir, link); err != nil {
+		t.Fatal(err)
+	}
+	a, err := At(filepath.Join(dir, "new"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := At(filepath.Join(link, "new"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a != b {
+		t.Errorf("one directory by two paths gives two instances: %+v and %+v", a, b)
+	}
+	if _, err := At("/tmp/a:b"); err == nil {
+		t.Error("a path that overlay mounts cannot name was accepted")
+	}
+}
+
+func TestLockKeepsSecondServerOut(t *testing.T) {
+	i, err := At(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s, err := i.Running(); err != nil || s != nil {
+		t.Fatalf("Running on a free directory: %v, %v", s, err)
+	}
+	l, err := i.Lock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = i.Lock()
+	var running *RunningError
+	if !errors.As(err, &running) || running.PID != os.Getpid() {
+		t.Fatalf("second lock: %v", err)
+	}
+	s, err := i.Running()
+	if err != nil || s == nil || s.PID != os.Getpid() {
+		t.Fatalf("Running: %v, %v", s, err)
+	}
+	s.Close()
+	if err := l.Release(); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := i.Running(); err != nil || s != nil {
+		t.Fatalf("Running after release: %v, %v", s, err)
+	}
+}
+
+func TestNewerFormatIsRefused(t *testing.T) {
+	i, err := At(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := i.Open("v1"); err != nil {
+		t.Fatal(err)
+	}
+	newer := []byte(`{"format": 99, "version": "v9.9.9"}`)
+	if err := os.WriteFile(i.recordFile(), newer, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	err = i.Open("v1")
+	if err == nil || !strings.Contains(err.Error(), "made by v9.9.9 (format 99)") {
+		t.Fatalf("Open of a newer directory: %v", err)
+	}
+	if b, _ := os.ReadFile(i.recordFile()); string(b) != string(newer) {
+		t.Errorf("the refused directory was changed: %s", b)
+	}
+}
+
+func TestChoose(t *testing.T) {
+	p := netip.MustParsePrefix
+	first, err := choose(Ranges{}, []netip.Prefix{p("0.0.0.0/0"), p("10.1.0.0/24")}, nil, "/a")
+	if err != nil || first.Cluster != p("10.244.0.0/16") || first.Service != p("10.96.0.0/16") {
+		t.Fatalf("first choice: %v, %v", first, err)
+	}
+	second, err := choose(Ranges{}, []netip.Prefix{p("10.244.0.7/32"), p("10.97.3.0/24")}, nil, "/a")
+	if err != nil || second.overlaps(p("10.244.0.7/32")) || second.overlaps(p("10.97.3.0/24")) {
+		t.Fatalf("choice beside used addresses: %v, %v", second, err)
+	}
+	dir := t.TempDir()
+	third, err := choose(Ranges{}, nil, map[string]claim{"x": {dir, first}}, "/a")
+	if err != nil || third.overlaps(first.Cluster) || third.overlaps(first.Service) {
+		t.Fatalf("choice beside another instance: %v, %v", third, err)
+	}
+	gone, err := choose(Ranges{}, nil, map[string]claim{"x": {dir + "/gone", first}}, "/a")
+	if err != nil || gone != first {
+		t.Fatalf("choice beside an instance that is gone: %v, %v", gone, err)
+	}
+	_, err = choose(Ranges{Cluster: p("10.0.0.0/8"), Service: p("10.96.0.0/16")}, nil, nil, "/a")
+	if err == nil {
+		t.Error("ranges that overlap each other were accepted")
+	}
+}
+
+// A server that has taken the lock and not yet written its process ID is not there yet: that is no error.
+func TestRunningBeforeItSaysWho(t *testing.T) {
+	i, err := At(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	lock, err := i.Lock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Release()
+	if err := lock.f.Truncate(0); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := i.Running(); s != nil || err != nil {
+		t.Errorf("running is %v, %v", s, err)
+	}
+}

@@ -1,0 +1,200 @@
+package instance
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/peapod/peapod/internal/atomicfile"
+)
+
+// Ranges are the addresses of a cluster: of its Pods and of its Services.
+type Ranges struct {
+	Cluster netip.Prefix `json:"clusterCIDR"`
+	Service netip.Prefix `json:"serviceCIDR"`
+}
+
+func (r Ranges) overlaps(p netip.Prefix) bool { return r.Cluster.Overlaps(p) || r.Service.Overlaps(p) }
+
+// choices are the ranges tried, in order, where the user names none: upstream's usual ones first, then their neighbours
+// for further instances on the same machine.
+func choices(yield func(Ranges) bool) {
+	for i := range 11 {
+		r := Ranges{
+			Cluster: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(244 + i), 0, 0}), 16),
+			Service: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(96 + i), 0, 0}), 16),
+		}
+		if !yield(r) {
+			return
+		}
+	}
+}
+
+// claim is what one instance holds of the machine's addresses.
+type claim struct {
+	DataDir string `json:"dataDir"`
+	Ranges
+}
+
+// ClaimRanges returns the cluster's address ranges. A data directory keeps the ranges that it was made with: asking for
+// others is an error. A new one gets what want names; a range that want leaves invalid is chosen so that it overlaps
+// neither another instance's nor anything in inUse (the machine's addresses and routes).
+func (i Instance) ClaimRanges(want Ranges, inUse []netip.Prefix) (Ranges, error) {
+	unlock, err := lockClaims()
+	if err != nil {
+		return Ranges{}, err
+	}
+	defer unlock()
+	claims, err := readClaims()
+	if err != nil {
+		return Ranges{}, err
+	}
+	rec, err := i.readRecord()
+	if err != nil {
+		return Ranges{}, err
+	}
+	if rec.Ranges == nil {
+		got, err := choose(want, inUse, claims, i.DataDir)
+		if err != nil {
+			return Ranges{}, err
+		}
+		rec.Ranges = &got
+		if err := i.writeRecord(rec); err != nil {
+			return Ranges{}, err
+		}
+	}
+	if err := unchanged("cluster-cidr", want.Cluster, rec.Ranges.Cluster); err != nil {
+		return Ranges{}, err
+	}
+	if err := unchanged("service-cidr", want.Service, rec.Ranges.Service); err != nil {
+		return Ranges{}, err
+	}
+	if other, ok := conflict(*rec.Ranges, claims, i.DataDir); ok {
+		return Ranges{}, fmt.Errorf("addresses %s and %s of data directory %s overlap those of the instance at %s; uninstall one of them",
+			rec.Ranges.Cluster, rec.Ranges.Service, i.DataDir, other)
+	}
+	claims[i.Name] = claim{i.DataDir, *rec.Ranges}
+	return *rec.Ranges, writeClaims(claims)
+}
+
+// Ranges returns the address ranges of a data directory that has been started once.
+func (i Instance) Ranges() (r Ranges, made bool, err error) {
+	rec, err := i.readRecord()
+	if err != nil || rec.Ranges == nil {
+		return Ranges{}, false, err
+	}
+	return *rec.Ranges, true, nil
+}
+
+// ReleaseClaim gives the instance's ranges up. It is idempotent.
+func (i Instance) ReleaseClaim() error {
+	unlock, err := lockClaims()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	claims, err := readClaims()
+	if err != nil {
+		return err
+	}
+	delete(claims, i.Name)
+	return writeClaims(claims)
+}
+
+func unchanged(flag string, want, have netip.Prefix) error {
+	if want.IsValid() && want.Masked() != have {
+		return fmt.Errorf("--%s %s: this data directory was made with %s, which cannot be changed; leave the flag out or choose another --data-dir", flag, want, have)
+	}
+	return nil
+}
+
+func choose(want Ranges, inUse []netip.Prefix, claims map[string]claim, self string) (Ranges, error) {
+	free := func(r Ranges) bool {
+		for _, p := range inUse {
+			// A default route overlaps everything and says nothing.
+			if p.Bits() > 0 && r.overlaps(p) {
+				return false
+			}
+		}
+		_, taken := conflict(r, claims, self)
+		return !taken && !r.Cluster.Overlaps(r.Service)
+	}
+	asked := want.Cluster.IsValid() && want.Service.IsValid()
+	for r := range choices {
+		if want.Cluster.IsValid() {
+			r.Cluster = want.Cluster.Masked()
+		}
+		if want.Service.IsValid() {
+			r.Service = want.Service.Masked()
+		}
+		if free(r) {
+			return r, nil
+		}
+		if asked {
+			return Ranges{}, fmt.Errorf("--cluster-cidr %s, --service-cidr %s: they overlap each other, an address or route of this machine, or another instance; choose others", r.Cluster, r.Service)
+		}
+	}
+	return Ranges{}, errors.New("no free address ranges for Pods and Services on this machine; name some with --cluster-cidr and --service-cidr")
+}
+
+// conflict returns the data directory of an instance, other than self, that holds part of r.
+func conflict(r Ranges, claims map[string]claim, self string) (string, bool) {
+	for _, c := range claims {
+		if c.DataDir == self {
+			continue
+		}
+		if _, err := os.Stat(c.DataDir); errors.Is(err, os.ErrNotExist) {
+			continue // the instance is gone, and its addresses with it
+		}
+		if r.overlaps(c.Cluster) || r.overlaps(c.Service) {
+			return c.DataDir, true
+		}
+	}
+	return "", false
+}
+
+func claimsFile() string { return filepath.Join(RunRoot, "claims.json") }
+
+// lockClaims keeps other instances from choosing at the same time.
+func lockClaims() (unlock func() error, err error) {
+	if err := os.MkdirAll(RunRoot, 0o755); err != nil {
+		return nil, fmt.Errorf("claim addresses: %w", err)
+	}
+	f, err := os.OpenFile(filepath.Join(RunRoot, "claims.lock"), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("claim addresses: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("claim addresses: %w", err)
+	}
+	return f.Close, nil
+}
+
+func readClaims() (map[string]claim, error) {
+	claims := map[string]claim{}
+	b, err := os.ReadFile(claimsFile())
+	if errors.Is(err, os.ErrNotExist) {
+		return claims, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read address claims: %w", err)
+	}
+	if err := json.Unmarshal(b, &claims); err != nil {
+		return nil, fmt.Errorf("read address claims %s: %w; remove the file, it is made anew by each running instance's next start", claimsFile(), err)
+	}
+	return claims, nil
+}
+
+func writeClaims(claims map[string]claim) error {
+	b, err := json.MarshalIndent(claims, "", "  ")
+	if err != nil {
+		return err
+	}
+	return atomicfile.Write(claimsFile(), append(b, '\n'), 0o600)
+}

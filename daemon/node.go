@@ -1,0 +1,173 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"strconv"
+	"sync"
+
+	"golang.org/x/sys/unix"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/server/dynamiccertificates"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/peapod/peapod/daemon/instance"
+	"github.com/peapod/peapod/kubelet"
+	"github.com/peapod/peapod/kubelet/evict"
+	"github.com/peapod/peapod/kubelet/imagegc"
+	"github.com/peapod/peapod/kubelet/server"
+	"github.com/peapod/peapod/kubelet/stats"
+	"github.com/peapod/peapod/kubelet/volume"
+)
+
+// node is this machine as a node of the cluster.
+type node struct {
+	volumes *volume.Manager
+	kubelet *kubelet.Kubelet
+	stats   *stats.Provider
+	images  *imagegc.Collector
+	evict   *evict.Manager
+	server  *server.Server
+	// certified is closed when the server has its certificate; nil: it has.
+	certified <-chan struct{}
+}
+
+// kubeletDir is where the kubelet keeps Pods' directories.
+func kubeletDir(i instance.Instance) string { return filepath.Join(i.DataDir, "kubelet") }
+
+// kubeletPort is upstream's.
+const kubeletPort = 10250
+
+// listenKubelet opens the kubelet's port: the one asked for, or with none asked for the usual one or any that is free. It
+// is on all addresses where the API is, else on the node's, at which the API server looks for it.
+func listenKubelet(s settled) (net.Listener, error) {
+	host := s.BindAddress
+	if !s.bind.IsUnspecified() {
+		host = s.nodeIP.String()
+	}
+	open := func(port int) (net.Listener, error) {
+		return net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(port)))
+	}
+	port := s.KubeletPort
+	if port == 0 {
+		l, err := open(kubeletPort)
+		if !errors.Is(err, unix.EADDRINUSE) {
+			return l, err
+		}
+	}
+	l, err := open(port)
+	if err != nil {
+		return nil, fmt.Errorf("serve the kubelet: %w; free the port or choose another with --kubelet-port", err)
+	}
+	return l, nil
+}
+
+// nodeUser is who the node is to the API server, in the group user.NodesGroup.
+func nodeUser(name string) string { return "system:node:" + name }
+
+// membership is what makes a machine a node of a cluster: how it speaks to the API server, and by what it is known.
+type membership struct {
+	// client acts as the node, and so as no other.
+	client kubernetes.Interface
+	// serving is the certificate of the kubelet's server; clientCA signs what its clients show.
+	serving  dynamiccertificates.CertKeyContentProvider
+	clientCA dynamiccertificates.CAContentProvider
+	// certified is closed when serving has a certificate; nil: it has one.
+	certified <-chan struct{}
+	// podCIDR are the addresses of this node's Pods.
+	podCIDR netip.Prefix
+	// service are the addresses of Services; domain is the DNS domain of the cluster.
+	service netip.Prefix
+	domain  string
+	// listener is the kubelet's.
+	listener net.Listener
+}
+
+// membership is the server's own node's: it is in the same process.
+func (c *control) membership(s settled, listener net.Listener) (membership, error) {
+	client, _, err := c.clientFor(asUser(nodeUser(s.NodeName), user.NodesGroup))
+	return membership{client: client, serving: c.keys.KubeletServer(), clientCA: c.keys.ClientCA(), podCIDR: nodeCIDR(c.ranges.Cluster),
+		service: c.ranges.Service, domain: clusterDomain, listener: listener}, err
+}
+
+// newNode composes the kubelet, its volumes and its server.
+func newNode(i instance.Instance, s settled, e *containers, m membership) (*node, error) {
+	n := &node{certified: m.certified}
+	client, ip := m.client, s.nodeIP
+	root := kubeletDir(i)
+	n.volumes = volume.New(volume.Config{
+		Client: client, RootDir: root,
+		Allocatable: func() resourceList { return n.kubelet.Node().Allocatable() },
+		HostIPs:     func() []string { return []string{ip.String()} },
+		PodIPs: func(uid types.UID) []string {
+			p, ok := n.kubelet.Pods().PodByUID(uid)
+			if !ok {
+				return nil
+			}
+			ips := make([]string, len(p.Status.PodIPs))
+			for i := range ips {
+				ips[i] = p.Status.PodIPs[i].IP
+			}
+			return ips
+		},
+	})
+	if err := n.newCare(i, s, e); err != nil {
+		return nil, err
+	}
+	port := int32(m.listener.Addr().(*net.TCPAddr).Port)
+	var err error
+	n.kubelet, err = kubelet.New(kubelet.Config{
+		NodeName: s.NodeName, NodeIPs: []string{ip.String()}, PodCIDRs: []string{m.podCIDR.String()},
+		KubeletPort: port, Pressure: n.evict, Gate: n.evict,
+		Client: client, Runtime: e.service, Images: e.images, Volumes: n.volumes,
+		RootDir: root, LogDir: logDir(i), CgroupRoot: cgroupRoot(i), ClusterDomain: m.domain,
+		ClusterDNS: []string{dnsAddress(m.service).String()},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("make kubelet: %w", err)
+	}
+	who, may, err := server.Access(client, m.clientCA)
+	if err != nil {
+		return nil, err
+	}
+	n.server = server.New(server.Config{
+		Listener: m.listener, ServingCert: m.serving, ClientCA: m.clientCA, Authenticator: who, Authorizer: may,
+		NodeName: s.NodeName, Pods: n.kubelet.Pods(), Runtime: e.service, Streams: e.service.StreamHandler(),
+		Stats: n.stats, Settings: func() any { return n.settings(port) },
+	})
+	return n, nil
+}
+
+// serve is the kubelet's server, as soon as it has a certificate. Connections wait until then.
+func (n *node) serve(ctx context.Context) error {
+	if n.certified != nil {
+		select {
+		case <-n.certified:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+	return n.server.Run(ctx)
+}
+
+// run is the node until ctx ends; containers stay.
+func (n *node) run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var parts sync.WaitGroup
+	all := []func(context.Context) error{n.volumes.Run, n.kubelet.Run, n.serve, n.evict.Run, n.images.Run}
+	errs := make([]error, len(all))
+	for i, run := range all {
+		parts.Go(func() {
+			defer cancel()
+			errs[i] = run(ctx)
+		})
+	}
+	parts.Wait()
+	return errors.Join(errs...)
+}

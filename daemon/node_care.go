@@ -1,0 +1,93 @@
+package daemon
+
+import (
+	"context"
+	"path/filepath"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/record"
+	kubeletconfig "k8s.io/kubelet/config/v1beta1"
+
+	"github.com/peapod/peapod/daemon/instance"
+	"github.com/peapod/peapod/kubelet/evict"
+	"github.com/peapod/peapod/kubelet/imagegc"
+	"github.com/peapod/peapod/kubelet/pod"
+	"github.com/peapod/peapod/kubelet/stats"
+)
+
+// newCare composes what measures the node and keeps it from running full. The kubelet is made later: it is asked through
+// functions, and not before the node runs.
+func (n *node) newCare(i instance.Instance, s settled, e *containers) error {
+	var err error
+	pods := func() []*v1.Pod { return n.kubelet.Pods().Pods() }
+	recorder := func() record.EventRecorder { return n.kubelet.Recorder() }
+	n.stats, err = stats.New(stats.Config{
+		NodeName: s.NodeName, Pods: func() pod.Lookup { return n.kubelet.Pods() }, Runtime: e.service, Images: e.images,
+		RootDir: kubeletDir(i), LogDir: logDir(i), ImageDir: filepath.Join(i.DataDir, "images"),
+	})
+	if err != nil {
+		return err
+	}
+	n.images, err = imagegc.New(imagegc.Config{
+		NodeName: s.NodeName, Runtime: e.service, Images: e.images, Pods: pods, Recorder: recorder, Room: n.imageRoom,
+	})
+	if err != nil {
+		return err
+	}
+	n.evict, err = evict.New(evict.Config{
+		NodeName: s.NodeName, Observer: &evict.Machine{RootDir: i.DataDir, Images: n.stats.ImageFsPath}, Stats: n.stats,
+		Pods:     pods,
+		Evict:    func(uid types.UID, why pod.Eviction) error { return n.kubelet.Evictor().Evict(uid, why) },
+		Recorder: recorder, Changed: func() { n.kubelet.Node().Kick() },
+		Reclaim: []func(context.Context) error{imagegc.DeadContainers(e.service, pods), n.images.RemoveUnused},
+	})
+	return err
+}
+
+// logDir is where containers' logs are.
+func logDir(i instance.Instance) string { return filepath.Join(i.DataDir, "logs") }
+
+// imageRoom is how much of the images' file system is free, and its size, in bytes.
+func (n *node) imageRoom(ctx context.Context) (available, capacity int64, err error) {
+	path, err := n.stats.ImageFsPath(ctx)
+	if err != nil {
+		return 0, 0, err
+	}
+	fs, err := stats.FileSystem(path, time.Now())
+	if err != nil {
+		return 0, 0, err
+	}
+	return int64(*fs.AvailableBytes), int64(*fs.CapacityBytes), nil
+}
+
+// settings is what the kubelet runs with, in the terms of its configuration file.
+func (n *node) settings(port int32) any {
+	yes, no, zero := true, false, int32(0)
+	duration := func(d time.Duration) metav1.Duration { return metav1.Duration{Duration: d} }
+	high, low, files := int32(85), int32(80), int32(5)
+	hard := map[string]string{}
+	for _, t := range n.evict.Thresholds() {
+		hard[string(t.Signal)] = t.String()
+	}
+	c := kubeletconfig.KubeletConfiguration{
+		Authentication: kubeletconfig.KubeletAuthentication{
+			Webhook:   kubeletconfig.KubeletWebhookAuthentication{Enabled: &yes, CacheTTL: duration(2 * time.Minute)},
+			Anonymous: kubeletconfig.KubeletAnonymousAuthentication{Enabled: &no},
+		},
+		Authorization: kubeletconfig.KubeletAuthorization{
+			Mode:    kubeletconfig.KubeletAuthorizationModeWebhook,
+			Webhook: kubeletconfig.KubeletWebhookAuthorization{CacheAuthorizedTTL: duration(5 * time.Minute), CacheUnauthorizedTTL: duration(30 * time.Second)},
+		},
+		Port: port, ReadOnlyPort: zero, ClusterDomain: clusterDomain, MaxPods: 110,
+		NodeStatusUpdateFrequency: duration(10 * time.Second), NodeStatusReportFrequency: duration(5 * time.Minute), NodeLeaseDurationSeconds: 40,
+		ImageMinimumGCAge: duration(2 * time.Minute), ImageGCHighThresholdPercent: &high, ImageGCLowThresholdPercent: &low,
+		EvictionHard: hard, EvictionPressureTransitionPeriod: duration(5 * time.Minute),
+		CgroupDriver: "cgroupfs", CgroupsPerQOS: &yes, SerializeImagePulls: &no, SeccompDefault: &yes,
+		ContainerLogMaxSize: "10Mi", ContainerLogMaxFiles: &files,
+	}
+	c.Kind, c.APIVersion = "KubeletConfiguration", kubeletconfig.SchemeGroupVersion.String()
+	return c
+}

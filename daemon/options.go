@@ -1,0 +1,126 @@
+package daemon
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/util/validation"
+	"sigs.k8s.io/yaml"
+
+	"github.com/peapod/peapod/daemon/instance"
+)
+
+// Options are what a user may set of a server, by flag or in the configuration file; the file's keys are the names in
+// the tags.
+type Options struct {
+	// BindAddress and Port are where the API is served.
+	BindAddress string `json:"bindAddress,omitempty"`
+	Port        int    `json:"port,omitempty"`
+	// KubeletPort is where this node's kubelet is served; zero takes 10250, or a free one if that is taken. Clients learn
+	// the port from the Node object.
+	KubeletPort int `json:"kubeletPort,omitempty"`
+	// NodeName names this machine's node: the host name in lower case by default.
+	NodeName string `json:"nodeName,omitempty"`
+	// NodeIP is this machine's address for other nodes and for Pods: the default route's source address by default.
+	NodeIP string `json:"nodeIP,omitempty"`
+	// ClusterCIDR and ServiceCIDR are the addresses of Pods and of Services. Empty chooses ranges that are free on this
+	// machine. They are fixed by a data directory's first start.
+	ClusterCIDR string `json:"clusterCIDR,omitempty"`
+	ServiceCIDR string `json:"serviceCIDR,omitempty"`
+	// InsecureRegistries are image registries (host or host:port) that are spoken to over plain HTTP. Those on loopback
+	// always may be.
+	InsecureRegistries []string `json:"insecureRegistries,omitempty"`
+}
+
+// DefaultOptions are the options of `peapod server` without flags.
+func DefaultOptions() Options {
+	name, err := os.Hostname()
+	if err != nil {
+		name = "localhost"
+	}
+	return Options{BindAddress: "0.0.0.0", Port: 6443, NodeName: strings.ToLower(name)}
+}
+
+// Load overlays o with what the configuration file says (file may be empty), except where a flag says otherwise. Unknown
+// keys and mistyped values are errors.
+func (o *Options) Load(file string, flagChanged func(name string) bool) error {
+	if file == "" {
+		return nil
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return fmt.Errorf("read --config: %w", err)
+	}
+	flags := *o
+	if err := yaml.UnmarshalStrict(b, o); err != nil {
+		return fmt.Errorf("read --config %s: %w", file, err)
+	}
+	for name, restore := range map[string]func(){
+		"bind-address": func() { o.BindAddress = flags.BindAddress },
+		"port":         func() { o.Port = flags.Port },
+		"kubelet-port": func() { o.KubeletPort = flags.KubeletPort },
+		"node-name":    func() { o.NodeName = flags.NodeName },
+		"node-ip":      func() { o.NodeIP = flags.NodeIP },
+		"cluster-cidr": func() { o.ClusterCIDR = flags.ClusterCIDR },
+		"service-cidr": func() { o.ServiceCIDR = flags.ServiceCIDR },
+	} {
+		if flagChanged(name) {
+			restore()
+		}
+	}
+	return nil
+}
+
+// settled are options that have been checked and parsed.
+type settled struct {
+	Options
+	bind   netip.Addr
+	nodeIP netip.Addr // invalid: find it
+	want   instance.Ranges
+}
+
+// settle checks every option. Errors name the flag, the value and what would do.
+func (o Options) settle() (settled, error) {
+	s := settled{Options: o}
+	var err error
+	if s.bind, err = netip.ParseAddr(o.BindAddress); err != nil {
+		return s, fmt.Errorf("--bind-address %q: not an IP address; give one of this machine's, or 0.0.0.0 for all", o.BindAddress)
+	}
+	if o.Port < 1 || o.Port > 65535 {
+		return s, fmt.Errorf("--port %d: must be between 1 and 65535", o.Port)
+	}
+	if o.KubeletPort < 0 || o.KubeletPort > 65535 {
+		return s, fmt.Errorf("--kubelet-port %d: must be between 0 and 65535", o.KubeletPort)
+	}
+	if msgs := validation.IsDNS1123Subdomain(o.NodeName); len(msgs) > 0 {
+		return s, fmt.Errorf("--node-name %q: %s", o.NodeName, strings.Join(msgs, "; "))
+	}
+	if o.NodeIP != "" {
+		if s.nodeIP, err = netip.ParseAddr(o.NodeIP); err != nil || s.nodeIP.IsUnspecified() || s.nodeIP.IsLoopback() {
+			return s, fmt.Errorf("--node-ip %q: not an address that other nodes can reach this machine at", o.NodeIP)
+		}
+	}
+	if s.want.Cluster, err = parseCIDR("cluster-cidr", o.ClusterCIDR, 24); err != nil {
+		return s, err
+	}
+	s.want.Service, err = parseCIDR("service-cidr", o.ServiceCIDR, 28)
+	return s, err
+}
+
+func parseCIDR(flag, value string, maxBits int) (netip.Prefix, error) {
+	if value == "" {
+		return netip.Prefix{}, nil
+	}
+	p, err := netip.ParsePrefix(value)
+	switch {
+	case err != nil:
+		return p, fmt.Errorf("--%s %q: not a CIDR such as 10.244.0.0/16", flag, value)
+	case !p.Addr().Is4():
+		return p, fmt.Errorf("--%s %q: only IPv4 ranges are supported yet", flag, value)
+	case p.Bits() > maxBits || p.Bits() < 8:
+		return p, fmt.Errorf("--%s %q: must be between a /8 and a /%d", flag, value, maxBits)
+	}
+	return p.Masked(), nil
+}

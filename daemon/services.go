@@ -1,0 +1,107 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"golang.org/x/sync/errgroup"
+	"k8s.io/client-go/informers"
+
+	"github.com/peapod/peapod/controllers/kubernetesservice"
+	"github.com/peapod/peapod/daemon/instance"
+	"github.com/peapod/peapod/dns"
+	"github.com/peapod/peapod/network/proxy"
+)
+
+// apiServiceIP is the cluster IP of Service kubernetes: the first of the range.
+func apiServiceIP(service netip.Prefix) netip.Addr { return service.Masked().Addr().Next() }
+
+// dnsAddress is the cluster IP of the cluster's DNS: the tenth of the range, as upstream's.
+func dnsAddress(service netip.Prefix) netip.Addr {
+	a := service.Masked().Addr()
+	for range 10 {
+		a = a.Next()
+	}
+	return a
+}
+
+// serviceTable is the nftables table of the instance's service proxy.
+func serviceTable(i instance.Instance) string { return "peapod_" + i.Name + "_services" }
+
+// nodeServices is what makes Services work on a node.
+type nodeServices struct {
+	proxy *proxy.Proxy
+	dns   *dns.Server
+}
+
+// serviceConfig says which node of which cluster that is.
+type serviceConfig struct {
+	nodeName string
+	nodeIP   netip.Addr
+	// domain is the cluster's in DNS; service, cluster and pods are the addresses of Services, of all Pods and of this
+	// node's.
+	domain                 string
+	service, cluster, pods netip.Prefix
+	// reserved are ports of the node that no Service may take from it.
+	reserved []uint16
+	// informers are started by their owner, after newNodeServices.
+	informers informers.SharedInformerFactory
+}
+
+func newNodeServices(i instance.Instance, c serviceConfig) (*nodeServices, error) {
+	n := &nodeServices{}
+	var err error
+	n.proxy, err = proxy.New(proxy.Config{
+		Table: serviceTable(i), NodeName: c.nodeName, NodeIPs: []netip.Addr{c.nodeIP},
+		Networks: proxy.Networks{Service: []netip.Prefix{c.service}, Pods: []netip.Prefix{c.pods}},
+		Own:      []netip.Addr{dnsAddress(c.service)}, Reserved: c.reserved, Informers: c.informers,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("make service proxy: %w", err)
+	}
+	n.dns, err = dns.New(dns.Config{
+		Address: dnsAddress(c.service), Port: 53, Domain: c.domain, Informers: c.informers,
+		Clients: []netip.Prefix{c.cluster, netip.PrefixFrom(c.nodeIP, c.nodeIP.BitLen())},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("make cluster DNS: %w", err)
+	}
+	return n, nil
+}
+
+// run leads connections and answers names until ctx ends. Rules stay.
+func (n *nodeServices) run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return n.proxy.Run(ctx) })
+	group.Go(func() error { return n.dns.Run(ctx) })
+	return group.Wait()
+}
+
+// uninstallServices removes what nodeServices of an instance ever made on this machine.
+func uninstallServices(i instance.Instance, service netip.Prefix) error {
+	return errors.Join(proxy.Uninstall(serviceTable(i), []netip.Prefix{service}), dns.Uninstall(dnsAddress(service)))
+}
+
+// newServices returns the parts of a server for Services: what leads to its own API, and what its node needs.
+func newServices(i instance.Instance, s settled, c *control, k keyed) (own func(context.Context) error, n *nodeServices, err error) {
+	api := s.nodeIP
+	if !s.bind.IsUnspecified() && !s.bind.IsLoopback() {
+		api = s.bind
+	}
+	keeper, err := kubernetesservice.New(kubernetesservice.Config{
+		Client: c.system, Informers: c.informers, API: netip.AddrPortFrom(api, uint16(s.Port)),
+		ServiceIP: apiServiceIP(k.ranges.Service), DNS: dnsAddress(k.ranges.Service),
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("make the cluster's own services: %w", err)
+	}
+	n, err = newNodeServices(i, serviceConfig{
+		nodeName: s.NodeName, nodeIP: s.nodeIP, domain: clusterDomain,
+		service: k.ranges.Service, cluster: k.ranges.Cluster, pods: nodeCIDR(k.ranges.Cluster),
+		reserved: []uint16{uint16(s.Port), uint16(k.kubeletListener.Addr().(*net.TCPAddr).Port)}, informers: c.informers,
+	})
+	return keeper.Run, n, err
+}

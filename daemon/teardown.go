@@ -1,0 +1,138 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/opencontainers/cgroups"
+	"golang.org/x/sys/unix"
+
+	"github.com/peapod/peapod/daemon/instance"
+	"github.com/peapod/peapod/kubelet/volume"
+)
+
+// KillPods kills every Pod of the instance on this machine and ends its supervisor; no server of it may run. It returns
+// how many Pods there were. It is idempotent.
+func KillPods(ctx context.Context, i instance.Instance) (int, error) {
+	if _, err := os.Stat(i.DataDir); errors.Is(err, os.ErrNotExist) {
+		return 0, nil
+	}
+	lock, err := i.Lock()
+	if err != nil {
+		return 0, err
+	}
+	defer lock.Release()
+	return killPods(ctx, i)
+}
+
+// killPods does it while the lock is held.
+func killPods(ctx context.Context, i instance.Instance) (n int, err error) {
+	ranges, made, err := i.Ranges()
+	if err != nil || !made {
+		return 0, err // no server has come so far as to start anything
+	}
+	agent, err := readAgent(i)
+	if err != nil {
+		return 0, err
+	}
+	pods := podNetwork{node: nodeCIDR(ranges.Cluster), cluster: ranges.Cluster}
+	if agent.PodCIDR.IsValid() {
+		pods.node = agent.PodCIDR
+	}
+	e, err := newContainers(ctx, i, pods, nil)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, e.close()) }()
+	if err := e.supervisor.Ensure(ctx); err != nil {
+		return 0, fmt.Errorf("reach container supervisor: %w", err)
+	}
+	if err := e.network.Open(ctx); err != nil {
+		return 0, fmt.Errorf("open Pod network: %w", err)
+	}
+	if err := e.service.Open(ctx); err != nil {
+		return 0, fmt.Errorf("open container runtime: %w", err)
+	}
+	ids, err := e.sandboxes(ctx)
+	if err != nil {
+		return 0, err
+	}
+	var errs []error
+	for _, id := range ids {
+		if err := errors.Join(e.service.StopPodSandbox(ctx, id), e.service.RemovePodSandbox(ctx, id)); err != nil {
+			errs = append(errs, fmt.Errorf("kill Pod with sandbox %s: %w", id, err))
+			continue
+		}
+		n++
+	}
+	// The service follows the supervisor, so it goes first.
+	errs = append(errs, e.service.Close(ctx), e.network.Uninstall(ctx), e.supervisor.Shutdown(ctx))
+	errs = append(errs, uninstallServices(i, ranges.Service))
+	volumes := volume.New(volume.Config{RootDir: kubeletDir(i)})
+	errs = append(errs, volumes.Adopt(ctx, nil))
+	return n, errors.Join(errs...)
+}
+
+// Uninstall removes all that the instance ever made on this machine; no server of it may run. It is idempotent.
+func Uninstall(ctx context.Context, i instance.Instance) error {
+	if _, err := os.Stat(i.DataDir); err == nil {
+		lock, err := i.Lock()
+		if err != nil {
+			return err
+		}
+		defer lock.Release()
+		if _, err := killPods(ctx, i); err != nil {
+			return err
+		}
+	}
+	if err := removeCgroups(i); err != nil {
+		return err
+	}
+	if err := i.ReleaseClaim(); err != nil {
+		return err
+	}
+	for _, dir := range []string{i.RunDir, i.DataDir} {
+		if err := removeDir(dir); err != nil {
+			return fmt.Errorf("remove %s: %w", dir, err)
+		}
+	}
+	return nil
+}
+
+// removeDir removes a directory with all that is in it. One that the user has mounted something on, such as a disk of its own, is
+// emptied and stays.
+func removeDir(dir string) error {
+	err := os.RemoveAll(dir)
+	if errors.Is(err, unix.EBUSY) {
+		if left, readErr := os.ReadDir(dir); readErr == nil && len(left) == 0 {
+			return nil
+		}
+	}
+	return err
+}
+
+// removeCgroups removes the instance's cgroups from every hierarchy.
+func removeCgroups(i instance.Instance) error {
+	roots := []string{"/sys/fs/cgroup"}
+	if !cgroups.IsCgroup2UnifiedMode() {
+		mounts, err := cgroups.GetCgroupMounts(true)
+		if err != nil {
+			return fmt.Errorf("find cgroup hierarchies: %w", err)
+		}
+		roots = roots[:0]
+		for _, m := range mounts {
+			roots = append(roots, m.Mountpoint)
+		}
+		if cgroups.IsCgroup2HybridMode() {
+			roots = append(roots, "/sys/fs/cgroup/unified")
+		}
+	}
+	for _, root := range roots {
+		if err := cgroups.RemovePath(root + cgroupRoot(i)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("remove cgroup %s%s: %w", root, cgroupRoot(i), err)
+		}
+	}
+	return nil
+}
