@@ -1,0 +1,205 @@
+// Package cluster tests several nodes: machines made of network and mount namespaces on this one, each running the real
+// binary, on a wire that can be cut.
+package cluster
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/peapod/peapod/test/e2e/cluster"
+)
+
+const port = "16460"
+
+// client is an image with curl.
+const client = "gentledev10/ubuntu-curl"
+
+// world is a server and two agents.
+type world struct {
+	*testing.T
+	server, second, third *machine
+	token                 string
+}
+
+// kubectl runs where the server runs.
+func (w *world) kubectl(args ...string) string {
+	w.Helper()
+	return w.server.do(append([]string{"kubectl"}, args...)...)
+}
+
+// pod makes a Pod on a node, which greets with its name on port 8080 and has a client beside that, and waits until it is
+// ready.
+func (w *world) pod(name, node string, more string) {
+	w.Helper()
+	manifest := fmt.Sprintf(`{"apiVersion":"v1","kind":"Pod","metadata":{"name":%q,"labels":{"app":"web"}},"spec":{"nodeName":%q,"terminationGracePeriodSeconds":1,%s
+"containers":[{"name":"web","image":"peapod.local/hello:latest"},{"name":"client","image":%q,"imagePullPolicy":"IfNotPresent","command":["sleep","1000000"]}]}}`, name, node, more, client)
+	file := filepath.Join(w.TempDir(), name+".json")
+	must(w.T, os.WriteFile(file, []byte(manifest), 0o600))
+	w.kubectl("apply", "-f", file)
+	w.kubectl("wait", "--for=condition=Ready", "pod/"+name, "--timeout=30s")
+}
+
+func greeting(pod string) string { return "Hello from Pod " + pod }
+
+func (w *world) agent(m *machine) {
+	w.Helper()
+	m.start("agent", "--server", "https://"+w.server.ip+":"+port, "--token", w.token, "--node-name", m.name, "--node-ip", m.ip)
+}
+
+func TestSeveralNodes(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	root, err := cluster.Root()
+	must(t, err)
+	binary := os.Getenv("PEAPOD")
+	if binary == "" {
+		binary = filepath.Join(root, "bin", "peapod")
+	}
+	archives, err := cluster.MakeArchives(t.Context())
+	must(t, err)
+	wire := newWire(t)
+	w := &world{T: t}
+	w.server, w.second, w.third = newMachine(t, wire, binary, "one", 1), newMachine(t, wire, binary, "two", 2), newMachine(t, wire, binary, "three", 3)
+	w.startServer()
+	out := strings.Fields(w.server.do("token", "create", "--description", "test"))
+	w.token = out[len(out)-1]
+	w.agent(w.second)
+	w.agent(w.third)
+	w.kubectl("wait", "--for=condition=Ready", "node", "--all", "--timeout=30s")
+	for _, m := range []*machine{w.server, w.second, w.third} {
+		m.do("image", "import", archives.File(client))
+	}
+	// Each step goes on from where the one before left the cluster.
+	for _, step := range []struct {
+		name string
+		run  func(*world)
+	}{
+		{"a wrong token joins nothing", wrongToken},
+		{"Pods reach each other", reach},
+		{"streams from any node", streams},
+		{"drain and uncordon", drain},
+		{"an agent restarts under its Pods", restartAgent},
+		{"the server restarts", restartServer},
+		{"a node is cut off and comes back", cutOff},
+		{"a node is deleted", deleteNode},
+	} {
+		t.Log(step.name)
+		step.run(w)
+	}
+}
+
+func (w *world) startServer() {
+	w.Helper()
+	w.server.start("server", "--port", port, "--node-name", w.server.name, "--node-ip", w.server.ip)
+}
+
+func wrongToken(w *world) {
+	other := newMachine(w.T, w.server.w, w.server.binary, "four", 4)
+	for what, token := range map[string]string{
+		"another cluster's": w.token[:len(w.token)-4] + "0000",
+		"a forged":          "abcdef.0123456789abcdef" + w.token[strings.LastIndex(w.token, "."):],
+	} {
+		if out, err := other.peapod("agent", "--server", "https://"+w.server.ip+":"+port, "--token", token, "--node-name", "four", "--node-ip", other.ip); err == nil {
+			w.Errorf("%s token joins: %s", what, out)
+		}
+		must(w.T, os.RemoveAll(other.data))
+	}
+}
+
+func reach(w *world) {
+	w.pod("on-one", "one", "")
+	w.pod("on-two", "two", "")
+	w.pod("on-three", "three", "")
+	for _, from := range []string{"on-one", "on-two", "on-three"} {
+		for _, to := range []string{"on-one", "on-two", "on-three"} {
+			ip := w.kubectl("get", "pod", to, "-o", "jsonpath={.status.podIP}")
+			if got := w.kubectl("exec", from, "-c", "client", "--", "curl", "-sSm5", "http://"+ip+":8080/"); strings.TrimSpace(got) != greeting(to) {
+				w.Errorf("%s at %s answers %s with %q", to, ip, from, got)
+			}
+		}
+	}
+}
+
+func streams(w *world) {
+	for _, name := range []string{"on-one", "on-two", "on-three"} {
+		if got := w.kubectl("logs", name, "-c", "web"); !strings.Contains(got, greeting(name)) {
+			w.Errorf("the log of %s is %q", name, got)
+		}
+		// The server reaches the Pod itself, from its own address in the Pod network.
+		if got := w.kubectl("get", "--raw", "/api/v1/namespaces/default/pods/"+name+":8080/proxy/"); strings.TrimSpace(got) != greeting(name) {
+			w.Errorf("%s answers the server with %q", name, got)
+		}
+	}
+}
+
+func drain(w *world) {
+	w.kubectl("drain", "two", "--force", "--ignore-daemonsets", "--timeout=30s")
+	if got := w.kubectl("get", "pods", "-o", "name"); strings.Contains(got, "on-two") {
+		w.Errorf("the Pods after the drain are %s", got)
+	}
+	if got := w.kubectl("get", "node", "two", "-o", "jsonpath={.spec.taints[*].key}"); !strings.Contains(got, "unschedulable") {
+		w.Errorf("the taints of a drained node are %q", got)
+	}
+	w.kubectl("uncordon", "two")
+	w.pod("on-two", "two", "")
+}
+
+func restartAgent(w *world) {
+	before := w.kubectl("get", "pod", "on-two", "-o", "jsonpath={.status.containerStatuses[0].containerID}")
+	w.second.end(unix.SIGTERM)
+	// The Pod goes on without its agent.
+	ip := w.kubectl("get", "pod", "on-two", "-o", "jsonpath={.status.podIP}")
+	if got := w.kubectl("exec", "on-one", "-c", "client", "--", "curl", "-sSm5", "http://"+ip+":8080/"); strings.TrimSpace(got) != greeting("on-two") {
+		w.Errorf("without its agent the Pod answers %q", got)
+	}
+	w.second.start("agent", "--node-name", "two", "--node-ip", w.second.ip)
+	w.pod("new-on-two", "two", "")
+	if after := w.kubectl("get", "pod", "on-two", "-o", "jsonpath={.status.containerStatuses[0].containerID}"); after != before {
+		w.Errorf("the container was %s and is %s", before, after)
+	}
+	w.kubectl("delete", "pod", "new-on-two", "--timeout=30s")
+}
+
+func restartServer(w *world) {
+	w.server.end(unix.SIGKILL)
+	w.startServer()
+	w.kubectl("wait", "--for=condition=Ready", "node", "--all", "--timeout=30s")
+	w.pod("after", "three", "")
+	w.kubectl("delete", "pod", "after", "--timeout=60s")
+}
+
+func cutOff(w *world) {
+	w.pod("moving", "three", `"tolerations":[{"operator":"Exists","effect":"NoExecute","tolerationSeconds":1}],`)
+	w.third.cut(true)
+	w.kubectl("wait", "--for=condition=Ready=Unknown", "node/three", "--timeout=90s")
+	w.kubectl("wait", "--for=jsonpath={.metadata.deletionTimestamp}", "pod/moving", "--timeout=30s")
+	if got := w.kubectl("get", "node", "three", "-o", "jsonpath={.spec.taints[*].key}"); !strings.Contains(got, "node.kubernetes.io/unreachable") {
+		w.Errorf("the taints of a silent node are %q", got)
+	}
+	if got := w.kubectl("get", "pod", "on-three", "-o", `jsonpath={.status.conditions[?(@.type=="Ready")].status}`); got != "False" {
+		w.Errorf("a Pod on a silent node is ready: %s", got)
+	}
+	w.third.cut(false)
+	w.kubectl("wait", "--for=condition=Ready", "node/three", "--timeout=90s")
+	// The node stops what was moved, and says so.
+	w.kubectl("wait", "--for=delete", "pod/moving", "--timeout=90s")
+	w.kubectl("wait", "--for=condition=Ready", "pod/on-three", "--timeout=60s")
+}
+
+func deleteNode(w *world) {
+	w.second.do("kill", "--yes")
+	<-w.second.ended
+	w.second.running = nil
+	w.kubectl("delete", "node", "two")
+	w.kubectl("wait", "--for=delete", "pod/on-two", "--timeout=90s")
+	// It joins again, under the same name.
+	w.agent(w.second)
+	w.kubectl("wait", "--for=condition=Ready", "node/two", "--timeout=30s")
+	w.pod("again-on-two", "two", "")
+}

@@ -1,0 +1,274 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"github.com/peapod/peapod/internal/ownthread"
+)
+
+// wire is the network between the machines: a bridge in a namespace of its own, so that nothing of it is on this machine.
+type wire struct {
+	t    *testing.T
+	path string // of the network namespace
+	ns   netns.NsHandle
+}
+
+// newNamespace pins a new network namespace at a file and opens it.
+func newNamespace(t *testing.T, name string) (string, netns.NsHandle) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	must(t, os.WriteFile(path, nil, 0o600))
+	must(t, ownthread.Run(func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return err
+		}
+		return unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, "")
+	}))
+	ns, err := netns.GetFromPath(path)
+	must(t, err)
+	t.Cleanup(func() {
+		ns.Close()
+		if err := unix.Unmount(path, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	return path, ns
+}
+
+func newWire(t *testing.T) *wire {
+	t.Helper()
+	w := &wire{t: t}
+	w.path, w.ns = newNamespace(t, "wire")
+	h := w.handle()
+	defer h.Close()
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = "bridge"
+	must(t, h.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}))
+	setUp(t, h, "bridge")
+	return w
+}
+
+func (w *wire) handle() *netlink.Handle {
+	w.t.Helper()
+	h, err := netlink.NewHandleAt(w.ns, unix.NETLINK_ROUTE)
+	must(w.t, err)
+	return h
+}
+
+func setUp(t *testing.T, h *netlink.Handle, name string) {
+	t.Helper()
+	link, err := h.LinkByName(name)
+	must(t, err)
+	must(t, h.LinkSetUp(link))
+}
+
+// machine is one computer: a network namespace on the wire, and a mount namespace in which /run/peapod is its own. The
+// process that holds the mount namespace lives as long as the test.
+type machine struct {
+	t      *testing.T
+	w      *wire
+	binary string
+	name   string
+	ip     string
+	data   string
+	log    string
+	path   string // of the network namespace
+	ns     netns.NsHandle
+	holder *exec.Cmd
+
+	running *exec.Cmd
+	ended   chan error
+}
+
+func newMachine(t *testing.T, w *wire, binary, name string, number int) *machine {
+	t.Helper()
+	m := &machine{t: t, w: w, binary: binary, name: name, ip: fmt.Sprintf("172.31.255.%d", number)}
+	// Not t.TempDir: the names of sockets in there must be short.
+	dir, err := os.MkdirTemp("/tmp", "peapod-cluster-"+name+"-")
+	must(t, err)
+	t.Cleanup(func() { must(t, os.RemoveAll(dir)) })
+	m.data, m.log = filepath.Join(dir, "data"), filepath.Join(dir, "log")
+	m.path, m.ns = newNamespace(t, name)
+	m.plug()
+	m.hold()
+	t.Cleanup(m.remove)
+	return m
+}
+
+// plug connects the machine to the wire.
+func (m *machine) plug() {
+	m.t.Helper()
+	h := m.w.handle()
+	defer h.Close()
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = m.name
+	must(m.t, h.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "wire", PeerNamespace: netlink.NsFd(m.ns), PeerTxQLen: -1}))
+	port, err := h.LinkByName(m.name)
+	must(m.t, err)
+	bridge, err := h.LinkByName("bridge")
+	must(m.t, err)
+	must(m.t, h.LinkSetMaster(port, bridge))
+	must(m.t, h.LinkSetUp(port))
+	inside, err := netlink.NewHandleAt(m.ns, unix.NETLINK_ROUTE)
+	must(m.t, err)
+	defer inside.Close()
+	setUp(m.t, inside, "lo")
+	link, err := inside.LinkByName("wire")
+	must(m.t, err)
+	addr, err := netlink.ParseAddr(m.ip + "/24")
+	must(m.t, err)
+	must(m.t, inside.AddrAdd(link, addr))
+	must(m.t, inside.LinkSetUp(link))
+}
+
+// cut pulls the machine's plug, or puts it in again.
+func (m *machine) cut(off bool) {
+	m.t.Helper()
+	h := m.w.handle()
+	defer h.Close()
+	port, err := h.LinkByName(m.name)
+	must(m.t, err)
+	if off {
+		must(m.t, h.LinkSetDown(port))
+		return
+	}
+	must(m.t, h.LinkSetUp(port))
+}
+
+// hold starts the process that keeps the mount namespace, and waits until the namespace is ready.
+func (m *machine) hold() {
+	m.t.Helper()
+	must(m.t, os.MkdirAll("/run/peapod", 0o755))
+	m.holder = exec.Command("nsenter", "--net="+m.path, "unshare", "--mount", "--propagation", "private",
+		"sh", "-ec", "mount -t tmpfs machine /run/peapod; echo ready; exec cat")
+	// It ends with its input, which ends with this process.
+	_, err := m.holder.StdinPipe()
+	must(m.t, err)
+	out, err := m.holder.StdoutPipe()
+	must(m.t, err)
+	must(m.t, m.holder.Start())
+	if _, err := out.Read(make([]byte, 16)); err != nil {
+		m.t.Fatalf("make machine %s: %v", m.name, err)
+	}
+}
+
+// command runs on the machine.
+func (m *machine) command(ctx context.Context, args ...string) *exec.Cmd {
+	at := []string{fmt.Sprintf("--target=%d", m.holder.Process.Pid), "--mount", "--net", "--"}
+	cmd := exec.CommandContext(ctx, "nsenter", append(at, args...)...)
+	cmd.Env = append(os.Environ(), "PEAPOD_DATA_DIR="+m.data, "KUBECONFIG=", "HOME="+filepath.Dir(m.data))
+	return cmd
+}
+
+// peapod is `peapod args...` on the machine.
+func (m *machine) peapod(args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	out, err := m.command(ctx, append([]string{m.binary}, args...)...).CombinedOutput()
+	if err != nil {
+		return string(out), fmt.Errorf("%s: peapod %s: %w: %s", m.name, strings.Join(args, " "), err, out)
+	}
+	return string(out), nil
+}
+
+// do is peapod, which must succeed.
+func (m *machine) do(args ...string) string {
+	m.t.Helper()
+	out, err := m.peapod(args...)
+	if err != nil {
+		m.t.Fatalf("%v%s", err, m.tail())
+	}
+	return out
+}
+
+// start starts a server or agent and waits until it is ready.
+func (m *machine) start(args ...string) {
+	m.t.Helper()
+	log, err := os.OpenFile(m.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	must(m.t, err)
+	defer log.Close()
+	cmd := m.command(context.Background(), append([]string{m.binary}, args...)...)
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	must(m.t, cmd.Start())
+	m.running, m.ended = cmd, make(chan error, 1)
+	go func() { m.ended <- cmd.Wait() }()
+	m.do("status", "--wait", "1m")
+}
+
+// end ends it by a signal, and waits.
+func (m *machine) end(s syscall.Signal) {
+	m.t.Helper()
+	if m.running == nil {
+		return
+	}
+	must(m.t, m.running.Process.Signal(s))
+	if err := <-m.ended; err != nil && s == unix.SIGTERM {
+		m.t.Errorf("%s ended with %v%s", m.name, err, m.tail())
+	}
+	m.running = nil
+}
+
+// remove uninstalls what is on the machine and looks for what is left of it.
+func (m *machine) remove() {
+	if m.t.Failed() {
+		m.t.Log(m.tail())
+	}
+	if out, err := m.peapod("uninstall", "--yes"); err != nil {
+		m.t.Errorf("%v: %s", err, out)
+	}
+	if m.running != nil {
+		<-m.ended
+	}
+	if inside, err := netlink.NewHandleAt(m.ns, unix.NETLINK_ROUTE); err != nil {
+		m.t.Error(err)
+	} else {
+		links, err := inside.LinkList()
+		for _, l := range links {
+			if name := l.Attrs().Name; strings.HasPrefix(name, "pp") {
+				m.t.Errorf("%s: interface %s is left", m.name, name)
+			}
+		}
+		if err != nil {
+			m.t.Error(err)
+		}
+		inside.Close()
+	}
+	if err := m.holder.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		m.t.Error(err)
+	}
+	_ = m.holder.Wait() // it was killed
+}
+
+// tail is the end of the machine's log.
+func (m *machine) tail() string {
+	b, err := os.ReadFile(m.log)
+	if err != nil {
+		return ""
+	}
+	const most = 6 << 10
+	if len(b) > most {
+		b = b[len(b)-most:]
+	}
+	return fmt.Sprintf("\n--- end of the log of %s ---\n%s", m.name, b)
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,167 @@
+package e2e
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/rest"
+)
+
+func TestPagingAndWatching(t *testing.T) {
+	t.Parallel()
+	s := newSpace(t)
+	maps := s.client.CoreV1().ConfigMaps(s.name)
+	make := func(name string) *corev1.ConfigMap {
+		t.Helper()
+		m, err := maps.Create(t.Context(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"paged": "yes"}}}, metav1.CreateOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
+	for i := range 25 {
+		make(fmt.Sprintf("m-%02d", i))
+	}
+	var names []string
+	opts := metav1.ListOptions{Limit: 10, LabelSelector: "paged"}
+	var first *corev1.ConfigMapList
+	for page := 0; ; page++ {
+		l, err := maps.List(t.Context(), opts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if first == nil {
+			first = l
+			make("m-99-late") // No page shows what came after the first.
+		}
+		if l.ResourceVersion != first.ResourceVersion {
+			t.Errorf("page %d is of revision %s, the first of %s", page, l.ResourceVersion, first.ResourceVersion)
+		}
+		for _, m := range l.Items {
+			names = append(names, m.Name)
+		}
+		if opts.Continue = l.Continue; opts.Continue == "" {
+			break
+		}
+	}
+	equal(t, "names on all pages", len(names), 25)
+	equal(t, "with chunks", strings.Count(s.kubectl("get", "configmaps", "-l", "paged", "--chunk-size=7", "-o", "name"), "\n"), 26)
+	_, err := maps.List(t.Context(), metav1.ListOptions{Limit: 5, Continue: "nonsense"})
+	if !apierrors.IsBadRequest(err) {
+		t.Errorf("a continue token that is none: %v", err)
+	}
+
+	w, err := maps.Watch(t.Context(), metav1.ListOptions{ResourceVersion: first.ResourceVersion, LabelSelector: "paged"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Stop()
+	e := <-w.ResultChan()
+	if m, ok := e.Object.(*corev1.ConfigMap); !ok || e.Type != watch.Added || m.Name != "m-99-late" {
+		t.Errorf("watched from the first page's revision: %+v", e)
+	}
+	if err := maps.Delete(t.Context(), "m-00", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	e = <-w.ResultChan()
+	if m, ok := e.Object.(*corev1.ConfigMap); !ok || e.Type != watch.Deleted || m.Name != "m-00" {
+		t.Errorf("then: %+v", e)
+	}
+	_, err = maps.List(t.Context(), metav1.ListOptions{ResourceVersion: "99999999999", ResourceVersionMatch: metav1.ResourceVersionMatchNotOlderThan})
+	if !apierrors.IsTimeout(err) || !apierrors.HasStatusCause(err, metav1.CauseTypeResourceVersionTooLarge) {
+		t.Errorf("a revision that is yet to come: %v", err)
+	}
+	initial := true
+	w, err = maps.Watch(t.Context(), metav1.ListOptions{SendInitialEvents: &initial, ResourceVersionMatch: metav1.ResourceVersionMatchNotOlderThan, AllowWatchBookmarks: true, LabelSelector: "paged"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Stop()
+	count := 0
+	for e := range w.ResultChan() {
+		m, ok := e.Object.(*corev1.ConfigMap)
+		if !ok {
+			t.Fatalf("watch list: %+v", e)
+		}
+		if e.Type == watch.Bookmark {
+			equal(t, "end of the initial events", m.Annotations[metav1.InitialEventsAnnotationKey], "true")
+			break
+		}
+		count++
+	}
+	equal(t, "initial events", count, 25)
+}
+
+func TestDiscoveryAndExplain(t *testing.T) {
+	t.Parallel()
+	eachKubectl(t, func(s *space) {
+		t := s.t
+		resources := s.kubectl("api-resources", "-o", "wide")
+		for _, row := range []string{"pods po v1 true Pod", "nodes no v1 false Node", "events ev v1 true Event", "leases coordination.k8s.io/v1 true Lease",
+			"priorityclasses pc scheduling.k8s.io/v1 false PriorityClass", "roles rbac.authorization.k8s.io/v1 true Role"} {
+			if !strings.Contains(squeeze(resources), row) {
+				t.Errorf("api-resources lacks %q:\n%s", row, resources)
+			}
+		}
+		contains(t, "versions", s.kubectl("api-versions"), "v1\n", "rbac.authorization.k8s.io/v1\n")
+		contains(t, "explain", s.kubectl("explain", "pod.spec.containers.imagePullPolicy"), "KIND:       Pod", "FIELD: imagePullPolicy", "ENUM:", "IfNotPresent")
+		contains(t, "explain all", s.kubectl("explain", "pod", "--recursive"), "terminationGracePeriodSeconds\t<integer>", "ephemeralContainers")
+		s.fails([]string{"explain", "pod.spec.colour"}, `field "colour" does not exist`)
+		contains(t, "cluster-info", s.kubectl("cluster-info"), "Kubernetes control plane", "is running at", "https://127.0.0.1:")
+		contains(t, "version", s.kubectl("version"), "Server Version: v1.")
+		contains(t, "config", s.kubectl("config", "view", "--minify"), "server: https://127.0.0.1:")
+	})
+}
+
+func squeeze(text string) string { return strings.Join(strings.Fields(text), " ") }
+
+func TestAuth(t *testing.T) {
+	t.Parallel()
+	eachKubectl(t, func(s *space) {
+		t := s.t
+		equal(t, "can-i", s.kubectl("auth", "can-i", "create", "pods"), "yes\n")
+		contains(t, "whoami", squeeze(s.kubectl("auth", "whoami")), "ATTRIBUTE VALUE Username", "system:authenticated")
+		robot := "--as=system:serviceaccount:" + s.name + ":default"
+		r := s.try("auth", "can-i", "create", "pods", robot)
+		equal(t, "a robot's answer", r.stdout, "no\n")
+		equal(t, "its exit code", r.code, 1)
+		s.fails([]string{"get", "pods", robot}, `pods is forbidden: User "system:serviceaccount:`+s.name+`:default" cannot list resource "pods" in API group "" in the namespace "`+s.name+`"`)
+		s.kubectl("create", "rolebinding", "view", "--clusterrole=view", "--serviceaccount="+s.name+":default")
+		s.kubectl("get", "pods", robot)
+		s.fails([]string{"get", "secrets", robot}, "forbidden")
+		s.fails([]string{"get", "nodes", robot}, "forbidden", "at the cluster scope")
+		contains(t, "list", s.kubectl("auth", "can-i", "--list", robot), "selfsubjectreviews.authentication.k8s.io", "pods/log")
+	})
+}
+
+// Nobody without credentials learns anything but that the server is well.
+func TestAnonymous(t *testing.T) {
+	t.Parallel()
+	cfg, err := shared.cluster.RESTConfig()
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := rest.HTTPClientFor(rest.AnonymousClientConfig(cfg))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]int{
+		"/livez": 200, "/readyz": 200, "/healthz": 200, "/version": 200,
+		"/": 403, "/api": 403, "/apis": 403, "/openapi/v3": 403, "/metrics": 403, "/api/v1/pods": 403, "/logs": 403, "/debug/pprof/": 403,
+	} {
+		r, err := client.Get(cfg.Host + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Body.Close()
+		if r.StatusCode != want && !(want == 403 && r.StatusCode == http.StatusUnauthorized) {
+			t.Errorf("GET %s gives %d, want %d", path, r.StatusCode, want)
+		}
+	}
+}

@@ -1,0 +1,127 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/peapod/peapod/test/e2e/cluster"
+)
+
+// own is a cluster of a test's own, for what would disturb the others on the shared one.
+type own struct {
+	*cluster.Cluster
+	t      *testing.T
+	client kubernetes.Interface
+}
+
+// newOwn starts a cluster that gets docker.io's images from the shared registry. It is uninstalled with the test, which fails
+// if that leaves anything.
+func newOwn(t *testing.T, args ...string) *own {
+	t.Helper()
+	c, err := cluster.Start(t.Context(), cluster.Config{Args: args, Prepare: shared.registry.Mirror})
+	if c != nil {
+		t.Cleanup(func() {
+			if t.Failed() {
+				t.Log(c.LogTail())
+			}
+			if err := c.Uninstall(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &own{Cluster: c, t: t, client: clientOf(t, c)}
+}
+
+func clientOf(t *testing.T, c *cluster.Cluster) kubernetes.Interface {
+	t.Helper()
+	client, err := c.Client()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return client
+}
+
+// space makes a namespace on the cluster. It is removed by no more than uninstalling.
+func (o *own) space() *space {
+	return &space{t: o.t, cluster: o.Cluster, client: o.client, name: "default"}
+}
+
+// restart starts the server again.
+func (o *own) restart() {
+	o.t.Helper()
+	if err := o.StartServer(o.t.Context()); err != nil {
+		o.t.Fatal(err)
+	}
+}
+
+// killServer ends the server as a crash would.
+func (o *own) killServer() {
+	o.t.Helper()
+	if err := o.Kill(); err != nil {
+		o.t.Fatal(err)
+	}
+}
+
+// verb is the outcome of `peapod args...` with text on standard input.
+func verb(t *testing.T, c *cluster.Cluster, stdin string, args ...string) result {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	cmd := c.CommandContext(ctx, args...)
+	cmd.Stdin = strings.NewReader(stdin)
+	return finish(t, cmd)
+}
+
+// finish runs a command to its end. A shell's stream of standard error stays apart from its output.
+func finish(t *testing.T, cmd *exec.Cmd) result {
+	t.Helper()
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatalf("%v: %v", cmd.Args, err)
+	}
+	return result{out.String(), errs.String(), cmd.ProcessState.ExitCode()}
+}
+
+// want fails the test unless a verb ended with this exit code and said all of these, on either stream.
+func (r result) want(t *testing.T, what string, code int, texts ...string) {
+	t.Helper()
+	if r.code != code {
+		t.Errorf("%s: exit code %d, want %d\n%s%s", what, r.code, code, r.stdout, r.stderr)
+	}
+	contains(t, what, r.stdout+r.stderr, texts...)
+}
+
+// unstarted names a cluster whose server is not started by this, and removes its directory.
+func unstarted(t *testing.T) *cluster.Cluster {
+	t.Helper()
+	c, err := cluster.New(cluster.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Uninstall(); err != nil {
+			t.Error(err)
+		}
+	})
+	return c
+}
+
+// within is a context that ends what is not going to happen.
+func within(t *testing.T, d time.Duration) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), d)
+	t.Cleanup(cancel)
+	return ctx
+}
