@@ -14,22 +14,23 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/peapod/peapod/network"
+	"github.com/peapod/peapod/network/nettest"
 )
 
 // podLinks lists the interfaces and tables of all instances in the test's namespace.
 func podLinks(t *testing.T) (links, tables []string) {
 	t.Helper()
 	all, err := netlink.LinkList()
-	must(t, err)
+	nettest.Must(t, err)
 	for _, l := range all {
 		if strings.HasPrefix(l.Attrs().Name, "pp") {
 			links = append(links, l.Attrs().Name)
 		}
 	}
 	conn, err := nftables.New()
-	must(t, err)
+	nettest.Must(t, err)
 	list, err := conn.ListTables()
-	must(t, err)
+	nettest.Must(t, err)
 	for _, table := range list {
 		tables = append(tables, table.Name)
 	}
@@ -38,64 +39,64 @@ func podLinks(t *testing.T) (links, tables []string) {
 
 // TestRestart: a new process finds the Pods with their network, and Reconcile removes those that are gone.
 func TestRestart(t *testing.T) {
-	world := newWorld(t)
+	world := nettest.NewWorld(t)
 	cfg := dual()
 	cfg.DataDir, cfg.Instance = t.TempDir(), "restart"
 	n := open(t, cfg)
 	port := &runtimeapi.PortMapping{Protocol: runtimeapi.Protocol_TCP, HostPort: 8080, ContainerPort: 80}
 	kept, kept4, kept6 := addPod(t, n, "kept", port)
 	_, gone4, _ := addPod(t, n, "gone")
-	listen(t, kept, "tcp", ":80")
+	nettest.Listen(t, kept, "tcp", ":80")
 
 	// A process died after it made an interface that the journal does not know any more.
 	links, _ := podLinks(t)
 	orphan := links[0][:7] + "deadbeef"
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = orphan
-	must(t, netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "orphan", PeerTxQLen: -1}))
+	nettest.Must(t, netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "orphan", PeerTxQLen: -1}))
 
 	// And somebody has thrown away all rules.
 	conn, err := nftables.New()
-	must(t, err)
+	nettest.Must(t, err)
 	conn.FlushRuleset()
-	must(t, conn.Flush())
+	nettest.Must(t, conn.Flush())
 
 	n = open(t, cfg)
 	if links, _ := podLinks(t); slices.Contains(links, orphan) || len(links) != 2 {
 		t.Errorf("after a restart there are %v", links)
 	}
-	wantFrom(t, "outside, after a restart", world, "tcp", "192.0.2.1:8080", "192.0.2.2")
-	again, err := n.Setup(t.Context(), "kept", kept.path, []*runtimeapi.PortMapping{port})
-	must(t, err)
+	nettest.WantFrom(t, "outside, after a restart", world, "tcp", "192.0.2.1:8080", "192.0.2.2")
+	again, err := n.Setup(t.Context(), "kept", kept.Path, []*runtimeapi.PortMapping{port})
+	nettest.Must(t, err)
 	if again[0].String() != kept4 || again[1].String() != kept6 {
 		t.Errorf("set up again: %v, before %s and %s", again, kept4, kept6)
 	}
-	wantFrom(t, "outside, after another setup", world, "tcp", "192.0.2.1:8080", "192.0.2.2")
+	nettest.WantFrom(t, "outside, after another setup", world, "tcp", "192.0.2.1:8080", "192.0.2.2")
 
-	must(t, n.Reconcile(t.Context(), []string{"kept"}))
+	nettest.Must(t, n.Reconcile(t.Context(), []string{"kept"}))
 	if links, _ := podLinks(t); len(links) != 1 {
 		t.Errorf("after reconciliation there are %v", links)
 	}
 	if _, next4, _ := addPod(t, n, "next"); next4 == gone4 || next4 == kept4 {
 		t.Errorf("the next Pod has the address %s", next4)
 	}
-	must(t, n.Teardown(t.Context(), "kept"))
-	must(t, n.Teardown(t.Context(), "kept"))
-	must(t, n.Teardown(t.Context(), "never there"))
+	nettest.Must(t, n.Teardown(t.Context(), "kept"))
+	nettest.Must(t, n.Teardown(t.Context(), "kept"))
+	nettest.Must(t, n.Teardown(t.Context(), "never there"))
 }
 
 // TestRepair: whatever a killed process had done of Setup, the next call completes it.
 func TestRepair(t *testing.T) {
 	n := open(t, dual())
 	pod, v4, _ := addPod(t, n, "a")
-	listen(t, pod, "tcp", ":80")
+	nettest.Listen(t, pod, "tcp", ":80")
 	for what, harm := range map[string]func() error{
 		"interface": func() error {
 			links, _ := podLinks(t)
 			return netlink.LinkDel(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: links[0]}})
 		},
 		"address": func() error {
-			return pod.do(func() error {
+			return pod.Do(func() error {
 				link, err := netlink.LinkByName("eth0")
 				if err != nil {
 					return err
@@ -108,16 +109,16 @@ func TestRepair(t *testing.T) {
 			})
 		},
 	} {
-		must(t, harm())
-		if _, err := n.Setup(t.Context(), "a", pod.path, nil); err != nil {
+		nettest.Must(t, harm())
+		if _, err := n.Setup(t.Context(), "a", pod.Path, nil); err != nil {
 			t.Fatal(err)
 		}
-		wantFrom(t, "host, after losing the "+what, nil, "tcp", v4+":80", "10.244.3.1")
+		nettest.WantFrom(t, "host, after losing the "+what, nil, "tcp", v4+":80", "10.244.3.1")
 	}
 	if _, err := n.Setup(t.Context(), "b", "/nowhere", nil); err == nil {
 		t.Error("set up in a namespace that is not there")
 	}
-	must(t, n.Teardown(t.Context(), "b"))
+	nettest.Must(t, n.Teardown(t.Context(), "b"))
 }
 
 // TestInstances: two on one machine, and uninstalling one leaves the other alone.
@@ -126,16 +127,16 @@ func TestInstances(t *testing.T) {
 	two := open(t, network.Config{Instance: "two", NodeCIDRs: []netip.Prefix{netip.MustParsePrefix("10.2.0.0/24")}})
 	a, _, _ := addPod(t, one, "same-id")
 	b, b4, _ := addPod(t, two, "same-id")
-	listen(t, b, "tcp", ":80")
-	wantFrom(t, "Pod of another instance", a, "tcp", b4+":80", "")
-	must(t, one.Uninstall(t.Context()))
-	must(t, one.Uninstall(t.Context()))
+	nettest.Listen(t, b, "tcp", ":80")
+	nettest.WantFrom(t, "Pod of another instance", a, "tcp", b4+":80", "")
+	nettest.Must(t, one.Uninstall(t.Context()))
+	nettest.Must(t, one.Uninstall(t.Context()))
 	links, tables := podLinks(t)
 	if len(links) != 1 || len(tables) != 1 {
 		t.Errorf("left are %v and %v", links, tables)
 	}
-	wantFrom(t, "host", nil, "tcp", b4+":80", "10.2.0.1")
-	must(t, two.Uninstall(t.Context()))
+	nettest.WantFrom(t, "host", nil, "tcp", b4+":80", "10.2.0.1")
+	nettest.Must(t, two.Uninstall(t.Context()))
 	if links, tables := podLinks(t); len(links)+len(tables) != 0 {
 		t.Errorf("left are %v and %v", links, tables)
 	}
@@ -146,7 +147,7 @@ func TestManyAtOnce(t *testing.T) {
 	const count = 50
 	paths := make([]string, count)
 	for i := range paths {
-		paths[i] = newNamespace(t).path
+		paths[i] = nettest.NewNamespace(t).Path
 	}
 	seen := sync.Map{}
 	var wg sync.WaitGroup
@@ -165,7 +166,7 @@ func TestManyAtOnce(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	must(t, n.Reconcile(t.Context(), nil))
+	nettest.Must(t, n.Reconcile(t.Context(), nil))
 	if links, _ := podLinks(t); len(links) != 0 {
 		t.Errorf("left are %v", links)
 	}
@@ -173,26 +174,26 @@ func TestManyAtOnce(t *testing.T) {
 
 func TestAddresses(t *testing.T) {
 	n := open(t, network.Config{NodeCIDRs: []netip.Prefix{netip.MustParsePrefix("10.9.0.0/29")}})
-	ns := newNamespace(t)
+	ns := nettest.NewNamespace(t)
 	var got []string
 	setup := func(id string) error {
-		addrs, err := n.Setup(t.Context(), id, ns.path, nil)
+		addrs, err := n.Setup(t.Context(), id, ns.Path, nil)
 		if err == nil {
 			got = append(got, addrs[0].String())
 		}
 		return err
 	}
 	for i := range 5 {
-		must(t, setup(fmt.Sprint(i)))
+		nettest.Must(t, setup(fmt.Sprint(i)))
 		if i == 1 {
-			must(t, n.Teardown(t.Context(), "1"))
+			nettest.Must(t, n.Teardown(t.Context(), "1"))
 		} else {
 			defer n.Teardown(t.Context(), fmt.Sprint(i))
 		}
 		// The next sandbox has the namespace to itself.
-		ns = newNamespace(t)
+		ns = nettest.NewNamespace(t)
 	}
-	must(t, setup("again"))
+	nettest.Must(t, setup("again"))
 	if want := []string{"10.9.0.2", "10.9.0.3", "10.9.0.4", "10.9.0.5", "10.9.0.6", "10.9.0.3"}; !slices.Equal(got, want) {
 		t.Errorf("addresses %v, want %v", got, want)
 	}

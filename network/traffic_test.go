@@ -13,35 +13,37 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/peapod/peapod/network/nettest"
 )
 
 func TestPodTraffic(t *testing.T) {
-	world := newWorld(t)
+	world := nettest.NewWorld(t)
 	n := open(t, dual())
 	a, a4, a6 := addPod(t, n, "a")
 	b, b4, b6 := addPod(t, n, "b")
-	listen(t, world, "tcp", ":80")
-	listen(t, nil, "tcp", ":81")
-	for _, ns := range []*namespace{a, b} {
-		listen(t, ns, "tcp", ":80")
-		listen(t, ns, "udp", ":80")
+	nettest.Listen(t, world, "tcp", ":80")
+	nettest.Listen(t, nil, "tcp", ":81")
+	for _, ns := range []*nettest.Namespace{a, b} {
+		nettest.Listen(t, ns, "tcp", ":80")
+		nettest.Listen(t, ns, "udp", ":80")
 	}
-	wantFrom(t, "Pod to Pod", a, "tcp", b4+":80", a4)
-	wantFrom(t, "Pod to Pod", b, "udp", a4+":80", b4)
-	wantFrom(t, "Pod to Pod", a, "tcp", "["+b6+"]:80", a6)
-	wantFrom(t, "Pod to itself", a, "tcp", a4+":80", a4)
-	wantFrom(t, "localhost", a, "tcp", "127.0.0.1:80", "127.0.0.1")
-	wantFrom(t, "Pod to host", a, "tcp", "192.0.2.1:81", a4)
-	wantFrom(t, "Pod to host", a, "tcp", "[2001:db8::1]:81", a6)
-	wantFrom(t, "Pod to its gateway", a, "tcp", "10.244.3.1:81", a4)
-	wantFrom(t, "host to Pod", nil, "tcp", a4+":80", "10.244.3.1")
-	wantFrom(t, "host to Pod", nil, "tcp", "["+a6+"]:80", "fd00:244:3::1")
-	wantFrom(t, "Pod to the outside", a, "tcp", "192.0.2.2:80", "192.0.2.1")
-	wantFrom(t, "Pod to the outside", b, "tcp", "[2001:db8::2]:80", "2001:db8::1")
+	nettest.WantFrom(t, "Pod to Pod", a, "tcp", b4+":80", a4)
+	nettest.WantFrom(t, "Pod to Pod", b, "udp", a4+":80", b4)
+	nettest.WantFrom(t, "Pod to Pod", a, "tcp", "["+b6+"]:80", a6)
+	nettest.WantFrom(t, "Pod to itself", a, "tcp", a4+":80", a4)
+	nettest.WantFrom(t, "localhost", a, "tcp", "127.0.0.1:80", "127.0.0.1")
+	nettest.WantFrom(t, "Pod to host", a, "tcp", "192.0.2.1:81", a4)
+	nettest.WantFrom(t, "Pod to host", a, "tcp", "[2001:db8::1]:81", a6)
+	nettest.WantFrom(t, "Pod to its gateway", a, "tcp", "10.244.3.1:81", a4)
+	nettest.WantFrom(t, "host to Pod", nil, "tcp", a4+":80", "10.244.3.1")
+	nettest.WantFrom(t, "host to Pod", nil, "tcp", "["+a6+"]:80", "fd00:244:3::1")
+	nettest.WantFrom(t, "Pod to the outside", a, "tcp", "192.0.2.2:80", "192.0.2.1")
+	nettest.WantFrom(t, "Pod to the outside", b, "tcp", "[2001:db8::2]:80", "2001:db8::1")
 }
 
 func TestHostPorts(t *testing.T) {
-	world := newWorld(t)
+	world := nettest.NewWorld(t)
 	n := open(t, dual())
 	pod, v4, _ := addPod(t, n, "server",
 		&runtimeapi.PortMapping{Protocol: runtimeapi.Protocol_TCP, HostPort: 8080, ContainerPort: 80},
@@ -50,39 +52,39 @@ func TestHostPorts(t *testing.T) {
 		&runtimeapi.PortMapping{Protocol: runtimeapi.Protocol_TCP, HostPort: 9091, ContainerPort: 80, HostIp: "192.0.2.1"},
 		&runtimeapi.PortMapping{ContainerPort: 99})
 	client, c4, _ := addPod(t, n, "client")
-	listen(t, pod, "tcp", ":80")
-	listen(t, pod, "udp", ":53")
+	nettest.Listen(t, pod, "tcp", ":80")
+	nettest.Listen(t, pod, "udp", ":53")
 
-	wantFrom(t, "outside", world, "tcp", "192.0.2.1:8080", "192.0.2.2")
-	wantFrom(t, "outside", world, "tcp", "[2001:db8::1]:8080", "2001:db8::2")
-	wantFrom(t, "outside", world, "udp", "192.0.2.1:5353", "192.0.2.2")
-	wantFrom(t, "host", nil, "tcp", "127.0.0.1:8080", "10.244.3.1")
-	wantFrom(t, "host", nil, "udp", "127.0.0.1:5353", "10.244.3.1")
-	wantFrom(t, "host", nil, "tcp", "192.0.2.1:8080", "")
-	wantFrom(t, "host", nil, "tcp", "[2001:db8::1]:8080", "")
-	wantFrom(t, "other Pod", client, "tcp", "192.0.2.1:8080", c4)
-	wantFrom(t, "the Pod itself", pod, "tcp", "192.0.2.1:8080", "")
-	wantFrom(t, "the Pod itself", pod, "tcp", "[2001:db8::1]:8080", "")
-	wantFrom(t, "host, one address", nil, "tcp", "127.0.0.1:9090", "10.244.3.1")
-	wantFrom(t, "outside, one address", world, "tcp", "192.0.2.1:9091", "192.0.2.2")
+	nettest.WantFrom(t, "outside", world, "tcp", "192.0.2.1:8080", "192.0.2.2")
+	nettest.WantFrom(t, "outside", world, "tcp", "[2001:db8::1]:8080", "2001:db8::2")
+	nettest.WantFrom(t, "outside", world, "udp", "192.0.2.1:5353", "192.0.2.2")
+	nettest.WantFrom(t, "host", nil, "tcp", "127.0.0.1:8080", "10.244.3.1")
+	nettest.WantFrom(t, "host", nil, "udp", "127.0.0.1:5353", "10.244.3.1")
+	nettest.WantFrom(t, "host", nil, "tcp", "192.0.2.1:8080", "")
+	nettest.WantFrom(t, "host", nil, "tcp", "[2001:db8::1]:8080", "")
+	nettest.WantFrom(t, "other Pod", client, "tcp", "192.0.2.1:8080", c4)
+	nettest.WantFrom(t, "the Pod itself", pod, "tcp", "192.0.2.1:8080", "")
+	nettest.WantFrom(t, "the Pod itself", pod, "tcp", "[2001:db8::1]:8080", "")
+	nettest.WantFrom(t, "host, one address", nil, "tcp", "127.0.0.1:9090", "10.244.3.1")
+	nettest.WantFrom(t, "outside, one address", world, "tcp", "192.0.2.1:9091", "192.0.2.2")
 	for _, address := range []string{"192.0.2.1:9090", "192.0.2.1:80"} {
-		if from, err := ask(world, "tcp", address); !errors.Is(err, syscall.ECONNREFUSED) {
+		if from, err := nettest.Ask(world, "tcp", address); !errors.Is(err, syscall.ECONNREFUSED) {
 			t.Errorf("outside to %s: %q, %v", address, from, err)
 		}
 	}
 
-	_, err := n.Setup(t.Context(), "rival", newNamespace(t).path, []*runtimeapi.PortMapping{{HostPort: 8080, ContainerPort: 1}})
+	_, err := n.Setup(t.Context(), "rival", nettest.NewNamespace(t).Path, []*runtimeapi.PortMapping{{HostPort: 8080, ContainerPort: 1}})
 	if err == nil || !strings.Contains(err.Error(), "host port 8080/TCP is in use by sandbox server") {
 		t.Errorf("a second Pod for the port: %v", err)
 	}
-	must(t, n.Teardown(t.Context(), "server"))
-	if from, err := ask(world, "tcp", "192.0.2.1:8080"); !errors.Is(err, syscall.ECONNREFUSED) {
+	nettest.Must(t, n.Teardown(t.Context(), "server"))
+	if from, err := nettest.Ask(world, "tcp", "192.0.2.1:8080"); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("after teardown: %q, %v", from, err)
 	}
 	// The same port, and the flow that a client keeps using, lead to the next Pod.
 	next, n4, _ := addPod(t, n, "next", &runtimeapi.PortMapping{Protocol: runtimeapi.Protocol_UDP, HostPort: 5353, ContainerPort: 53})
-	listen(t, next, "udp", ":53")
-	wantFrom(t, "outside, after a change", world, "udp", "192.0.2.1:5353", "192.0.2.2")
+	nettest.Listen(t, next, "udp", ":53")
+	nettest.WantFrom(t, "outside, after a change", world, "udp", "192.0.2.1:5353", "192.0.2.2")
 	if n4 == v4 {
 		t.Errorf("the next Pod has the address %s of the one before", n4)
 	}
@@ -91,18 +93,18 @@ func TestHostPorts(t *testing.T) {
 // TestUDPFlowFollows: a client that keeps its source port speaks with whoever has the port: a Pod, nobody,
 // another Pod, the host.
 func TestUDPFlowFollows(t *testing.T) {
-	world := newWorld(t)
+	world := nettest.NewWorld(t)
 	n := open(t, dual())
 	port := &runtimeapi.PortMapping{Protocol: runtimeapi.Protocol_UDP, HostPort: 5353, ContainerPort: 53}
 	first, _, _ := addPod(t, n, "first", port)
-	listen(t, first, "udp4", ":53")
+	nettest.Listen(t, first, "udp4", ":53")
 	var c *net.UDPConn
-	must(t, world.do(func() (err error) {
+	nettest.Must(t, world.Do(func() (err error) {
 		c, err = net.DialUDP("udp4", nil, &net.UDPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 5353})
 		return err
 	}))
 	defer c.Close()
-	must(t, c.SetDeadline(time.Now().Add(10*time.Second)))
+	nettest.Must(t, c.SetDeadline(time.Now().Add(10*time.Second)))
 	exchange := func() {
 		t.Helper()
 		if _, err := c.Write([]byte("x")); err != nil {
@@ -113,7 +115,7 @@ func TestUDPFlowFollows(t *testing.T) {
 		}
 	}
 	exchange()
-	must(t, n.Teardown(t.Context(), "first"))
+	nettest.Must(t, n.Teardown(t.Context(), "first"))
 	// Nobody: a packet now begins a flow to the host itself.
 	if _, err := c.Write([]byte("x")); err != nil {
 		t.Fatal(err)
@@ -122,34 +124,34 @@ func TestUDPFlowFollows(t *testing.T) {
 		t.Fatalf("with no Pod: %v", err)
 	}
 	second, _, _ := addPod(t, n, "second", port)
-	listen(t, second, "udp4", ":53")
+	nettest.Listen(t, second, "udp4", ":53")
 	exchange()
-	must(t, n.Teardown(t.Context(), "second"))
-	listen(t, nil, "udp4", ":5353")
+	nettest.Must(t, n.Teardown(t.Context(), "second"))
+	nettest.Listen(t, nil, "udp4", ":5353")
 	exchange()
 }
 
 // TestGuard: a Pod with all rights in its namespace can neither send from a foreign address nor reach the host's loopback.
 func TestGuard(t *testing.T) {
-	newWorld(t)
+	nettest.NewWorld(t)
 	n := open(t, dual())
 	evil, evil4, _ := addPod(t, n, "evil")
 	_, victim4, _ := addPod(t, n, "victim")
-	listen(t, nil, "tcp", ":81")
+	nettest.Listen(t, nil, "tcp", ":81")
 	// From here on the Pod knows its gateway, and packets go out at once and in order.
-	wantFrom(t, "Pod to gateway", evil, "tcp", "10.244.3.1:81", "")
+	nettest.WantFrom(t, "Pod to gateway", evil, "tcp", "10.244.3.1:81", "")
 	var onLoopback, onHost net.PacketConn
 	for address, conn := range map[string]*net.PacketConn{"127.0.0.1:7777": &onLoopback, "192.0.2.1:7778": &onHost} {
 		c, err := net.ListenPacket("udp4", address)
-		must(t, err)
+		nettest.Must(t, err)
 		defer c.Close()
-		must(t, c.SetDeadline(time.Now().Add(10*time.Second)))
+		nettest.Must(t, c.SetDeadline(time.Now().Add(10*time.Second)))
 		*conn = c
 	}
 	links, _ := podLinks(t)
 	host, err := netlink.LinkByName(links[0]) // the Pod that was made first
-	must(t, err)
-	must(t, evil.do(func() error {
+	nettest.Must(t, err)
+	nettest.Must(t, evil.Do(func() error {
 		// Its own kernel sends to no loopback address, so it makes the packet itself.
 		if err := sendFrame(host.Attrs().HardwareAddr, evil4, "127.0.0.1", 7777); err != nil {
 			return err
@@ -159,10 +161,10 @@ func TestGuard(t *testing.T) {
 		}
 		return send("192.0.2.1:7778")
 	}))
-	must(t, send("127.0.0.1:7777"))
+	nettest.Must(t, send("127.0.0.1:7777"))
 	for what, c := range map[string]net.PacketConn{"loopback": onLoopback, "host": onHost} {
 		_, from, err := c.ReadFrom(make([]byte, 10))
-		must(t, err)
+		nettest.Must(t, err)
 		addr := from.(*net.UDPAddr).AddrPort().Addr()
 		if what == "loopback" && addr != netip.AddrFrom4([4]byte{127, 0, 0, 1}) || addr.String() == victim4 {
 			t.Errorf("%s got a packet from %s", what, from)

@@ -1,69 +1,18 @@
 package proxy
 
 import (
-	"fmt"
 	"net/netip"
-	"os"
-	"os/exec"
-	"syscall"
 	"testing"
 
-	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
+
+	"github.com/peapod/peapod/network/nettest"
 )
 
-// TestMain runs the tests in a network namespace of their own, which is the node of all that they do.
-func TestMain(m *testing.M) {
-	const inside = "PROXY_TEST_INSIDE"
-	if os.Getenv(inside) != "" {
-		if err := configure("lo"); err != nil {
-			fmt.Println(err)
-			os.Exit(1)
-		}
-		os.Exit(m.Run())
-	}
-	if os.Geteuid() != 0 {
-		fmt.Println("needs root")
-		os.Exit(0)
-	}
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Env = append(os.Environ(), inside+"=1")
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Unshareflags: unix.CLONE_NEWNS, Pdeathsig: unix.SIGKILL}
-	if err := cmd.Run(); err != nil {
-		fmt.Println(err)
-		os.Exit(1)
-	}
-}
-
-func configure(name string, addresses ...string) error {
-	link, err := netlink.LinkByName(name)
-	if err != nil {
-		return err
-	}
-	for _, a := range addresses {
-		addr, err := netlink.ParseAddr(a)
-		if err != nil {
-			return err
-		}
-		addr.Flags = unix.IFA_F_NODAD
-		if err := netlink.AddrReplace(link, addr); err != nil {
-			return err
-		}
-	}
-	return netlink.LinkSetUp(link)
-}
-
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
+func TestMain(m *testing.M) { nettest.Main(m) }
 
 // service is a Service "ns/name" with one TCP port 80 and what change does to it.
 func service(name, ip string, change func(*corev1.Service)) *corev1.Service {

@@ -9,6 +9,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/peapod/peapod/network/nettest"
 	"github.com/peapod/peapod/network/nft"
 )
 
@@ -16,10 +17,10 @@ import (
 func TestKernelTakesTheRules(t *testing.T) {
 	var a nft.Applier
 	s := newState()
-	t.Cleanup(func() { must(t, a.Delete("services_test")) })
+	t.Cleanup(func() { nettest.Must(t, a.Delete("services_test")) })
 	apply := func(changes []change) {
 		t.Helper()
-		must(t, a.Apply(s.table("services_test", nets())))
+		nettest.Must(t, a.Apply(s.table("services_test", nets())))
 		s.commit(changes)
 	}
 	apply(nil)
@@ -47,7 +48,7 @@ func TestKernelTakesTheRules(t *testing.T) {
 			apply(changes)
 			continue
 		}
-		must(t, a.Update("services_test", deltas(changes)))
+		nettest.Must(t, a.Update("services_test", deltas(changes)))
 		s.commit(changes)
 		// What the deltas made is what the whole table is.
 		if err := a.Apply(s.table("services_test", nets())); err != nil {
