@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/peapod/peapod/internal/ownthread"
+	"github.com/peapod/peapod/test/e2e/cluster"
 )
 
 // wire is the network between the machines: a bridge in a namespace of its own, so that nothing of it is on this machine.
@@ -84,7 +85,7 @@ type machine struct {
 	name   string
 	ip     string
 	data   string
-	log    string
+	log    *cluster.Log
 	path   string // of the network namespace
 	ns     netns.NsHandle
 	holder *exec.Cmd
@@ -100,7 +101,7 @@ func newMachine(t *testing.T, w *wire, binary, name string, number int) *machine
 	dir, err := os.MkdirTemp("/tmp", "peapod-cluster-"+name+"-")
 	must(t, err)
 	t.Cleanup(func() { must(t, os.RemoveAll(dir)) })
-	m.data, m.log = filepath.Join(dir, "data"), filepath.Join(dir, "log")
+	m.data, m.log = filepath.Join(dir, "data"), &cluster.Log{File: filepath.Join(dir, "log")}
 	m.path, m.ns = newNamespace(t, name)
 	m.plug()
 	m.hold()
@@ -189,7 +190,7 @@ func (m *machine) do(args ...string) string {
 	m.t.Helper()
 	out, err := m.peapod(args...)
 	if err != nil {
-		m.t.Fatalf("%v%s", err, m.tail())
+		m.t.Fatal(err)
 	}
 	return out
 }
@@ -197,7 +198,7 @@ func (m *machine) do(args ...string) string {
 // start starts a server or agent and waits until it is ready.
 func (m *machine) start(args ...string) {
 	m.t.Helper()
-	log, err := os.OpenFile(m.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	log, err := m.log.Open()
 	must(m.t, err)
 	defer log.Close()
 	cmd := m.command(context.Background(), append([]string{m.binary}, args...)...)
@@ -217,7 +218,7 @@ func (m *machine) end(s syscall.Signal) {
 	}
 	must(m.t, m.running.Process.Signal(s))
 	if err := <-m.ended; err != nil && s == unix.SIGTERM {
-		m.t.Errorf("%s ended with %v%s", m.name, err, m.tail())
+		m.t.Errorf("%s ended with %v", m.name, err)
 	}
 	m.running = nil
 }
@@ -225,7 +226,9 @@ func (m *machine) end(s syscall.Signal) {
 // remove uninstalls what is on the machine and looks for what is left of it.
 func (m *machine) remove() {
 	if m.t.Failed() {
-		m.t.Log(m.tail())
+		if err := m.log.Tell(os.Stderr, m.name); err != nil {
+			m.t.Error(err)
+		}
 	}
 	if out, err := m.peapod("uninstall", "--yes"); err != nil {
 		m.t.Errorf("%v: %s", err, out)
@@ -251,19 +254,6 @@ func (m *machine) remove() {
 		m.t.Error(err)
 	}
 	_ = m.holder.Wait() // it was killed
-}
-
-// tail is the end of the machine's log.
-func (m *machine) tail() string {
-	b, err := os.ReadFile(m.log)
-	if err != nil {
-		return ""
-	}
-	const most = 6 << 10
-	if len(b) > most {
-		b = b[len(b)-most:]
-	}
-	return fmt.Sprintf("\n--- end of the log of %s ---\n%s", m.name, b)
 }
 
 func must(t *testing.T, err error) {

@@ -307,7 +307,7 @@ func TestFilesOfTheDataDirectory(t *testing.T) {
 		t.Fatal(err)
 	}
 	equal(t, "mode of the run directory", run.Mode().Perm(), 0o700)
-	log, err := os.ReadFile(s.cluster.LogFile())
+	log, err := os.ReadFile(s.cluster.Log.File)
 	if err != nil {
 		t.Fatal(err)
 	}

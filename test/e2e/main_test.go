@@ -31,14 +31,12 @@ var shared world
 func TestMain(m *testing.M) {
 	flag.Parse()
 	code := 1
-	err := errors.Join(func() error {
-		if err := shared.start(context.Background()); err != nil {
-			return err
-		}
+	err := shared.start(context.Background())
+	started := err == nil
+	if started {
 		code = m.Run()
-		return nil
-	}(), shared.stop(&code))
-	if err != nil {
+	}
+	if err := errors.Join(err, shared.stop(started)); err != nil {
 		fmt.Fprintln(os.Stderr, "e2e:", err)
 		code = 1
 	}
@@ -75,14 +73,18 @@ func (w *world) start(ctx context.Context) error {
 	return err
 }
 
-// stop removes everything, and fails if the cluster left anything on this machine.
-func (w *world) stop(code *int) error {
+// stop removes everything, and fails if the cluster left anything on this machine. A test that failed has told
+// the cluster's log itself; a start that failed has not.
+func (w *world) stop(started bool) error {
 	var errs []error
 	if w.cluster != nil {
-		if *code != 0 {
-			fmt.Fprint(os.Stderr, w.cluster.LogTail())
+		tell := func() error { return w.cluster.Log.Tell(os.Stderr, "the shared cluster") }
+		if !started {
+			errs = append(errs, tell())
 		}
-		errs = append(errs, w.cluster.Uninstall())
+		if err := w.cluster.Uninstall(); err != nil {
+			errs = append(errs, tell(), err)
+		}
 	}
 	if w.registry != nil {
 		errs = append(errs, w.registry.Close())

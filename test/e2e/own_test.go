@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -27,19 +28,33 @@ func newOwn(t *testing.T, args ...string) *own {
 	t.Helper()
 	c, err := cluster.Start(t.Context(), cluster.Config{Args: args, Prepare: shared.registry.Mirror})
 	if c != nil {
-		t.Cleanup(func() {
-			if t.Failed() {
-				t.Log(c.LogTail())
-			}
-			if err := c.Uninstall(); err != nil {
-				t.Error(err)
-			}
-		})
+		t.Cleanup(func() { uninstall(t, c) })
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
 	return &own{Cluster: c, t: t, client: clientOf(t, c)}
+}
+
+// uninstall ends a test's cluster, and fails the test if that leaves anything.
+func uninstall(t *testing.T, c *cluster.Cluster) {
+	t.Helper()
+	tellIfFailed(t, c.Log)
+	if err := c.Uninstall(); err != nil {
+		t.Error(err)
+		tellIfFailed(t, c.Log)
+	}
+}
+
+// tellIfFailed shows what a server said to whoever reads why a test failed.
+func tellIfFailed(t *testing.T, log *cluster.Log) {
+	t.Helper()
+	if !t.Failed() {
+		return
+	}
+	if err := log.Tell(os.Stderr, t.Name()); err != nil {
+		t.Error(err)
+	}
 }
 
 func clientOf(t *testing.T, c *cluster.Cluster) kubernetes.Interface {
@@ -111,11 +126,7 @@ func unstarted(t *testing.T) *cluster.Cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := c.Uninstall(); err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(func() { uninstall(t, c) })
 	return c
 }
 

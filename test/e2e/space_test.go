@@ -45,11 +45,12 @@ func newSpace(t *testing.T) *space {
 
 func newSpaceOn(t *testing.T, c *cluster.Cluster, client kubernetes.Interface) *space {
 	t.Helper()
+	t.Cleanup(func() { tellIfFailed(t, c.Log) })
 	ns, err := client.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{
 		ObjectMeta: metav1.ObjectMeta{GenerateName: "e2e-", Annotations: map[string]string{"peapod.io/test": t.Name()}},
 	}, metav1.CreateOptions{})
 	if err != nil {
-		t.Fatalf("make namespace: %v%s", err, c.LogTail())
+		t.Fatalf("make namespace: %v", err)
 	}
 	s := &space{t: t, cluster: c, client: client, name: ns.Name}
 	t.Cleanup(s.close)

@@ -50,6 +50,8 @@ type Cluster struct {
 	Instance instance.Instance
 	// Port is where the API is served.
 	Port int
+	// Log is the server's, over all its starts.
+	Log *Log
 
 	cfg    Config
 	server *process
@@ -92,7 +94,7 @@ func New(cfg Config) (*Cluster, error) {
 			return nil, fmt.Errorf("prepare data directory: %w", err)
 		}
 	}
-	return &Cluster{Binary: binary, Dir: dir, Instance: inst, Port: port, cfg: cfg}, nil
+	return &Cluster{Binary: binary, Dir: dir, Instance: inst, Port: port, Log: &Log{File: filepath.Join(dir, "server.log")}, cfg: cfg}, nil
 }
 
 // Start makes a cluster and waits until it is ready.
@@ -104,11 +106,11 @@ func Start(ctx context.Context, cfg Config) (*Cluster, error) {
 	return c, c.StartServer(ctx)
 }
 
-// StartServer starts the server, again if it has ended, and waits until it is ready. Its log is appended to LogFile.
+// StartServer starts the server, again if it has ended, and waits until it is ready. Its log goes on with what it says.
 func (c *Cluster) StartServer(ctx context.Context) error {
-	log, err := os.OpenFile(c.LogFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	log, err := c.Log.Open()
 	if err != nil {
-		return fmt.Errorf("open server log: %w", err)
+		return err
 	}
 	defer log.Close()
 	args := append([]string{"server", "--data-dir", c.Instance.DataDir, "--port", strconv.Itoa(c.Port)}, c.cfg.Args...)
@@ -143,13 +145,13 @@ func (c *Cluster) awaitReady(ctx context.Context, p *process) error {
 	select {
 	case err := <-done:
 		if err != nil {
-			return fmt.Errorf("wait for server: %w: %s%s", err, out, c.LogTail())
+			return fmt.Errorf("wait for server: %w: %s", err, out)
 		}
 		return nil
 	case <-p.ended:
 		cancel()
 		<-done
-		return fmt.Errorf("the server ended before it was ready: %w%s", errOrZero(p.err), c.LogTail())
+		return fmt.Errorf("the server ended before it was ready: %w", errOrZero(p.err))
 	}
 }
 
@@ -173,7 +175,7 @@ func (c *Cluster) Stop() error {
 		return err
 	}
 	if c.server.err != nil {
-		return fmt.Errorf("stop server: %w%s", c.server.err, c.LogTail())
+		return fmt.Errorf("stop server: %w", c.server.err)
 	}
 	return nil
 }
@@ -241,22 +243,6 @@ func (c *Cluster) Client() (kubernetes.Interface, error) {
 		return nil, err
 	}
 	return kubernetes.NewForConfig(cfg)
-}
-
-// LogFile is the server's log, over all its starts.
-func (c *Cluster) LogFile() string { return filepath.Join(c.Dir, "server.log") }
-
-// LogTail is the end of the server's log, for the message of a test that fails.
-func (c *Cluster) LogTail() string {
-	b, err := os.ReadFile(c.LogFile())
-	if err != nil {
-		return ""
-	}
-	const most = 8 << 10
-	if len(b) > most {
-		b = b[len(b)-most:]
-	}
-	return fmt.Sprintf("\n--- end of server log %s ---\n%s", c.LogFile(), b)
 }
 
 // FreePort returns a TCP port on which nobody listens just now.

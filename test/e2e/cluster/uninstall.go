@@ -23,7 +23,7 @@ import (
 // cluster's own directory goes too, with the server's log.
 func (c *Cluster) Uninstall() error {
 	if out, err := c.Run("uninstall", "--yes"); err != nil {
-		return fmt.Errorf("%s: %w%s", out, err, c.LogTail())
+		return fmt.Errorf("%s: %w", out, err)
 	}
 	if c.server != nil {
 		<-c.server.ended
@@ -33,7 +33,7 @@ func (c *Cluster) Uninstall() error {
 		return err
 	}
 	if len(left) > 0 {
-		return fmt.Errorf("peapod uninstall left on this machine:\n%s%s", strings.Join(left, "\n"), c.LogTail())
+		return fmt.Errorf("peapod uninstall left on this machine:\n%s", strings.Join(left, "\n"))
 	}
 	return os.RemoveAll(c.Dir)
 }
