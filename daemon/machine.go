@@ -6,6 +6,8 @@ import (
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
+
+	"github.com/peapod/peapod/internal/netdump"
 )
 
 // machineAddress returns the address that other machines know this one by: the source of what leaves over the default
@@ -20,9 +22,9 @@ func machineAddress() (netip.Addr, error) {
 			}
 		}
 	}
-	addrs, err := netlink.AddrList(nil, netlink.FAMILY_V4)
+	addrs, err := addresses()
 	if err != nil {
-		return netip.Addr{}, fmt.Errorf("list addresses of this machine: %w", err)
+		return netip.Addr{}, err
 	}
 	for _, a := range addrs {
 		if ip, ok := netip.AddrFromSlice(a.IP.To4()); ok && ip.IsGlobalUnicast() {
@@ -32,12 +34,20 @@ func machineAddress() (netip.Addr, error) {
 	return netip.Addr{}, errors.New("this machine has no address but loopback: give it one, or name one with --node-ip")
 }
 
+func addresses() ([]netlink.Addr, error) {
+	addrs, err := netdump.List(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_V4) })
+	if err != nil {
+		return nil, fmt.Errorf("list addresses of this machine: %w", err)
+	}
+	return addrs, nil
+}
+
 // usedPrefixes lists the machine's addresses and routes, so that new ranges avoid them.
 func usedPrefixes() ([]netip.Prefix, error) {
 	var out []netip.Prefix
-	addrs, err := netlink.AddrList(nil, netlink.FAMILY_V4)
+	addrs, err := addresses()
 	if err != nil {
-		return nil, fmt.Errorf("list addresses of this machine: %w", err)
+		return nil, err
 	}
 	for _, a := range addrs {
 		if ip, ok := netip.AddrFromSlice(a.IP.To4()); ok {
@@ -45,7 +55,7 @@ func usedPrefixes() ([]netip.Prefix, error) {
 			out = append(out, netip.PrefixFrom(ip, ones).Masked())
 		}
 	}
-	routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
+	routes, err := netdump.List(func() ([]netlink.Route, error) { return netlink.RouteList(nil, netlink.FAMILY_V4) })
 	if err != nil {
 		return nil, fmt.Errorf("list routes of this machine: %w", err)
 	}

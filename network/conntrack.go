@@ -7,6 +7,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/peapod/peapod/internal/netdump"
 )
 
 // Connection tracking keeps sending the packets of a UDP flow where its first one went: to a Pod that is gone, or past a
@@ -68,7 +70,10 @@ func forgetFlows(p pod, match flowFilter) error {
 		if a.Is6() {
 			family = unix.AF_INET6
 		}
-		_, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, family, match)
+		err := netdump.Repeat(func() error {
+			_, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, family, match)
+			return err
+		})
 		if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, netlink.ErrDumpInterrupted) {
 			return fmt.Errorf("forget UDP flows: %w", err)
 		}

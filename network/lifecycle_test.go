@@ -13,6 +13,7 @@ import (
 	"github.com/vishvananda/netlink"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/peapod/peapod/internal/netdump"
 	"github.com/peapod/peapod/network"
 	"github.com/peapod/peapod/network/nettest"
 )
@@ -20,7 +21,7 @@ import (
 // podLinks lists the interfaces and tables of all instances in the test's namespace.
 func podLinks(t *testing.T) (links, tables []string) {
 	t.Helper()
-	all, err := netlink.LinkList()
+	all, err := netdump.List(netlink.LinkList)
 	nettest.Must(t, err)
 	for _, l := range all {
 		if strings.HasPrefix(l.Attrs().Name, "pp") {

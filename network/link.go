@@ -10,6 +10,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/peapod/peapod/internal/netdump"
 )
 
 const podInterface = "eth0"
@@ -200,14 +202,7 @@ func removeLink(name string) error {
 
 // removeLinks removes those interfaces of this instance that match.
 func (n *Network) removeLinks(match func(name string) bool) error {
-	links, err := netlink.LinkList()
-	// The list is incomplete when interfaces came or went meanwhile.
-	for range 50 {
-		if !errors.Is(err, netlink.ErrDumpInterrupted) {
-			break
-		}
-		links, err = netlink.LinkList()
-	}
+	links, err := netdump.List(netlink.LinkList)
 	if err != nil {
 		return fmt.Errorf("list interfaces: %w", err)
 	}
@@ -230,8 +225,8 @@ func (n *Network) findMTU() (int, error) {
 	if n.cfg.NodeCIDRs[0].Addr().Is6() {
 		family = netlink.FAMILY_V6
 	}
-	routes, err := netlink.RouteList(nil, family)
-	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) { // it is incomplete then, and good enough
+	routes, err := netdump.List(func() ([]netlink.Route, error) { return netlink.RouteList(nil, family) })
+	if err != nil {
 		return 0, fmt.Errorf("list routes: %w", err)
 	}
 	for _, r := range routes {

@@ -10,6 +10,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/peapod/peapod/internal/netdump"
 )
 
 // Overlay carries packets between the Pods of several nodes: over a VXLAN device, in UDP. What the device must know of the
@@ -190,21 +192,23 @@ func (n *Network) removePeers(link netlink.Link, want map[netip.Prefix]Peer) err
 		machines[overlayAddr(n.cfg.Overlay.VNI, p.CIDR).String()+" "+p.IP.String()] = true
 	}
 	var errs []error
-	routes, err := netlink.RouteListFiltered(family, &netlink.Route{LinkIndex: index}, netlink.RT_FILTER_OIF)
+	routes, err := netdump.List(func() ([]netlink.Route, error) {
+		return netlink.RouteListFiltered(family, &netlink.Route{LinkIndex: index}, netlink.RT_FILTER_OIF)
+	})
 	errs = append(errs, err)
 	for _, r := range routes {
 		if r.Gw != nil && !gateways[r.Gw.String()] {
 			errs = append(errs, gone(netlink.RouteDel(&r)))
 		}
 	}
-	neighbours, err := netlink.NeighList(index, family)
+	neighbours, err := netdump.List(func() ([]netlink.Neigh, error) { return netlink.NeighList(index, family) })
 	errs = append(errs, err)
 	for _, x := range neighbours {
 		if x.State&netlink.NUD_PERMANENT != 0 && !x.IP.IsMulticast() && !gateways[x.IP.String()] {
 			errs = append(errs, gone(netlink.NeighDel(&x)))
 		}
 	}
-	forwards, err := netlink.NeighList(index, unix.AF_BRIDGE)
+	forwards, err := netdump.List(func() ([]netlink.Neigh, error) { return netlink.NeighList(index, unix.AF_BRIDGE) })
 	errs = append(errs, err)
 	for _, x := range forwards {
 		if x.IP != nil && !machines[x.HardwareAddr.String()+" "+x.IP.String()] {

@@ -7,6 +7,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/peapod/peapod/internal/netdump"
 )
 
 // Connection tracking keeps sending the packets of a UDP flow where its first one went, for as long as packets come: to an
@@ -84,12 +86,10 @@ func (s *staleFlows) forget() error {
 		}
 	}
 	for family := range families {
-		var err error
-		for range 10 { // an interrupted dump has deleted what it saw; the rest is seen by another
-			if _, err = netlink.ConntrackDeleteFilters(netlink.ConntrackTable, family, s); !errors.Is(err, netlink.ErrDumpInterrupted) {
-				break
-			}
-		}
+		err := netdump.Repeat(func() error { // an interrupted dump has deleted what it saw; the rest is seen by another
+			_, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, family, s)
+			return err
+		})
 		if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, netlink.ErrDumpInterrupted) {
 			return fmt.Errorf("forget UDP flows: %w", err)
 		}

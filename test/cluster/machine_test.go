@@ -16,6 +16,7 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"github.com/peapod/peapod/internal/netdump"
 	"github.com/peapod/peapod/internal/ownthread"
 	"github.com/peapod/peapod/test/e2e/cluster"
 )
@@ -239,7 +240,7 @@ func (m *machine) remove() {
 	if inside, err := netlink.NewHandleAt(m.ns, unix.NETLINK_ROUTE); err != nil {
 		m.t.Error(err)
 	} else {
-		links, err := inside.LinkList()
+		links, err := netdump.List(inside.LinkList)
 		for _, l := range links {
 			if name := l.Attrs().Name; strings.HasPrefix(name, "pp") {
 				m.t.Errorf("%s: interface %s is left", m.name, name)
