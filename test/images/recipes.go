@@ -32,6 +32,7 @@ var images = []image{
 	{"kiamol/ch02-hello-kiamol", "hello-kiamol.tar", webApp("80", "Hello from the kiamol stand-in")},
 	{"gentledev10/spring-boot-docker", "spring-boot-docker.tar", webApp("8080", "8080 container")},
 	{"gentledev10/ubuntu-curl", "ubuntu-curl.tar", (*kitchen).ubuntuCurl},
+	{"copier:1.0", "copier-1.0.tar", (*kitchen).copier},
 }
 
 // kitchen makes images; what several share is made once.
@@ -73,7 +74,7 @@ func (k *kitchen) compress(trees []tree) ([]layer, error) {
 }
 
 func (k *kitchen) hello() (ocispec.ImageConfig, []tree, error) {
-	program, err := k.goProgram("./cmd/hello")
+	program, err := k.goProgram("./cmd/hello", "-trimpath")
 	if err != nil {
 		return ocispec.ImageConfig{}, nil, err
 	}
@@ -240,7 +241,7 @@ func webApp(port, text string) func(*kitchen) (ocispec.ImageConfig, []tree, erro
 		if err != nil {
 			return ocispec.ImageConfig{}, nil, err
 		}
-		program, err := k.goProgram("./test/images/web")
+		program, err := k.goProgram("./test/images/web", "-trimpath")
 		if err != nil {
 			return ocispec.ImageConfig{}, nil, err
 		}
@@ -254,15 +255,27 @@ func webApp(port, text string) func(*kitchen) (ocispec.ImageConfig, []tree, erro
 	}
 }
 
+// copier is built without -trimpath, which would compile client-go a second time: its bytes name the folders it was built in.
+func (k *kitchen) copier() (ocispec.ImageConfig, []tree, error) {
+	program, err := k.goProgram("./test/images/copier")
+	if err != nil {
+		return ocispec.ImageConfig{}, nil, err
+	}
+	t := tree{}
+	t.file("copier", 0o755, string(program))
+	return ocispec.ImageConfig{User: "65532:65532", Entrypoint: []string{"/copier"}}, []tree{t}, nil
+}
+
 // goProgram builds a static program of this module.
-func (k *kitchen) goProgram(pkg string) ([]byte, error) {
+func (k *kitchen) goProgram(pkg string, flags ...string) ([]byte, error) {
 	dir, err := os.MkdirTemp("", "build-")
 	if err != nil {
 		return nil, fmt.Errorf("build %s: %w", pkg, err)
 	}
 	defer os.RemoveAll(dir)
 	path := filepath.Join(dir, "program")
-	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", path, pkg)
+	args := append([]string{"build", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", path}, flags...)
+	cmd := exec.Command("go", append(args, pkg)...)
 	cmd.Dir = k.source
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
 	if out, err := cmd.CombinedOutput(); err != nil {
