@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
@@ -11,15 +12,24 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/peapod/peapod/scheduler/framework"
+	"github.com/peapod/peapod/scheduler/plugins/volumebinding"
 )
 
-// bind tells the API. A Pod whose binding fails is tried again after its back-off.
-func (s *Scheduler) bind(ctx context.Context, pod *framework.Pod, node string) {
-	// The binding outlives a stop of the scheduler: half of it would leave the Pod assumed by nobody.
-	err := s.cfg.Client.CoreV1().Pods(pod.Namespace).Bind(context.WithoutCancel(ctx), &corev1.Binding{
-		ObjectMeta: metav1.ObjectMeta{Name: pod.Name, Namespace: pod.Namespace, UID: pod.UID},
-		Target:     corev1.ObjectReference{Kind: "Node", Name: node},
-	}, metav1.CreateOptions{})
+// bind tells the API, once the volumes that are waited for are bound (wait may be nil). A Pod whose binding fails is tried
+// again after its back-off.
+func (s *Scheduler) bind(ctx context.Context, pod *framework.Pod, node string, wait *volumeWait) {
+	failure := "binding rejected: %v"
+	err := s.bindVolumes(ctx, wait)
+	if err != nil {
+		failure = fmt.Sprintf("running PreBind plugin %q: binding volumes: %%v", volumebinding.Plugin{}.Name())
+	} else {
+		// The binding outlives a stop of the scheduler: half of it would leave the Pod assumed by nobody.
+		err = s.cfg.Client.CoreV1().Pods(pod.Namespace).Bind(context.WithoutCancel(ctx), &corev1.Binding{
+			ObjectMeta: metav1.ObjectMeta{Name: pod.Name, Namespace: pod.Namespace, UID: pod.UID},
+			Target:     corev1.ObjectReference{Kind: "Node", Name: node},
+		}, metav1.CreateOptions{})
+	}
+	s.releaseVolumes(wait)
 	if err == nil {
 		s.cfg.Recorder.Eventf(pod.Pod, nil, corev1.EventTypeNormal, "Scheduled", "Binding",
 			"Successfully assigned %s/%s to %s", pod.Namespace, pod.Name, node)
@@ -33,17 +43,17 @@ func (s *Scheduler) bind(ctx context.Context, pod *framework.Pod, node string) {
 	s.queue.Failed(pod.UID, nil, s.cfg.Clock.Now())
 	s.signal()
 	s.mu.Unlock()
-	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
-		return // deleted or bound meanwhile: its event says the rest
+	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) || errors.Is(err, errPodGone) || ctx.Err() != nil {
+		return // deleted, bound or changed meanwhile: its event says the rest
 	}
-	s.reject(ctx, pod, fmt.Sprintf("binding rejected: %v", err))
+	s.reject(ctx, pod, corev1.PodReasonSchedulerError, fmt.Sprintf(failure, err))
 }
 
 // reject reports why a Pod has no node: in its PodScheduled condition and as an event.
-func (s *Scheduler) reject(ctx context.Context, pod *framework.Pod, message string) {
+func (s *Scheduler) reject(ctx context.Context, pod *framework.Pod, reason, message string) {
 	s.cfg.Recorder.Eventf(pod.Pod, nil, corev1.EventTypeWarning, "FailedScheduling", "Scheduling", "%s", message)
 	condition := corev1.PodCondition{
-		Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: corev1.PodReasonUnschedulable, Message: message,
+		Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: reason, Message: message,
 		ObservedGeneration: pod.Generation, LastTransitionTime: metav1.NewTime(s.cfg.Clock.Now()),
 	}
 	for _, c := range pod.Status.Conditions {

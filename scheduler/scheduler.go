@@ -6,6 +6,7 @@ package scheduler
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -25,6 +26,7 @@ import (
 	"github.com/peapod/peapod/scheduler/cycle"
 	"github.com/peapod/peapod/scheduler/framework"
 	"github.com/peapod/peapod/scheduler/plugins"
+	"github.com/peapod/peapod/scheduler/plugins/volumebinding"
 	"github.com/peapod/peapod/scheduler/queue"
 )
 
@@ -32,7 +34,7 @@ import (
 type Config struct {
 	// Client acts as system:kube-scheduler.
 	Client kubernetes.Interface
-	// Informers are shared; Pods, Nodes, Namespaces and PodDisruptionBudgets are watched.
+	// Informers are shared; Pods, Nodes, Namespaces, PodDisruptionBudgets, claims, volumes and storage classes are watched.
 	Informers informers.SharedInformerFactory
 	// Recorder reports Scheduled and FailedScheduling.
 	Recorder events.EventRecorder
@@ -40,6 +42,9 @@ type Config struct {
 	Name string
 	// Clock is the real one if nil.
 	Clock clock.WithTicker
+	// VolumeBindTimeout is how long a Pod waits until its claims are bound on the node that was chosen, before another
+	// may be; 0 means 10 minutes.
+	VolumeBindTimeout time.Duration
 }
 
 // Scheduler is one scheduler. Make it with New.
@@ -55,6 +60,8 @@ type Scheduler struct {
 	queue   *queue.Queue
 	// assumed are the Pods that were given a node and whose binding the API has not yet shown.
 	assumed map[types.UID]string
+	// binding are those of them whose volumes are being bound.
+	binding map[types.UID]*volumeWait
 	// wake has a token when the queue may have something to pop.
 	wake chan struct{}
 
@@ -70,39 +77,49 @@ func New(cfg Config) (*Scheduler, error) {
 	if cfg.Clock == nil {
 		cfg.Clock = clock.RealClock{}
 	}
+	if cfg.VolumeBindTimeout == 0 {
+		cfg.VolumeBindTimeout = 10 * time.Minute
+	}
 	rules := plugins.All()
 	core, budgets := cfg.Informers.Core().V1(), cfg.Informers.Policy().V1().PodDisruptionBudgets()
 	s := &Scheduler{
 		cfg: cfg, namespaces: core.Namespaces().Lister(), budgets: budgets.Lister(), queue: queue.New(rules), cycle: cycle.New(rules),
-		assumed: map[types.UID]string{}, wake: make(chan struct{}, 1),
+		assumed: map[types.UID]string{}, binding: map[types.UID]*volumeWait{}, wake: make(chan struct{}, 1),
 	}
 	s.cluster = cluster.New(s.namespaceLabels)
-	nodes, err := core.Nodes().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc:    func(obj any) { s.nodeChanged(nil, obj.(*corev1.Node)) },
-		UpdateFunc: func(old, obj any) { s.nodeChanged(old.(*corev1.Node), obj.(*corev1.Node)) },
-		DeleteFunc: func(obj any) {
-			if n, ok := deleted[*corev1.Node](obj); ok {
-				s.nodeChanged(n, nil)
-			}
-		},
-	})
-	if err != nil {
-		return nil, fmt.Errorf("watch nodes: %w", err)
+	storage := cfg.Informers.Storage().V1()
+	s.synced = []cache.DoneChecker{core.Namespaces().Informer().HasSyncedChecker(), budgets.Informer().HasSyncedChecker()}
+	if err := errors.Join(
+		watch(s, core.Nodes().Informer(), s.nodeChanged),
+		watch(s, core.Pods().Informer(), s.podChanged),
+		watch(s, core.PersistentVolumeClaims().Informer(), s.claimChanged),
+		watch(s, core.PersistentVolumes().Informer(), s.volumeChanged),
+		watch(s, storage.StorageClasses().Informer(), s.classChanged),
+	); err != nil {
+		return nil, err
 	}
-	pods, err := core.Pods().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc:    func(obj any) { s.podChanged(nil, obj.(*corev1.Pod)) },
-		UpdateFunc: func(old, obj any) { s.podChanged(old.(*corev1.Pod), obj.(*corev1.Pod)) },
-		DeleteFunc: func(obj any) {
-			if p, ok := deleted[*corev1.Pod](obj); ok {
-				s.podChanged(p, nil)
-			}
-		},
-	})
-	if err != nil {
-		return nil, fmt.Errorf("watch pods: %w", err)
-	}
-	s.synced = []cache.DoneChecker{nodes.HasSyncedChecker(), pods.HasSyncedChecker(), core.Namespaces().Informer().HasSyncedChecker(), budgets.Informer().HasSyncedChecker()}
 	return s, nil
+}
+
+// watch has changed called for each object that appears (old nil), changes, or goes (new nil).
+func watch[T any, P interface {
+	*T
+	comparable
+}](s *Scheduler, informer cache.SharedIndexInformer, changed func(old, new P)) error {
+	registration, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(obj any) { changed(nil, obj.(P)) },
+		UpdateFunc: func(old, obj any) { changed(old.(P), obj.(P)) },
+		DeleteFunc: func(obj any) {
+			if gone, ok := deleted[P](obj); ok {
+				changed(gone, nil)
+			}
+		},
+	})
+	if err != nil {
+		return fmt.Errorf("watch %T: %w", *new(T), err)
+	}
+	s.synced = append(s.synced, registration.HasSyncedChecker())
+	return nil
 }
 
 func deleted[T any](obj any) (T, bool) {
@@ -162,16 +179,34 @@ func (s *Scheduler) drain(ctx context.Context) time.Time {
 			if preemption != nil {
 				s.bindings.Go(func() { s.evict(ctx, pod, preemption) })
 			}
-			s.reject(ctx, pod, message)
+			s.reject(ctx, pod, corev1.PodReasonUnschedulable, message)
 			continue
 		}
-		node := d.Node.Node.Name
-		s.assumed[pod.UID] = node
-		s.cluster.SetPod(pod, node)
+		err := s.assume(ctx, pod, d.Node)
 		s.mu.Unlock()
-		s.bindings.Go(func() { s.bind(ctx, pod, node) })
+		if err != nil {
+			s.reject(ctx, pod, corev1.PodReasonSchedulerError, err.Error())
+		}
 	}
 	return time.Time{}
+}
+
+// assume counts the Pod, and what its claims need, as on the node, and starts to tell the API so. The caller holds mu.
+func (s *Scheduler) assume(ctx context.Context, pod *framework.Pod, n *framework.Node) error {
+	plan, err := volumebinding.Plan(pod, s.cluster.View().Storage, n.Node)
+	if err != nil {
+		s.queue.Failed(pod.UID, nil, s.cfg.Clock.Now())
+		return fmt.Errorf("running Reserve plugin %q: %w", volumebinding.Plugin{}.Name(), err)
+	}
+	node := n.Node.Name
+	s.assumed[pod.UID] = node
+	s.cluster.SetPod(pod, node)
+	var wait *volumeWait
+	if plan != nil {
+		wait = s.assumeVolumes(pod, n, plan)
+	}
+	s.bindings.Go(func() { s.bind(ctx, pod, node, wait) })
+	return nil
 }
 
 func (s *Scheduler) signal() {
@@ -202,6 +237,7 @@ func (s *Scheduler) podChanged(old, new *corev1.Pod) {
 	if new == nil {
 		s.queue.Delete(old.UID)
 		delete(s.assumed, old.UID)
+		s.binding[old.UID].end()
 		s.cluster.RemovePod(old.UID)
 		s.cluster.Promise(framework.NewPod(old), "")
 		s.queue.Happened(framework.Event{OldPod: old}, now)
@@ -214,6 +250,7 @@ func (s *Scheduler) podChanged(old, new *corev1.Pod) {
 	}
 	if !s.mine(new) {
 		s.queue.Delete(new.UID)
+		s.binding[new.UID].end()
 		return
 	}
 	if _, ok := s.assumed[new.UID]; ok {

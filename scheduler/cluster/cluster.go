@@ -22,7 +22,8 @@ type Cluster struct {
 // New returns an empty cluster; namespaces returns a namespace's labels.
 func New(namespaces func(string) map[string]string) *Cluster {
 	return &Cluster{
-		view:  framework.Cluster{Namespaces: namespaces, Refusing: map[*framework.Node]int{}},
+		view: framework.Cluster{Namespaces: namespaces, Refusing: map[*framework.Node]int{}, Storage: framework.NewStorage(),
+			ClaimUsers: map[types.NamespacedName]map[*framework.Node]int{}},
 		nodes: map[string]*framework.Node{}, where: map[types.UID]string{}, promised: map[types.UID]string{},
 	}
 }
@@ -74,6 +75,12 @@ func (c *Cluster) SetPod(p *framework.Pod, nodeName string) {
 	if refuses(p) {
 		c.view.Refusing[node]++
 	}
+	for _, claim := range p.Claims {
+		if c.view.ClaimUsers[claim.NamespacedName] == nil {
+			c.view.ClaimUsers[claim.NamespacedName] = map[*framework.Node]int{}
+		}
+		c.view.ClaimUsers[claim.NamespacedName][node]++
+	}
 }
 
 // RemovePod takes a Pod away, if it is there.
@@ -87,6 +94,15 @@ func (c *Cluster) RemovePod(uid types.UID) {
 	if refuses(node.Pods[uid]) {
 		if c.view.Refusing[node]--; c.view.Refusing[node] == 0 {
 			delete(c.view.Refusing, node)
+		}
+	}
+	for _, claim := range node.Pods[uid].Claims {
+		users := c.view.ClaimUsers[claim.NamespacedName]
+		if users[node]--; users[node] == 0 {
+			delete(users, node)
+		}
+		if len(users) == 0 {
+			delete(c.view.ClaimUsers, claim.NamespacedName)
 		}
 	}
 	node.Remove(uid)

@@ -3,7 +3,11 @@
 package framework
 
 import (
+	"maps"
+
 	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/types"
 )
 
 // Verdict is a plugin's answer about one node.
@@ -76,6 +80,10 @@ type Event struct {
 	OldNode, NewNode *corev1.Node
 	// OldPod and NewPod are Pods that are bound to a node.
 	OldPod, NewPod *corev1.Pod
+
+	OldClaim, NewClaim   *corev1.PersistentVolumeClaim
+	OldVolume, NewVolume *corev1.PersistentVolume
+	OldClass, NewClass   *storagev1.StorageClass
 }
 
 // NodeAppearedOr says whether e is a new node, or a change of one for which changed is true.
@@ -84,6 +92,16 @@ func (e Event) NodeAppearedOr(changed func(old, new *corev1.Node) bool) bool {
 		return false
 	}
 	return e.OldNode == nil || changed(e.OldNode, e.NewNode)
+}
+
+// NodeLabelsChanged says whether e is a new node, or one whose labels are others now.
+func (e Event) NodeLabelsChanged() bool {
+	return e.NodeAppearedOr(func(old, new *corev1.Node) bool { return !maps.Equal(old.Labels, new.Labels) })
+}
+
+// ClaimOf says whether e is a claim of the Pod that appeared or changed.
+func (e Event) ClaimOf(pod *Pod) bool {
+	return e.NewClaim != nil && pod.Uses(types.NamespacedName{Namespace: e.NewClaim.Namespace, Name: e.NewClaim.Name})
 }
 
 // PodLeft says whether e is a bound Pod that has gone or finished.

@@ -81,4 +81,8 @@ type Cluster struct {
 	// Refusing are the nodes with Pods that have required anti-affinity, by how many: only those Pods may refuse a
 	// newcomer.
 	Refusing map[*Node]int
+	// Storage are the claims, volumes and classes.
+	Storage *Storage
+	// ClaimUsers are the nodes with Pods that use a claim, by how many.
+	ClaimUsers map[types.NamespacedName]map[*Node]int
 }

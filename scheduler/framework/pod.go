@@ -64,6 +64,8 @@ type Pod struct {
 	Spread Resources
 	// Ports are the host ports it takes.
 	Ports []HostPort
+	// Claims are the persistent volume claims it uses.
+	Claims []Claim
 }
 
 // NewPod works out what the scheduler needs of p, which must not change afterwards.
@@ -76,7 +78,7 @@ func NewPod(p *corev1.Pod) *Pod {
 	if spread.Memory == 0 {
 		spread.Memory = defaultMemory * int64(len(p.Spec.Containers))
 	}
-	return &Pod{Pod: p, Requests: requests, Spread: spread, Ports: hostPorts(p)}
+	return &Pod{Pod: p, Requests: requests, Spread: spread, Ports: hostPorts(p), Claims: claimsOf(p)}
 }
 
 // Priority is the Pod's, zero where none is set.

@@ -3,13 +3,16 @@ package plugins
 
 import (
 	"github.com/peapod/peapod/scheduler/framework"
+	"github.com/peapod/peapod/scheduler/plugins/dynamicresources"
 	"github.com/peapod/peapod/scheduler/plugins/nodeaffinity"
 	"github.com/peapod/peapod/scheduler/plugins/nodeports"
 	"github.com/peapod/peapod/scheduler/plugins/noderesources"
 	"github.com/peapod/peapod/scheduler/plugins/podaffinity"
 	"github.com/peapod/peapod/scheduler/plugins/tainttoleration"
 	"github.com/peapod/peapod/scheduler/plugins/topologyspread"
-	"github.com/peapod/peapod/scheduler/plugins/volumes"
+	"github.com/peapod/peapod/scheduler/plugins/volumebinding"
+	"github.com/peapod/peapod/scheduler/plugins/volumerestrictions"
+	"github.com/peapod/peapod/scheduler/plugins/volumezone"
 )
 
 // All are the rules in the order in which they are asked: cheap ones first, and so that the reason which a node is turned
@@ -21,7 +24,10 @@ func All() []framework.Plugin {
 		nodeaffinity.Plugin{},
 		nodeports.Plugin{},
 		noderesources.Fit{},
-		volumes.Plugin{},
+		volumerestrictions.Plugin{},
+		volumebinding.Plugin{},
+		volumezone.Plugin{},
+		dynamicresources.Plugin{},
 		topologyspread.Plugin{},
 		podaffinity.Plugin{},
 		noderesources.Balanced{},
