@@ -137,11 +137,11 @@ func TestExampleInitContainers(t *testing.T) {
 	equal(t, "row", strings.Join(row[:4], " "), "init-containers 0/1 Init:0/3 0")
 	equal(t, "reason", s.waiting("init-containers", "nginx", "PodInitializing"), "")
 	s.fails([]string{"logs", "init-containers", "-c", "nginx"}, `container "nginx" in pod "init-containers" is waiting to start: PodInitializing`)
-	s.kubectl("create", "configmap", "init-containers", "--from-literal=myservice=up")
+	s.kubectl("create", "service", "clusterip", "myservice", "--tcp=80")
 	s.awaitPod("init-containers", "in its second init container", func(p *corev1.Pod) bool {
 		return len(p.Status.InitContainerStatuses) > 1 && p.Status.InitContainerStatuses[1].State.Running != nil
 	})
-	s.kubectl("patch", "configmap", "init-containers", "--type=merge", "-p", `{"data":{"mydb":"up"}}`)
+	s.kubectl("create", "service", "clusterip", "mydb", "--tcp=80")
 	s.ready("init-containers")
 	equal(t, "page", s.httpGet("init-containers", 80, "/"), "prepared\n")
 	for _, c := range []string{"wait-for-myservice", "wait-for-mydb", "write-page"} {

@@ -83,10 +83,33 @@ func TestDeploymentByHand(t *testing.T) {
 		s.kubectl("rollout", "restart", "deployment/web")
 		s.kubectl("rollout", "status", "deployment/web")
 
-		s.kubectl("logs", "deployment/web")
+		s.deploymentByName()
 		s.kubectl("delete", "deployment", "web")
 		s.kubectl("wait", "--for=delete", "rs,pod", "-l", "app=web", "--timeout=60s")
 	})
+}
+
+// deploymentByName uses a Deployment's name where a Pod is meant, and goes back to a revision by number.
+func (s *space) deploymentByName() {
+	s.t.Helper()
+	s.kubectl("expose", "deployment", "web", "--port=80")
+	s.endpoints("web", 3)
+	contains(s.t, "page", s.page("web"), "Welcome to nginx!")
+	line := s.start("port-forward", "--address=127.0.0.1", "deploy/web", ":80").until(`^Forwarding from 127\.0\.0\.1:\d+ -> 80$`)
+	address := strings.Fields(line)[2]
+	if err := host(s.t, address); err != nil {
+		s.t.Error(err)
+	}
+	contains(s.t, "logs", s.kubectl("logs", "deploy/web", "--all-pods=true"), `"GET / HTTP/1.1" 200`)
+	equal(s.t, "exec", s.kubectl("exec", "deploy/web", "--", "printenv", "A"), "B\n")
+
+	s.kubectl("rollout", "undo", "deployment/web", "--to-revision=3")
+	s.kubectl("rollout", "status", "deployment/web")
+	s.fails([]string{"exec", "deploy/web", "--", "printenv", "A"}, "exit code 1")
+	s.fails([]string{"rollout", "undo", "deployment/web", "--to-revision=99"}, "unable to find specified revision 99 in history")
+	s.kubectl("annotate", "deployment", "web", "kubernetes.io/change-cause=back again")
+	contains(s.t, "history", s.kubectl("rollout", "history", "deployment/web"), "back again")
+	contains(s.t, "revision", s.kubectl("rollout", "history", "deployment/web", "--revision=4"), "A:\tB")
 }
 
 // A Pod that is relabeled leaves its Deployment, which makes another; labeled back, it returns and the surplus goes.
@@ -143,7 +166,7 @@ spec:
     spec: {containers: [{name: greeter, image: ubuntu}]}
 `
 
-// A template outside of spec, as in a tutorial that slipped.
+// A template outside of spec and its own spec beside the first, as in a tutorial that slipped.
 const slippedDeployment = `
 apiVersion: apps/v1
 kind: Deployment
@@ -152,6 +175,8 @@ spec:
   selector: {matchLabels: {app: slipped}}
 template:
   metadata: {labels: {app: slipped}}
+spec:
+  containers: [{name: web, image: kiamol/ch02-hello-kiamol}]
 `
 
 const rightDeployment = `
@@ -162,7 +187,7 @@ spec:
   selector: {matchLabels: {app: slipped}}
   template:
     metadata: {labels: {app: slipped}}
-    spec: {containers: [{name: web, image: "nginx:1.20.2"}]}
+    spec: {containers: [{name: web, image: kiamol/ch02-hello-kiamol}]}
 `
 
 func TestExampleReplicaSet(t *testing.T) {
@@ -171,7 +196,7 @@ func TestExampleReplicaSet(t *testing.T) {
 	s.kubectl("apply", "-f", examples+"replicaset.yaml")
 	s.kubectl("wait", "--for=jsonpath={.status.readyReplicas}=3", "rs/greeters", "--timeout=60s")
 	s.failsIn(wrongReplicaSet, []string{"apply", "-f", "-"}, "`selector` does not match template `labels`")
-	s.failsIn(slippedDeployment, []string{"apply", "-f", "-"}, `unknown field "template"`)
+	s.failsIn(slippedDeployment, []string{"apply", "-f", "-"}, `unknown field "spec.containers", unknown field "template"`)
 	s.apply(rightDeployment)
 	s.kubectl("rollout", "status", "deployment/slipped")
 	s.kubectl("delete", "rs", "greeters", "--cascade=orphan")
