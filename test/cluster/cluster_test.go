@@ -41,7 +41,7 @@ func (w *world) pod(name, node string, more string) {
 	file := filepath.Join(w.TempDir(), name+".json")
 	must(w.T, os.WriteFile(file, []byte(manifest), 0o600))
 	w.kubectl("apply", "-f", file)
-	w.kubectl("wait", "--for=condition=Ready", "pod/"+name, "--timeout=30s")
+	w.kubectl("wait", "--for=condition=Ready", "pod/"+name, "--timeout=120s")
 }
 
 func greeting(pod string) string { return "Hello from Pod " + pod }
@@ -71,7 +71,7 @@ func TestSeveralNodes(t *testing.T) {
 	w.token = out[len(out)-1]
 	w.agent(w.second)
 	w.agent(w.third)
-	w.kubectl("wait", "--for=condition=Ready", "node", "--all", "--timeout=30s")
+	w.kubectl("wait", "--for=condition=Ready", "node", "--all", "--timeout=120s")
 	for _, m := range []*machine{w.server, w.second, w.third} {
 		m.do("image", "import", archives.File(client))
 	}
@@ -119,7 +119,7 @@ func reach(w *world) {
 	for _, from := range []string{"on-one", "on-two", "on-three"} {
 		for _, to := range []string{"on-one", "on-two", "on-three"} {
 			ip := w.kubectl("get", "pod", to, "-o", "jsonpath={.status.podIP}")
-			if got := w.kubectl("exec", from, "-c", "client", "--", "curl", "-sSm5", "http://"+ip+":8080/"); strings.TrimSpace(got) != greeting(to) {
+			if got := w.kubectl("exec", from, "-c", "client", "--", "curl", "-sSm30", "http://"+ip+":8080/"); strings.TrimSpace(got) != greeting(to) {
 				w.Errorf("%s at %s answers %s with %q", to, ip, from, got)
 			}
 		}
@@ -139,7 +139,7 @@ func streams(w *world) {
 }
 
 func drain(w *world) {
-	w.kubectl("drain", "two", "--force", "--ignore-daemonsets", "--timeout=30s")
+	w.kubectl("drain", "two", "--force", "--ignore-daemonsets", "--timeout=120s")
 	if got := w.kubectl("get", "pods", "-o", "name"); strings.Contains(got, "on-two") {
 		w.Errorf("the Pods after the drain are %s", got)
 	}
@@ -155,7 +155,7 @@ func restartAgent(w *world) {
 	w.second.end(unix.SIGTERM)
 	// The Pod goes on without its agent.
 	ip := w.kubectl("get", "pod", "on-two", "-o", "jsonpath={.status.podIP}")
-	if got := w.kubectl("exec", "on-one", "-c", "client", "--", "curl", "-sSm5", "http://"+ip+":8080/"); strings.TrimSpace(got) != greeting("on-two") {
+	if got := w.kubectl("exec", "on-one", "-c", "client", "--", "curl", "-sSm30", "http://"+ip+":8080/"); strings.TrimSpace(got) != greeting("on-two") {
 		w.Errorf("without its agent the Pod answers %q", got)
 	}
 	w.second.start("agent", "--node-name", "two", "--node-ip", w.second.ip)
@@ -163,22 +163,22 @@ func restartAgent(w *world) {
 	if after := w.kubectl("get", "pod", "on-two", "-o", "jsonpath={.status.containerStatuses[0].containerID}"); after != before {
 		w.Errorf("the container was %s and is %s", before, after)
 	}
-	w.kubectl("delete", "pod", "new-on-two", "--timeout=30s")
+	w.kubectl("delete", "pod", "new-on-two", "--timeout=120s")
 }
 
 func restartServer(w *world) {
 	w.server.end(unix.SIGKILL)
 	w.startServer()
-	w.kubectl("wait", "--for=condition=Ready", "node", "--all", "--timeout=30s")
+	w.kubectl("wait", "--for=condition=Ready", "node", "--all", "--timeout=120s")
 	w.pod("after", "three", "")
-	w.kubectl("delete", "pod", "after", "--timeout=60s")
+	w.kubectl("delete", "pod", "after", "--timeout=120s")
 }
 
 func cutOff(w *world) {
 	w.pod("moving", "three", `"tolerations":[{"operator":"Exists","effect":"NoExecute","tolerationSeconds":1}],`)
 	w.third.cut(true)
-	w.kubectl("wait", "--for=condition=Ready=Unknown", "node/three", "--timeout=90s")
-	w.kubectl("wait", "--for=jsonpath={.metadata.deletionTimestamp}", "pod/moving", "--timeout=30s")
+	w.kubectl("wait", "--for=condition=Ready=Unknown", "node/three", "--timeout=120s")
+	w.kubectl("wait", "--for=jsonpath={.metadata.deletionTimestamp}", "pod/moving", "--timeout=120s")
 	if got := w.kubectl("get", "node", "three", "-o", "jsonpath={.spec.taints[*].key}"); !strings.Contains(got, "node.kubernetes.io/unreachable") {
 		w.Errorf("the taints of a silent node are %q", got)
 	}
@@ -186,10 +186,10 @@ func cutOff(w *world) {
 		w.Errorf("a Pod on a silent node is ready: %s", got)
 	}
 	w.third.cut(false)
-	w.kubectl("wait", "--for=condition=Ready", "node/three", "--timeout=90s")
+	w.kubectl("wait", "--for=condition=Ready", "node/three", "--timeout=120s")
 	// The node stops what was moved, and says so.
-	w.kubectl("wait", "--for=delete", "pod/moving", "--timeout=90s")
-	w.kubectl("wait", "--for=condition=Ready", "pod/on-three", "--timeout=60s")
+	w.kubectl("wait", "--for=delete", "pod/moving", "--timeout=120s")
+	w.kubectl("wait", "--for=condition=Ready", "pod/on-three", "--timeout=120s")
 }
 
 func deleteNode(w *world) {
@@ -197,9 +197,9 @@ func deleteNode(w *world) {
 	<-w.second.ended
 	w.second.running = nil
 	w.kubectl("delete", "node", "two")
-	w.kubectl("wait", "--for=delete", "pod/on-two", "--timeout=90s")
+	w.kubectl("wait", "--for=delete", "pod/on-two", "--timeout=120s")
 	// It joins again, under the same name.
 	w.agent(w.second)
-	w.kubectl("wait", "--for=condition=Ready", "node/two", "--timeout=30s")
+	w.kubectl("wait", "--for=condition=Ready", "node/two", "--timeout=120s")
 	w.pod("again-on-two", "two", "")
 }

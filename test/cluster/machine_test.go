@@ -177,7 +177,7 @@ func (m *machine) command(ctx context.Context, args ...string) *exec.Cmd {
 
 // peapod is `peapod args...` on the machine.
 func (m *machine) peapod(args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	out, err := m.command(ctx, append([]string{m.binary}, args...)...).CombinedOutput()
 	if err != nil {
@@ -208,7 +208,7 @@ func (m *machine) start(args ...string) {
 	must(m.t, cmd.Start())
 	m.running, m.ended = cmd, make(chan error, 1)
 	go func() { m.ended <- cmd.Wait() }()
-	m.do("status", "--wait", "1m")
+	m.do("status", "--wait", "2m")
 }
 
 // end ends it by a signal, and waits.

@@ -3,6 +3,7 @@ package e2e
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -34,6 +35,7 @@ type writer struct {
 	created map[string]types.UID // acknowledged, and no deletion was tried
 	deleted map[string]types.UID // the deletion was acknowledged
 	unsure  map[string]bool      // a request got no answer
+	refused []error              // answers that are not what was asked for
 }
 
 // run writes until there is no server to answer.
@@ -49,6 +51,14 @@ func (w *writer) run(ctx context.Context, client kubernetes.Interface) {
 		}
 		err = pods.Delete(ctx, name, metav1.DeleteOptions{GracePeriodSeconds: &grace})
 		w.deletion(name, err)
+	}
+}
+
+// unanswered notes a request that failed. w.mu is held.
+func (w *writer) unanswered(name string, err error) {
+	w.unsure[name] = true
+	if apierrors.ReasonForError(err) != metav1.StatusReasonUnknown {
+		w.refused = append(w.refused, fmt.Errorf("Pod %s: %w", name, err))
 	}
 }
 
@@ -72,7 +82,7 @@ func (w *writer) deletion(name string, err error) {
 	defer w.mu.Unlock()
 	if err != nil {
 		delete(w.deleted, name)
-		w.unsure[name] = true
+		w.unanswered(name, err)
 		return
 	}
 	w.acknowledge()
@@ -82,7 +92,7 @@ func (w *writer) creation(name string, p *corev1.Pod, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if err != nil {
-		w.unsure[name] = true
+		w.unanswered(name, err)
 		return
 	}
 	w.created[name] = p.UID
@@ -193,12 +203,20 @@ func (o *own) crashUnder(s *space, w *writer, seen *sightings, writers, writes i
 		clients.Go(func() { w.run(ctx, o.client) })
 	}
 	clients.Go(func() { seen.watch(ctx, o.client, s.name) })
+	enough := within(o.t, patience)
 	for range writes {
-		<-w.acks
+		select {
+		case <-w.acks:
+		case <-enough.Done():
+			o.t.Error("the server takes no more writes, and was not killed")
+		}
 	}
 	o.killServer()
 	cancel()
 	clients.Wait()
+	if err := errors.Join(w.refused...); err != nil {
+		o.t.Fatal(err)
+	}
 	o.restart()
 	o.client = clientOf(o.t, o.Cluster)
 	s.client = o.client

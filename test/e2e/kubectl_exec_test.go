@@ -195,7 +195,11 @@ func TestDebug(t *testing.T) {
 	s := newSpace(t)
 	s.apply(busybox("target", forever, "app: target"))
 	s.ready("target")
-	r := s.try("debug", "target", "--image=busybox", "--profile=general", "--target=main", "-i", "--", "sh", "-c", "echo see; ps | grep -c 'while :'")
+	// It speaks when it is spoken to: what it said before kubectl attached would be in its log alone.
+	debug := s.command("debug", "target", "--image=busybox", "--profile=general", "--target=main", "-i", "--",
+		"sh", "-c", "read word; echo $word; ps | grep -c '[w]hile :'")
+	debug.Stdin = strings.NewReader("see\n")
+	r := s.run(debug)
 	equal(t, "exit code", r.code, 0)
-	contains(t, "output", r.stdout, "see\n")
+	contains(t, "output", r.stdout, "see\n1\n")
 }

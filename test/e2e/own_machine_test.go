@@ -180,7 +180,8 @@ func (o *own) wantInventory(want inventory) {
 	})
 }
 
-// awaitMachine waits until both are equal, and looks again whenever the node notes a change of what it has.
+// awaitMachine waits until both are equal. It looks again whenever the node notes a change of what it has, and now and then:
+// the kernel announces neither the end of another's process nor that of a mount or cgroup.
 func (o *own) awaitMachine(what string, compare func() (got, wanted any)) {
 	o.t.Helper()
 	changes, err := fsnotify.NewWatcher()
@@ -193,7 +194,9 @@ func (o *own) awaitMachine(what string, compare func() (got, wanted any)) {
 			o.t.Fatal(err)
 		}
 	}
-	ctx := within(o.t, 30*time.Second)
+	again := time.NewTicker(200 * time.Millisecond)
+	defer again.Stop()
+	ctx := within(o.t, patience)
 	for {
 		got, want := compare()
 		if got == want {
@@ -201,6 +204,7 @@ func (o *own) awaitMachine(what string, compare func() (got, wanted any)) {
 		}
 		select {
 		case <-changes.Events:
+		case <-again.C:
 		case err := <-changes.Errors:
 			o.t.Fatal(err)
 		case <-ctx.Done():

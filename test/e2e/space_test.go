@@ -26,7 +26,7 @@ import (
 )
 
 // patience ends a wait for something that is not going to happen. No test waits that long where all is well.
-const patience = time.Minute
+const patience = 2 * time.Minute
 
 // space is a namespace of a test's own, and kubectl in it.
 type space struct {

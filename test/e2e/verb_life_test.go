@@ -306,4 +306,4 @@ func nodeIP(t *testing.T, node *corev1.Node) string {
 }
 
 // longest is how long a step may take, on a machine busy with other tests, before it counts as broken.
-const longest = 90 * time.Second
+const longest = 2 * time.Minute
