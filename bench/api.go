@@ -3,8 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -28,14 +26,11 @@ func measureAPI(ctx context.Context, s settings) (figures []figure, err error) {
 		if _, err := c.up(ctx); err != nil {
 			return err
 		}
-		a := &apiBench{c: c}
-		for range writers {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			a.clients = append(a.clients, client)
+		clients, err := c.clients(writers)
+		if err != nil {
+			return err
 		}
+		a := &apiBench{c: c, clients: clients}
 		for _, step := range []func(context.Context) ([]figure, error){a.creates, a.patches, a.gets, a.listAll} {
 			got, err := step(ctx)
 			if err != nil {
@@ -60,61 +55,38 @@ func unscheduled(i int) *corev1.Pod {
 	return p
 }
 
-// load has the clients make n requests between them, and returns two figures: how many a second, with the given budget, and how
-// long each took.
-func (a *apiBench) load(ctx context.Context, name string, n int, budget float64, request func(client kubernetes.Interface, i int) error) ([]figure, error) {
-	pids, err := a.c.processes()
-	if err != nil {
-		return nil, err
-	}
-	before, err := cpuOf(pids)
-	if err != nil {
-		return nil, err
-	}
-	var next atomic.Int64
-	took, errs := make([]time.Duration, n), make(chan error, len(a.clients))
-	began := time.Now()
-	var working sync.WaitGroup
-	for _, client := range a.clients {
-		working.Go(func() {
-			for i := int(next.Add(1)) - 1; i < n && ctx.Err() == nil; i = int(next.Add(1)) - 1 {
-				sent := time.Now()
-				if err := request(client, i); err != nil {
-					errs <- err
-					return
-				}
-				took[i] = time.Since(sent)
-			}
+// load has the clients make n requests between them, and returns three figures: how many a second, with the given budget, how
+// long each took, and what each cost the server.
+func (a *apiBench) load(ctx context.Context, name string, n int, budget float64, request func(ctx context.Context, client kubernetes.Interface, i int) error) ([]figure, error) {
+	var each []time.Duration
+	var all time.Duration
+	cpu, err := a.c.spent(func() (err error) {
+		each, all, err = share(ctx, len(a.clients), n, func(ctx context.Context, worker, i int) error {
+			return request(ctx, a.clients[worker], i)
 		})
-	}
-	working.Wait()
-	all := time.Since(began)
-	select {
-	case err := <-errs:
+		return err
+	})
+	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	default:
 	}
-	after, err := cpuOf(pids)
-	rate := single(name+" by 16 clients", "1/s", budget, float64(n)/all.Seconds())
+	rate := single(fmt.Sprintf("%s by %d clients", name, len(a.clients)), "1/s", budget, float64(n)/all.Seconds())
 	rate.moreBetter = true
 	return []figure{
 		rate,
-		milliseconds(name+", each", 0, took),
-		single(name+", server's CPU each", "us", 0, float64(after-before)/float64(time.Microsecond)/float64(n)),
-	}, err
+		milliseconds(name+", each", 0, each),
+		single(name+", server's CPU each", "us", 0, micros(cpu)/float64(n)),
+	}, nil
 }
 
 func (a *apiBench) creates(ctx context.Context) ([]figure, error) {
-	return a.load(ctx, "Pod creates", written, 2500, func(client kubernetes.Interface, i int) error {
+	return a.load(ctx, "Pod creates", written, 2500, func(ctx context.Context, client kubernetes.Interface, i int) error {
 		_, err := client.CoreV1().Pods(metav1.NamespaceDefault).Create(ctx, unscheduled(i), metav1.CreateOptions{})
 		return err
 	})
 }
 
 func (a *apiBench) patches(ctx context.Context) ([]figure, error) {
-	return a.load(ctx, "Pod merge-patches", written, 2000, func(client kubernetes.Interface, i int) error {
+	return a.load(ctx, "Pod merge-patches", written, 2000, func(ctx context.Context, client kubernetes.Interface, i int) error {
 		body := fmt.Appendf(nil, `{"metadata":{"labels":{"round":"%d"}}}`, i)
 		_, err := client.CoreV1().Pods(metav1.NamespaceDefault).Patch(ctx, unscheduled(i).Name, types.MergePatchType, body, metav1.PatchOptions{})
 		return err
@@ -122,7 +94,7 @@ func (a *apiBench) patches(ctx context.Context) ([]figure, error) {
 }
 
 func (a *apiBench) gets(ctx context.Context) ([]figure, error) {
-	return a.load(ctx, "Pod gets", written, 0, func(client kubernetes.Interface, i int) error {
+	return a.load(ctx, "Pod gets", written, 0, func(ctx context.Context, client kubernetes.Interface, i int) error {
 		_, err := client.CoreV1().Pods(metav1.NamespaceDefault).Get(ctx, unscheduled(i).Name, metav1.GetOptions{})
 		return err
 	})

@@ -12,12 +12,15 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -177,31 +180,39 @@ func (c *cluster) client() (kubernetes.Interface, error) {
 	return client, nil
 }
 
-// awaitNode waits until the node is ready and returns when it was. A start after the first finds a Node that says Ready
-// from before, so what counts is a heartbeat that is newer than the start: the kubelet's first word.
-func (c *cluster) awaitNode(ctx context.Context, client kubernetes.Interface, began time.Time) (time.Time, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	w, err := client.CoreV1().Nodes().Watch(ctx, metav1.ListOptions{})
-	if err != nil {
-		return time.Time{}, fmt.Errorf("watch nodes: %w", err)
-	}
+// follow calls event with every event of the watch until it says that what was waited for has come, and ends the watch.
+func (c *cluster) follow(ctx context.Context, w watch.Interface, waitedFor string, event func(watch.Event) (done bool, err error)) error {
 	defer w.Stop()
 	for {
 		select {
-		case event, ok := <-w.ResultChan():
+		case e, ok := <-w.ResultChan():
 			if !ok {
-				return time.Time{}, errors.New("watch nodes: the watch ended")
+				return fmt.Errorf("wait for %s: the watch ended", waitedFor)
 			}
-			if node, isNode := event.Object.(*corev1.Node); isNode && readySince(node, began) {
-				return time.Now(), nil
+			if done, err := event(e); done || err != nil {
+				return err
 			}
 		case <-c.exited:
-			return time.Time{}, c.ended(ctx, "the node")
+			return c.ended(ctx, waitedFor)
 		case <-ctx.Done():
-			return time.Time{}, c.ended(ctx, "the node")
+			return c.ended(ctx, waitedFor)
 		}
 	}
+}
+
+// awaitNode waits until the node is ready and returns when it was. A start after the first finds a Node that says Ready
+// from before, so what counts is a heartbeat that is newer than the start: the kubelet's first word.
+func (c *cluster) awaitNode(ctx context.Context, client kubernetes.Interface, began time.Time) (ready time.Time, err error) {
+	w, err := client.CoreV1().Nodes().Watch(ctx, metav1.ListOptions{})
+	if err != nil {
+		return ready, fmt.Errorf("watch nodes: %w", err)
+	}
+	err = c.follow(ctx, w, "the node", func(e watch.Event) (bool, error) {
+		node, ok := e.Object.(*corev1.Node)
+		ready = time.Now()
+		return ok && readySince(node, began), nil
+	})
+	return ready, err
 }
 
 // readySince says whether the node has said since then, to the second, that it is ready.
@@ -235,28 +246,14 @@ func (c *cluster) up(ctx context.Context) (kubernetes.Interface, error) {
 
 // awaitServiceAccount waits until the default namespace has its service account, without which no Pod is accepted.
 func (c *cluster) awaitServiceAccount(ctx context.Context, client kubernetes.Interface) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	w, err := client.CoreV1().ServiceAccounts(metav1.NamespaceDefault).Watch(ctx, metav1.ListOptions{})
 	if err != nil {
 		return fmt.Errorf("watch service accounts: %w", err)
 	}
-	defer w.Stop()
-	for {
-		select {
-		case event, ok := <-w.ResultChan():
-			if !ok {
-				return errors.New("watch service accounts: the watch ended")
-			}
-			if o, err := meta.Accessor(event.Object); err == nil && o.GetName() == "default" {
-				return nil
-			}
-		case <-c.exited:
-			return c.ended(ctx, "the service account")
-		case <-ctx.Done():
-			return c.ended(ctx, "the service account")
-		}
-	}
+	return c.follow(ctx, w, "the service account", func(e watch.Event) (bool, error) {
+		o, err := meta.Accessor(e.Object)
+		return err == nil && o.GetName() == "default", nil
+	})
 }
 
 // processes are the processes of the cluster that are no Pod's: the server, and the containers' supervisor, which has its
@@ -264,4 +261,57 @@ func (c *cluster) awaitServiceAccount(ctx context.Context, client kubernetes.Int
 func (c *cluster) processes() ([]int, error) {
 	supervisor, err := processesNaming(filepath.Join(c.dir, "supervisor"))
 	return append(supervisor, c.server.Process.Pid), err
+}
+
+// spent is the processor time that the cluster's processes use while f runs.
+func (c *cluster) spent(f func() error) (time.Duration, error) {
+	pids, err := c.processes()
+	if err != nil {
+		return 0, err
+	}
+	before, err := cpuOf(pids)
+	if err != nil {
+		return 0, err
+	}
+	if err := f(); err != nil {
+		return 0, err
+	}
+	after, err := cpuOf(pids)
+	return after - before, err
+}
+
+// clients returns n clients, each with its own connection.
+func (c *cluster) clients(n int) ([]kubernetes.Interface, error) {
+	clients := make([]kubernetes.Interface, n)
+	for i := range clients {
+		var err error
+		if clients[i], err = c.client(); err != nil {
+			return nil, err
+		}
+	}
+	return clients, nil
+}
+
+// share has workers make n requests between them, and returns how long each request took and how long all did. The first
+// error ends it.
+func share(ctx context.Context, workers, n int, request func(ctx context.Context, worker, i int) error) (each []time.Duration, all time.Duration, err error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var next atomic.Int64
+	each = make([]time.Duration, n)
+	began := time.Now()
+	var working sync.WaitGroup
+	for worker := range workers {
+		working.Go(func() {
+			for i := int(next.Add(1)) - 1; i < n && ctx.Err() == nil; i = int(next.Add(1)) - 1 {
+				sent := time.Now()
+				if err := request(ctx, worker, i); err != nil {
+					cancel(err)
+				}
+				each[i] = time.Since(sent)
+			}
+		})
+	}
+	working.Wait()
+	return each, time.Since(began), context.Cause(ctx)
 }

@@ -34,6 +34,9 @@ func single(name, unit string, budget, value float64) figure {
 	return figure{name: name, unit: unit, budget: budget, samples: []float64{value}}
 }
 
+// micros is a duration in microseconds.
+func micros(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
+
 // quantile is the sample below which the part q of all samples lies, by nearest rank; the samples are not empty.
 func (f figure) quantile(q float64) float64 {
 	sorted := slices.Sorted(slices.Values(f.samples))

@@ -1,5 +1,5 @@
 // Command bench measures a whole Peapod against its budgets: how fast it starts, how fast Pods run, what an idle node
-// costs, and what the API sustains. It needs root and the built binary, no registry and no other cluster; it makes
+// costs, what the API, the scheduler and DNS sustain, and how fast workloads and Services follow. It needs root and the built binary, no registry and no other cluster; it makes
 // clusters of its own in temporary data directories and removes them, also when it fails or is interrupted. `make bench`
 // runs it.
 //
@@ -32,6 +32,20 @@ var benchmarks = []benchmark{
 	{"start", measureStart},
 	{"node", measureNode},
 	{"api", measureAPI},
+	{"workload", measureWorkload},
+	{"service", measureService},
+	{"endpoint", measureEndpoint},
+	{"dns", measureDNS},
+	{"scheduler", measureScheduler},
+}
+
+// names are the names of all benchmarks.
+func names() []string {
+	all := make([]string, len(benchmarks))
+	for i, b := range benchmarks {
+		all[i] = b.name
+	}
+	return all
 }
 
 // settings are what the flags say.
@@ -60,8 +74,8 @@ func run() error {
 	flag.DurationVar(&s.settle, "settle", 15*time.Second, "how long to leave a node alone before measuring it idle")
 	flag.DurationVar(&s.idle, "idle", 30*time.Second, "how long to watch an idle node's CPU")
 	flag.BoolVar(&s.verbose, "verbose", false, "pass the servers' logs on")
-	only := flag.String("only", "", "comma-separated names of what to measure: start, node, api (default: all)")
-	limit := flag.Duration("timeout", 10*time.Minute, "give up after this time")
+	only := flag.String("only", "", "comma-separated names of what to measure: "+strings.Join(names(), ", ")+" (default: all)")
+	limit := flag.Duration("timeout", 20*time.Minute, "give up after this time")
 	flag.Parse()
 	if os.Geteuid() != 0 {
 		return errors.New("a server makes containers and networks, which takes root: run it with sudo")
@@ -99,7 +113,7 @@ func chosen(only string) error {
 	}
 	for name := range strings.SplitSeq(only, ",") {
 		if !slices.ContainsFunc(benchmarks, func(b benchmark) bool { return b.name == name }) {
-			return fmt.Errorf("-only %s: nothing to measure is called %q", only, name)
+			return fmt.Errorf("-only %s: nothing to measure is called %q; there are %s", only, name, strings.Join(names(), ", "))
 		}
 	}
 	return nil

@@ -2,11 +2,9 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -87,16 +85,9 @@ func (n *nodeBench) watchIdle(ctx context.Context) (memory, float64, error) {
 	if err != nil {
 		return memory{}, 0, err
 	}
-	before, err := cpuOf(pids)
-	if err != nil {
-		return memory{}, 0, err
-	}
 	began := time.Now()
-	if err := letPass(ctx, n.c.idle); err != nil {
-		return memory{}, 0, err
-	}
-	after, err := cpuOf(pids)
-	return used, 100 * float64(after-before) / float64(time.Since(began)), err
+	cpu, err := n.c.spent(func() error { return letPass(ctx, n.c.idle) })
+	return used, 100 * float64(cpu) / float64(time.Since(began)), err
 }
 
 // letPass lets time pass.
@@ -127,7 +118,7 @@ func (n *nodeBench) oneByOne(ctx context.Context) ([]figure, error) {
 }
 
 func (n *nodeBench) one(ctx context.Context, name string) (running, gone time.Duration, err error) {
-	all, err := n.watchPods(ctx)
+	all, err := n.c.watchPods(ctx, n.client)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -160,36 +151,32 @@ func (n *nodeBench) atOnce(ctx context.Context) ([]figure, error) {
 	if n.empty, err = memoryOf(pids); err != nil {
 		return nil, err
 	}
-	before, err := cpuOf(pids)
-	if err != nil {
-		return nil, err
-	}
-	all, err := n.watchPods(ctx)
+	all, err := n.c.watchPods(ctx, n.client)
 	if err != nil {
 		return nil, err
 	}
 	defer all.stop()
-	began := time.Now()
-	errs := make([]error, n.c.pods)
-	var creating sync.WaitGroup
-	for i := range n.c.pods {
-		creating.Go(func() {
-			_, errs[i] = n.client.CoreV1().Pods(metav1.NamespaceDefault).Create(ctx, pod(fmt.Sprintf("many-%d", i)), metav1.CreateOptions{})
+	var took time.Duration
+	cpu, err := n.c.spent(func() error {
+		began := time.Now()
+		_, _, err := share(ctx, n.c.pods, n.c.pods, func(ctx context.Context, _, i int) error {
+			_, err := n.client.CoreV1().Pods(metav1.NamespaceDefault).Create(ctx, pod(fmt.Sprintf("many-%d", i)), metav1.CreateOptions{})
+			return err
 		})
-	}
-	creating.Wait()
-	if err := errors.Join(errs...); err != nil {
-		return nil, fmt.Errorf("create Pods: %w", err)
-	}
-	if err := all.await(ctx, "running Pods", func() bool { return all.running() == n.c.pods }); err != nil {
+		if err != nil {
+			return fmt.Errorf("create Pods: %w", err)
+		}
+		err = all.await(ctx, "running Pods", func() bool { return all.running() == n.c.pods })
+		took = time.Since(began)
+		return err
+	})
+	if err != nil {
 		return nil, err
 	}
-	took := time.Since(began)
-	after, err := cpuOf(pids)
 	return []figure{
 		single(fmt.Sprintf("%d Pods at once, all Running", n.c.pods), "s", 2.5, took.Seconds()),
-		single("CPU of that, a Pod", "ms", 0, float64(after-before)/float64(time.Millisecond)/float64(n.c.pods)),
-	}, err
+		single("CPU of that, a Pod", "ms", 0, float64(cpu)/float64(time.Millisecond)/float64(n.c.pods)),
+	}, nil
 }
 
 // idleWithPods measures the node while its Pods have nothing to do.
@@ -206,7 +193,7 @@ func (n *nodeBench) idleWithPods(ctx context.Context) ([]figure, error) {
 
 // deleteAll deletes all Pods by one request.
 func (n *nodeBench) deleteAll(ctx context.Context) ([]figure, error) {
-	all, err := n.watchPods(ctx)
+	all, err := n.c.watchPods(ctx, n.client)
 	if err != nil {
 		return nil, err
 	}
@@ -231,12 +218,12 @@ type podWatch struct {
 	phase map[string]corev1.PodPhase
 }
 
-func (n *nodeBench) watchPods(ctx context.Context) (*podWatch, error) {
-	w, err := n.client.CoreV1().Pods(metav1.NamespaceDefault).Watch(ctx, metav1.ListOptions{})
+func (c *cluster) watchPods(ctx context.Context, client kubernetes.Interface) (*podWatch, error) {
+	w, err := client.CoreV1().Pods(metav1.NamespaceDefault).Watch(ctx, metav1.ListOptions{})
 	if err != nil {
 		return nil, fmt.Errorf("watch Pods: %w", err)
 	}
-	return &podWatch{c: n.c, watch: w, phase: map[string]corev1.PodPhase{}}, nil
+	return &podWatch{c: c, watch: w, phase: map[string]corev1.PodPhase{}}, nil
 }
 
 func (p *podWatch) stop() { p.watch.Stop() }

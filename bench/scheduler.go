@@ -1,0 +1,203 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/kubernetes"
+)
+
+// schedulings are the sizes of the cluster, which grows, and how many Pods are placed on it then.
+var schedulings = []struct{ nodes, pods int }{{100, 2000}, {1000, 2000}, {5000, 10000}}
+
+// heartbeat is how often a hollow node renews its lease: four times in what it may be silent for.
+const heartbeat = 10 * time.Second
+
+// measureScheduler places Pods through the API on nodes that are objects only: nobody runs what they are given. The Pods are
+// created by as many clients as the API is measured with, so that no rate can be higher than theirs.
+func measureScheduler(ctx context.Context, s settings) (figures []figure, err error) {
+	err = withCluster(ctx, s, func(c *cluster) error {
+		if _, err := c.up(ctx); err != nil {
+			return err
+		}
+		clients, err := c.clients(writers + 1)
+		if err != nil {
+			return err
+		}
+		h := &hollow{c: c, clients: clients[:writers], heart: clients[writers]}
+		ctx, stop := context.WithCancel(ctx)
+		var beats sync.WaitGroup
+		var beatErr error
+		beats.Go(func() {
+			defer stop() // nodes that fall silent would be waited for in vain
+			beatErr = h.beat(ctx)
+		})
+		for _, step := range schedulings {
+			got, stepErr := h.place(ctx, step.nodes, step.pods)
+			if err = stepErr; err != nil {
+				break
+			}
+			figures = append(figures, got...)
+		}
+		stop()
+		beats.Wait()
+		return errors.Join(beatErr, err)
+	})
+	return figures, err
+}
+
+// hollow is a cluster with hollow nodes.
+type hollow struct {
+	c       *cluster
+	clients []kubernetes.Interface
+	heart   kubernetes.Interface
+	pods    int
+
+	mu    sync.Mutex
+	nodes int // that have a lease
+}
+
+// place makes the nodes that are missing, and Pods for all of them.
+func (h *hollow) place(ctx context.Context, nodes, pods int) ([]figure, error) {
+	if err := h.grow(ctx, nodes); err != nil {
+		return nil, err
+	}
+	w, err := h.clients[0].CoreV1().Pods(metav1.NamespaceDefault).Watch(ctx, metav1.ListOptions{
+		// Each Pod comes by once, when it has a node; those of earlier steps come first.
+		FieldSelector: "spec.nodeName!=", ResourceVersion: "",
+	})
+	if err != nil {
+		return nil, fmt.Errorf("watch Pods: %w", err)
+	}
+	first := h.pods
+	h.pods += pods
+	var created, bound time.Duration
+	cpu, err := h.c.spent(func() error {
+		began := time.Now()
+		var creating sync.WaitGroup
+		var createErr error
+		creating.Go(func() {
+			_, created, createErr = share(ctx, len(h.clients), pods, func(ctx context.Context, worker, i int) error {
+				_, err := h.clients[worker].CoreV1().Pods(metav1.NamespaceDefault).Create(ctx, hollowPod(first+i), metav1.CreateOptions{})
+				return err
+			})
+		})
+		seen := 0
+		err := h.c.follow(ctx, w, fmt.Sprintf("%d Pods on %d nodes", pods, nodes), func(e watch.Event) (bool, error) {
+			if e.Type == watch.Added {
+				seen++
+			}
+			return seen == h.pods, nil
+		})
+		bound = time.Since(began)
+		creating.Wait()
+		return errors.Join(err, createErr)
+	})
+	rate := single(fmt.Sprintf("Pods placed, %d nodes", nodes), "1/s", 0, float64(pods)/bound.Seconds())
+	rate.moreBetter = true
+	return []figure{
+		rate,
+		single("last created to last placed", "ms", 0, micros(bound-created)/1000),
+		single("server's CPU, a Pod", "us", 0, micros(cpu)/float64(pods)),
+	}, err
+}
+
+// grow makes nodes until there are so many, and waits until all of them can take Pods.
+func (h *hollow) grow(ctx context.Context, nodes int) error {
+	have := h.nodes
+	_, _, err := share(ctx, len(h.clients), nodes-have, func(ctx context.Context, worker, i int) error {
+		client, name := h.clients[worker], hollowName(have+i)
+		lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: coordinationv1.LeaseSpec{
+			HolderIdentity: &name, LeaseDurationSeconds: new(int32(40)), RenewTime: new(metav1.NowMicro()),
+		}}
+		if _, err := client.CoordinationV1().Leases(corev1.NamespaceNodeLease).Create(ctx, lease, metav1.CreateOptions{}); err != nil {
+			return fmt.Errorf("create lease: %w", err)
+		}
+		_, err := client.CoreV1().Nodes().Create(ctx, hollowNode(have+i), metav1.CreateOptions{})
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("create nodes: %w", err)
+	}
+	h.mu.Lock()
+	h.nodes = nodes
+	h.mu.Unlock()
+	w, err := h.clients[0].CoreV1().Nodes().Watch(ctx, metav1.ListOptions{LabelSelector: "hollow"})
+	if err != nil {
+		return fmt.Errorf("watch nodes: %w", err)
+	}
+	open := map[string]bool{}
+	err = h.c.follow(ctx, w, "hollow nodes", func(e watch.Event) (bool, error) {
+		if node, ok := e.Object.(*corev1.Node); ok && len(node.Spec.Taints) == 0 {
+			open[node.Name] = true
+		}
+		return len(open) == nodes, nil
+	})
+	if err != nil {
+		return err
+	}
+	return letPass(ctx, servicesCalm)
+}
+
+// beat renews the leases one after the other, each every heartbeat, until ctx ends.
+func (h *hollow) beat(ctx context.Context) error {
+	leases := h.heart.CoordinationV1().Leases(corev1.NamespaceNodeLease)
+	for i := 0; ; i++ {
+		h.mu.Lock()
+		nodes := h.nodes
+		h.mu.Unlock()
+		if letPass(ctx, heartbeat/time.Duration(max(nodes, 1))) != nil {
+			return nil
+		}
+		if nodes == 0 {
+			continue
+		}
+		body := fmt.Appendf(nil, `{"spec":{"renewTime":%q}}`, time.Now().UTC().Format(metav1.RFC3339Micro))
+		_, err := leases.Patch(ctx, hollowName(i%nodes), types.MergePatchType, body, metav1.PatchOptions{})
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("renew lease of %s: %w", hollowName(i%nodes), err)
+		}
+	}
+}
+
+func hollowName(i int) string { return fmt.Sprintf("hollow-%d", i) }
+
+// hollowNode is a node that says it is ready. It has no address, so that the machine's own node makes no way to it; its
+// Pods' addresses are of its own invention.
+func hollowNode(i int) *corev1.Node {
+	name := hollowName(i)
+	cidr := fmt.Sprintf("100.%d.%d.0/24", 64+i/256, i%256)
+	room := corev1.ResourceList{
+		corev1.ResourceCPU: resource.MustParse("32"), corev1.ResourceMemory: resource.MustParse("256Gi"), corev1.ResourcePods: resource.MustParse("110"),
+	}
+	return &corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{
+			"hollow": "", corev1.LabelHostname: name, corev1.LabelTopologyZone: fmt.Sprintf("zone-%d", i%10),
+		}},
+		Spec: corev1.NodeSpec{PodCIDR: cidr, PodCIDRs: []string{cidr}},
+		Status: corev1.NodeStatus{Capacity: room, Allocatable: room, Conditions: []corev1.NodeCondition{{
+			Type: corev1.NodeReady, Status: corev1.ConditionTrue, Reason: "KubeletReady", LastHeartbeatTime: metav1.Now(), LastTransitionTime: metav1.Now(),
+		}}},
+	}
+}
+
+// hollowPod is a Pod for hollow nodes alone.
+func hollowPod(i int) *corev1.Pod {
+	p := pod(fmt.Sprintf("pod-%d", i))
+	p.Labels = map[string]string{"app": fmt.Sprintf("app-%d", i%100)}
+	p.Spec.NodeSelector = map[string]string{"hollow": ""}
+	p.Spec.Containers[0].Resources.Requests = corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("100m")}
+	return p
+}
