@@ -12,12 +12,14 @@ import (
 	"github.com/peapod/peapod/controllers/endpointslice"
 	"github.com/peapod/peapod/controllers/endpointslicemirroring"
 	"github.com/peapod/peapod/controllers/engine"
+	"github.com/peapod/peapod/controllers/ephemeralvolume"
 	"github.com/peapod/peapod/controllers/garbagecollector"
 	"github.com/peapod/peapod/controllers/job"
 	"github.com/peapod/peapod/controllers/loadbalancer"
 	"github.com/peapod/peapod/controllers/namespace"
 	"github.com/peapod/peapod/controllers/nodeipam"
 	"github.com/peapod/peapod/controllers/nodelifecycle"
+	"github.com/peapod/peapod/controllers/persistentvolume"
 	"github.com/peapod/peapod/controllers/podgc"
 	"github.com/peapod/peapod/controllers/replicaset"
 	"github.com/peapod/peapod/controllers/rootca"
@@ -26,6 +28,7 @@ import (
 	"github.com/peapod/peapod/controllers/tainteviction"
 	"github.com/peapod/peapod/controllers/tokencleaner"
 	"github.com/peapod/peapod/controllers/ttlafterfinished"
+	"github.com/peapod/peapod/controllers/volumeprotection"
 )
 
 // Controller is a row of All.
@@ -33,6 +36,17 @@ type Controller struct {
 	// Name is the service account in kube-system as which it acts.
 	Name string
 	New  func(engine.Deps) (engine.Runner, error)
+}
+
+// Source is the component that events of the controller come from: its name, but where upstream's events bear another.
+func (c Controller) Source() string {
+	switch c.Name {
+	case persistentvolume.Name:
+		return "persistentvolume-controller"
+	case ephemeralvolume.Name:
+		return "ephemeral_volume"
+	}
+	return c.Name
 }
 
 // All are the controllers in the order in which they start.
@@ -57,6 +71,10 @@ func All() []Controller {
 		{cronjob.Name, cronjob.New},
 		{daemonset.Name, daemonset.New},
 		{statefulset.Name, statefulset.New},
+		{persistentvolume.Name, persistentvolume.New},
+		{volumeprotection.ClaimName, volumeprotection.NewClaims},
+		{volumeprotection.VolumeName, volumeprotection.NewVolumes},
+		{ephemeralvolume.Name, ephemeralvolume.New},
 		{disruption.Name, disruption.New},
 		{ttlafterfinished.Name, ttlafterfinished.New},
 		{clusterroleaggregation.Name, clusterroleaggregation.New},

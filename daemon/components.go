@@ -63,7 +63,7 @@ func newControllers(c *control) (func(context.Context) error, error) {
 		broadcaster := record.NewBroadcaster()
 		l, err := row.New(engine.Deps{
 			Client: client, Metadata: meta, Informers: c.informers,
-			Recorder: broadcaster.NewRecorder(scheme.Scheme, v1.EventSource{Component: row.Name}),
+			Recorder: broadcaster.NewRecorder(scheme.Scheme, v1.EventSource{Component: row.Source()}),
 			RootCA:   c.keys.ServerCA().CurrentCABundleContent, ClusterCIDR: c.ranges.Cluster,
 			SignClient: c.keys.ClientCA().Sign, SignServing: c.keys.ServerCA().Sign,
 		})

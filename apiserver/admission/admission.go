@@ -16,6 +16,8 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/peapod/peapod/apiserver/admission/certificates"
+	"github.com/peapod/peapod/apiserver/admission/claimresize"
+	"github.com/peapod/peapod/apiserver/admission/defaultstorageclass"
 	"github.com/peapod/peapod/apiserver/admission/defaulttolerationseconds"
 	"github.com/peapod/peapod/apiserver/admission/limitranger"
 	"github.com/peapod/peapod/apiserver/admission/noderestriction"
@@ -23,6 +25,7 @@ import (
 	"github.com/peapod/peapod/apiserver/admission/priority"
 	"github.com/peapod/peapod/apiserver/admission/rbacescalation"
 	"github.com/peapod/peapod/apiserver/admission/serviceaccount"
+	"github.com/peapod/peapod/apiserver/admission/storageobjectinuse"
 	"github.com/peapod/peapod/apiserver/admission/taintnodesbycondition"
 	"github.com/peapod/peapod/apiserver/authz/rbac"
 )
@@ -45,6 +48,7 @@ func New(cfg Config) (admission.Interface, error) {
 	}
 	core := cfg.Informers.Core().V1()
 	namespaces, accounts, classes := core.Namespaces(), core.ServiceAccounts(), cfg.Informers.Scheduling().V1().PriorityClasses()
+	storage := cfg.Informers.Storage().V1().StorageClasses()
 	namespaceLifecycle, err := newNamespaceLifecycle(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("make admission plugin %s: %w", lifecycle.PluginName, err)
@@ -73,6 +77,9 @@ func New(cfg Config) (admission.Interface, error) {
 		gate{podSecurity, synced(namespaces.Informer(), core.Pods().Informer())},
 		gate{priority.New(cfg.Client, classes.Lister()), synced(classes.Informer())},
 		defaulttolerationseconds.New(),
+		gate{defaultstorageclass.New(storage.Lister()), synced(storage.Informer())},
+		storageobjectinuse.New(),
+		gate{claimresize.New(storage.Lister()), synced(storage.Informer())},
 		certificates.New(cfg.Authorizer),
 		rbacescalation.New(cfg.Client, cfg.Authorizer, cfg.RBAC),
 	), nil

@@ -19,6 +19,7 @@ import (
 	"github.com/peapod/peapod/api/resource"
 	"github.com/peapod/peapod/api/table"
 	v "github.com/peapod/peapod/api/validation"
+	defaultclass "github.com/peapod/peapod/internal/storageclass"
 )
 
 // Declaration returns the declaration of the kind.
@@ -41,9 +42,6 @@ var (
 )
 
 const (
-	defaultClassAnnotation     = "storageclass.kubernetes.io/is-default-class"
-	betaDefaultClassAnnotation = "storageclass.beta.kubernetes.io/is-default-class"
-
 	maxParameters     = 512
 	maxParametersSize = 256 << 10
 )
@@ -164,7 +162,7 @@ func (kind) Columns() []metav1.TableColumnDefinition {
 // Row is one line of the table.
 func (kind) Row(obj *storagev1.StorageClass) ([]any, error) {
 	name := obj.Name
-	if obj.Annotations[defaultClassAnnotation] == "true" || obj.Annotations[betaDefaultClassAnnotation] == "true" {
+	if defaultclass.IsDefault(obj) {
 		name += " (default)"
 	}
 	return []any{
