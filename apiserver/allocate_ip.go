@@ -100,25 +100,44 @@ func (a *ipAllocator) Allocate(family corev1.IPFamily, ip string) (string, error
 	defer a.mu.Unlock()
 	r := a.of(family)
 	if r == nil {
-		return "", fmt.Errorf("the cluster has no range of family %s", family)
+		return "", errNoFamily(family)
 	}
 	if ip == "" {
 		return r.any()
 	}
-	addr, err := netip.ParseAddr(ip)
+	n, err := r.parse(ip)
 	if err != nil {
-		return "", fmt.Errorf("the provided IP (%s) is not a valid IP", ip)
-	}
-	n, ok := r.number(addr)
-	if !ok {
-		return "", fmt.Errorf("the provided IP (%s) is not in the valid range. The range of valid IPs is %s", addr, r.prefix)
+		return "", err
 	}
 	if _, ok := r.taken[n]; ok {
 		return "", errIPTaken
 	}
 	r.taken[n] = struct{}{}
-	return addr.String(), nil
+	return r.address(n).String(), nil
 }
+
+func errNoFamily(f corev1.IPFamily) error {
+	return fmt.Errorf("the cluster has no range of family %s", f)
+}
+
+// parse says which address of the range ip is.
+func (r *ipRange) parse(ip string) (uint64, error) {
+	addr, err := netip.ParseAddr(ip)
+	if err != nil {
+		return 0, fmt.Errorf("the provided IP (%s) is not a valid IP", ip)
+	}
+	n, ok := r.number(addr)
+	if !ok {
+		return 0, fmt.Errorf("the provided IP (%s) is not in the valid range. The range of valid IPs is %s", addr, r.prefix)
+	}
+	return n, nil
+}
+
+// part is a run of numbers of a range, its ends included; it is empty if from is greater than to.
+type part struct{ from, to uint64 }
+
+// parts are the numbers in the order in which they are handed out: the kept ones last.
+func (r *ipRange) parts() []part { return []part{{r.kept + 1, r.size}, {1, r.kept}} }
 
 func (a *ipAllocator) Release(ip string) {
 	addr, err := netip.ParseAddr(ip)
@@ -137,15 +156,14 @@ func (a *ipAllocator) Release(ip string) {
 // any takes a free address at random, so that one just released is not soon taken again, first from beyond the kept
 // ones.
 func (r *ipRange) any() (string, error) {
-	for _, part := range [][2]uint64{{r.kept + 1, r.size}, {1, r.kept}} {
-		from, to := part[0], part[1]
-		if from > to {
+	for _, p := range r.parts() {
+		if p.from > p.to {
 			continue
 		}
-		n := to - from + 1
+		n := p.to - p.from + 1
 		start := rand.Uint64N(n)
 		for i := range n {
-			number := from + (start+i)%n
+			number := p.from + (start+i)%n
 			if _, ok := r.taken[number]; !ok {
 				r.taken[number] = struct{}{}
 				return r.address(number).String(), nil

@@ -36,7 +36,7 @@ func (a *portAllocator) Allocate(protocol corev1.Protocol, port int32) (int32, e
 	defer a.mu.Unlock()
 	if port != 0 {
 		if !a.ports.Contains(int(port)) {
-			return 0, fmt.Errorf("provided port is not in the valid range. The range of valid ports is %s", a.ports.String())
+			return 0, errPortOutside(a.ports)
 		}
 		if _, ok := a.taken[port][protocol]; ok {
 			return 0, errPortTaken
@@ -53,6 +53,10 @@ func (a *portAllocator) Allocate(protocol corev1.Protocol, port int32) (int32, e
 		}
 	}
 	return 0, errPortsFull
+}
+
+func errPortOutside(ports utilnet.PortRange) error {
+	return fmt.Errorf("provided port is not in the valid range. The range of valid ports is %s", ports.String())
 }
 
 func (a *portAllocator) take(protocol corev1.Protocol, port int32) {

@@ -58,6 +58,9 @@ type Config struct {
 	ServiceCIDRs []netip.Prefix
 	// NodePorts is the range of node ports. Optional: 30000-32767.
 	NodePorts utilnet.PortRange
+	// Claims keep several servers from handing out one cluster IP or node port twice. Optional: no other server writes to
+	// Storage.
+	Claims Claims
 
 	// Gates are what /readyz waits for, once each.
 	Gates []Gate

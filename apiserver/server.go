@@ -130,10 +130,9 @@ func (s *Server) Env() resource.Env { return s.env }
 // Run serves until ctx ends: then requests in flight are finished, watches are ended and Run returns. It can be called
 // once.
 func (s *Server) Run(ctx context.Context) error {
-	for _, st := range s.storages {
-		if err := st.Restore(ctx, s.env); err != nil {
-			return errors.Join(fmt.Errorf("start API server: %w", err), s.config.Listener.Close())
-		}
+	mend, err := s.restore(ctx)
+	if err != nil {
+		return errors.Join(fmt.Errorf("start API server: %w", err), s.config.Listener.Close())
 	}
 	prepared := s.generic.PrepareRun()
 	s.config.InProcess.Bind(s.generic.Handler)
@@ -141,7 +140,8 @@ func (s *Server) Run(ctx context.Context) error {
 	watchReady, stop := context.WithCancel(ctx)
 	var done sync.WaitGroup
 	done.Go(func() { s.awaitReady(watchReady) })
-	err := prepared.RunWithContext(ctx)
+	done.Go(func() { mend(watchReady) })
+	err = prepared.RunWithContext(ctx)
 	stop()
 	done.Wait()
 	if nodes, ok := s.env.Nodes.(*nodeConnector); ok {
@@ -206,8 +206,7 @@ func (s *Server) environment() (resource.Env, error) {
 	if err != nil {
 		return env, err
 	}
-	env.ServiceIPs = ips
-	env.NodePorts = newPortAllocator(s.config.NodePorts)
+	env.ServiceIPs, env.NodePorts = allocators(ips, s.config.NodePorts, s.config.Claims)
 	if s.config.Kubelet != nil {
 		env.Nodes = newNodeConnector(*s.config.Kubelet, s.store)
 	}

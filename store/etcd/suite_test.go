@@ -118,9 +118,12 @@ func (c *changing) TransformToStorage(ctx context.Context, data []byte, at value
 // openTest opens a store on an etcd that ends with the test.
 func openTest(t testing.TB, change func(*Config)) *Store {
 	t.Helper()
-	cfg := Config{Servers: testserver.RunEtcd(t, nil).Endpoints(), CompactionInterval: -1}
+	cfg := Config{CompactionInterval: -1}
 	if change != nil {
 		change(&cfg)
+	}
+	if cfg.Servers == nil {
+		cfg.Servers = testserver.RunEtcd(t, nil).Endpoints()
 	}
 	s, err := Open(t.Context(), cfg)
 	if err != nil {

@@ -1,0 +1,177 @@
+package apiserver
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"strconv"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
+	"k8s.io/klog/v2"
+
+	"github.com/peapod/peapod/api/resource"
+)
+
+// Claims are names that are taken once among all the servers of a cluster.
+type Claims interface {
+	// Take claims a name and says whether it was free. beside, if not empty, is a prefix under which nothing may be claimed.
+	Take(ctx context.Context, name, beside string) (bool, error)
+	// Release gives a name back; ReleaseAt does if it is still the claim that List showed with that number.
+	Release(ctx context.Context, name string) error
+	ReleaseAt(ctx context.Context, name string, number int64) error
+	// List returns the names that begin with prefix and are taken, and a number for each that tells the claim from later ones.
+	List(ctx context.Context, prefix string) (map[string]int64, error)
+}
+
+// allocators hand out cluster IPs and node ports: among several servers if there are claims.
+func allocators(ips *ipAllocator, ports utilnet.PortRange, claims Claims) (resource.IPAllocator, resource.PortAllocator) {
+	if claims == nil {
+		return ips, newPortAllocator(ports)
+	}
+	return sharedIPs{claimer{claims}, ips}, sharedPorts{claimer{claims}, ports}
+}
+
+const (
+	// claimTimeout bounds what one allocation asks of the others' storage.
+	claimTimeout = 5 * time.Second
+	// guesses is how often a name is chosen at random before those that are taken are looked up.
+	guesses = 8
+)
+
+// The names of claims. Those of a port are one for each protocol.
+const ipClaims, portClaims = "ip/", "port/"
+
+func ipClaim(ip string) string { return ipClaims + ip }
+
+func portClaim(port int32) string { return portClaims + strconv.Itoa(int(port)) + "/" }
+
+func protocolClaim(protocol corev1.Protocol, port int32) string {
+	return portClaim(port) + string(protocol)
+}
+
+// claimer takes names for allocators.
+type claimer struct{ claims Claims }
+
+// one takes a name; taken is the error if somebody has it.
+func (c claimer) one(name string, taken error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), claimTimeout)
+	defer cancel()
+	ok, err := c.claims.Take(ctx, name, "")
+	if err == nil && !ok {
+		err = taken
+	}
+	return err
+}
+
+// any takes a name that is free and returns its number. There are n, of which name tells what they are called and beside
+// under what they want to be alone; prefix is what all of them begin with.
+func (c claimer) any(prefix string, n uint64, name, beside func(uint64) string, full error) (uint64, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), claimTimeout)
+	defer cancel()
+	for range min(guesses, n) {
+		number := rand.Uint64N(n)
+		if ok, err := c.claims.Take(ctx, name(number), beside(number)); err != nil || ok {
+			return number, err
+		}
+	}
+	taken, err := c.claims.List(ctx, prefix)
+	if err != nil {
+		return 0, err
+	}
+	busy := map[string]bool{}
+	for claim := range taken {
+		busy[claim] = true
+	}
+	start := rand.Uint64N(n)
+	for i := range n {
+		number := (start + i) % n
+		if busy[name(number)] {
+			continue
+		}
+		if ok, err := c.claims.Take(ctx, name(number), beside(number)); err != nil || ok {
+			return number, err
+		}
+	}
+	return 0, full
+}
+
+func (c claimer) release(name string) {
+	ctx, cancel := context.WithTimeout(context.Background(), claimTimeout)
+	defer cancel()
+	if err := c.claims.Release(ctx, name); err != nil {
+		klog.Background().Error(err, "Could not give an allocation back; it is mended later", "claim", name)
+	}
+}
+
+// sharedIPs hands out the addresses of ranges among several servers.
+type sharedIPs struct {
+	claimer
+	*ipAllocator // its ranges; it remembers nothing
+}
+
+var _ resource.IPAllocator = sharedIPs{}
+
+func (a sharedIPs) Allocate(family corev1.IPFamily, ip string) (string, error) {
+	r := a.of(family)
+	if r == nil {
+		return "", errNoFamily(family)
+	}
+	if ip != "" {
+		n, err := r.parse(ip)
+		if err != nil {
+			return "", err
+		}
+		ip = r.address(n).String()
+		return ip, a.one(ipClaim(ip), errIPTaken)
+	}
+	for _, part := range r.parts() {
+		if part.from > part.to {
+			continue
+		}
+		name := func(i uint64) string { return ipClaim(r.address(part.from + i).String()) }
+		alone := func(uint64) string { return "" }
+		n, err := a.any(ipClaims, part.to-part.from+1, name, alone, errIPFull)
+		if err == nil {
+			return r.address(part.from + n).String(), nil
+		}
+		if !errors.Is(err, errIPFull) {
+			return "", err
+		}
+	}
+	return "", errIPFull
+}
+
+func (a sharedIPs) Release(ip string) {
+	for _, r := range a.ranges {
+		if n, err := r.parse(ip); err == nil {
+			a.release(ipClaim(r.address(n).String()))
+		}
+	}
+}
+
+// sharedPorts hands out node ports among several servers.
+type sharedPorts struct {
+	claimer
+	ports utilnet.PortRange
+}
+
+var _ resource.PortAllocator = sharedPorts{}
+
+func (a sharedPorts) Allocate(protocol corev1.Protocol, port int32) (int32, error) {
+	if port != 0 {
+		if !a.ports.Contains(int(port)) {
+			return 0, errPortOutside(a.ports)
+		}
+		return port, a.one(protocolClaim(protocol, port), errPortTaken)
+	}
+	at := func(i uint64) int32 { return int32(a.ports.Base + int(i)) }
+	name := func(i uint64) string { return protocolClaim(protocol, at(i)) }
+	n, err := a.any(portClaims, uint64(a.ports.Size), name, func(i uint64) string { return portClaim(at(i)) }, errPortsFull)
+	return at(n), err
+}
+
+func (a sharedPorts) Release(protocol corev1.Protocol, port int32) {
+	a.release(protocolClaim(protocol, port))
+}
