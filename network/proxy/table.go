@@ -29,13 +29,15 @@ import (
 //	ranges_*   (loadBalancerSourceRanges) look at where the packet comes from, then go on by "inside" or "outside"
 //	masquerade after routing, hides clients elsewhere: destinations in the service network, and those in "masq"
 //	blocked    packets that were not translated: those in "blocked" have no endpoint and are refused or dropped, and so is
-//	           everything else in the service network
+//	           everything else in the service network; before routing, which has no way for them (in IPv6 it would say so)
 const (
 	chainServices    = "services"
 	chainPrerouting  = "prerouting"
 	chainOutput      = "output"
 	chainPostrouting = "postrouting"
 	chainBlocked     = "blocked"
+	chainIncoming    = "incoming"
+	chainOutgoing    = "outgoing"
 	chainReject      = "reject"
 )
 
@@ -203,7 +205,7 @@ func newTable(name string, nets *Networks, c *classes) *nft.Table {
 		t.Sets = append(t.Sets, f.sets()...)
 		services = append(services,
 			nft.Rule{Comment: "addresses", Exprs: nft.Exprs(f.match, f.load("addr", nft.Reg0), nft.To(nft.Reg0, "entry"+f.n))},
-			nft.Rule{Comment: "node ports", Exprs: nft.Exprs(f.match, nft.ToLocal(), f.load("port", nft.Reg0), nft.To(nft.Reg0, "entry"+f.n))})
+			nft.Rule{Comment: "node ports", Exprs: nft.Exprs(f.match, nft.ToLocal(), f.notLoopback(), f.load("port", nft.Reg0), nft.To(nft.Reg0, "entry"+f.n))})
 		blocked = append(blocked,
 			nft.Rule{Comment: "no endpoint", Exprs: nft.Exprs(f.match, f.load("addr", nft.Reg0), nft.To(nft.Reg0, "blocked"+f.n))},
 			nft.Rule{Comment: "no endpoint", Exprs: nft.Exprs(f.match, nft.ToLocal(), f.load("port", nft.Reg0), nft.To(nft.Reg0, "blocked"+f.n))})
@@ -219,8 +221,8 @@ func newTable(name string, nets *Networks, c *classes) *nft.Table {
 	nat := func(name string, hook *nftables.ChainHook, priority *nftables.ChainPriority, rules []nft.Rule) nft.Chain {
 		return nft.Chain{Name: name, Hook: &nft.Hook{Type: nftables.ChainTypeNAT, Hook: *hook, Priority: *priority}, Rules: rules}
 	}
-	filter := func(name string, hook *nftables.ChainHook) nft.Chain {
-		return nft.Chain{Name: name, Hook: &nft.Hook{Type: nftables.ChainTypeFilter, Hook: *hook, Priority: *nftables.ChainPriorityFilter}, Rules: jump(chainBlocked)}
+	filter := func(name string, hook *nftables.ChainHook, priority *nftables.ChainPriority) nft.Chain {
+		return nft.Chain{Name: name, Hook: &nft.Hook{Type: nftables.ChainTypeFilter, Hook: *hook, Priority: *priority}, Rules: jump(chainBlocked)}
 	}
 	t.Chains = append(chains,
 		nft.Chain{Name: chainReject, Rules: []nft.Rule{
@@ -233,7 +235,8 @@ func newTable(name string, nets *Networks, c *classes) *nft.Table {
 			{Comment: "stays here", Exprs: nft.Exprs(nft.OutToLoopback(), nft.Verdict(expr.VerdictReturn, ""))},
 			{Comment: "no service's", Exprs: nft.Exprs(nft.Untranslated(), nft.Verdict(expr.VerdictReturn, ""))},
 		}, post...)),
-		filter("input", nftables.ChainHookInput), filter("forward", nftables.ChainHookForward), filter("outgoing", nftables.ChainHookOutput),
+		filter(chainIncoming, nftables.ChainHookPrerouting, nftables.ChainPriorityRef(*nftables.ChainPriorityNATDest+1)),
+		filter(chainOutgoing, nftables.ChainHookOutput, nftables.ChainPriorityFilter),
 	)
 	return t
 }
@@ -261,6 +264,14 @@ func (f *family) sets() []nft.Set {
 	}
 }
 
+// notLoopback leaves out ::1, from which nothing can leave the host: IPv6 has no route_localnet. There the port is closed.
+func (f *family) notLoopback() []expr.Any {
+	if !f.is6 {
+		return nil
+	}
+	return []expr.Any{nft.Destination(true, nft.Reg0), &expr.Cmp{Op: expr.CmpOpNeq, Register: nft.Reg0, Data: netip.IPv6Loopback().AsSlice()}}
+}
+
 // load loads a packet's frontend into reg and on: its destination, or for node ports their address that stands for all.
 func (f *family) load(kind string, reg uint32) []expr.Any {
 	addr := nft.Destination(f.is6, reg)
@@ -277,10 +288,10 @@ func (f *family) chains(nets *Networks, c *classes) []nft.Chain {
 	for _, kind := range []string{kindName(false), kindName(true)} {
 		for _, offset := range []uint32{0, outsideOffset} {
 			for n := 1; n <= c.sizes; n++ {
-				pick := f.pickRule(kind, offset, n)
-				out = append(out, nft.Chain{Name: pickChain(f, kind, offset, 0, n), Rules: []nft.Rule{pick}})
+				pick := f.pickRules(kind, offset, n)
+				out = append(out, nft.Chain{Name: pickChain(f, kind, offset, 0, n), Rules: pick})
 				for _, life := range times {
-					out = append(out, nft.Chain{Name: pickChain(f, kind, offset, life, n), Rules: append(f.affinityRules(kind, offset, life, n), pick)})
+					out = append(out, nft.Chain{Name: pickChain(f, kind, offset, life, n), Rules: append(f.affinityRules(kind, offset, life, n), pick...)})
 				}
 			}
 		}
@@ -302,10 +313,20 @@ func (f *family) chains(nets *Networks, c *classes) []nft.Chain {
 	return out
 }
 
-func (f *family) pickRule(kind string, offset uint32, n int) nft.Rule {
+// pickRules send to one of n endpoints. The kernel reads maps as they are at each look, not as they were when the packet came:
+// where a transaction has meanwhile left fewer endpoints than "entry" knew of, the one picked may be gone, but the first is
+// there as long as there is any.
+func (f *family) pickRules(kind string, offset uint32, n int) []nft.Rule {
 	slot := uint32(nft.Reg0) + f.words + 2
-	return nft.Rule{Exprs: nft.Exprs(f.load(kind, nft.Reg0), []expr.Any{nft.Random(slot, offset, uint32(n))},
-		nft.Mapped(nft.Reg0, "ends"+f.n, nft.Reg0), nft.DNAT(f.is6, nft.Reg0, nft.Reg0+f.words))}
+	send := func(comment string, number expr.Any) nft.Rule {
+		return nft.Rule{Comment: comment, Exprs: nft.Exprs(f.load(kind, nft.Reg0), []expr.Any{number},
+			nft.Mapped(nft.Reg0, "ends"+f.n, nft.Reg0), nft.DNAT(f.is6, nft.Reg0, nft.Reg0+f.words))}
+	}
+	rules := []nft.Rule{send("", nft.Random(slot, offset, uint32(n)))}
+	if n > 1 {
+		rules = append(rules, send("it has just gone", nft.Immediate(slot, binaryutil.NativeEndian.PutUint32(offset))))
+	}
+	return rules
 }
 
 // affinityRules send a client where it was sent last, or note where it is sent now. The registers hold the client's

@@ -187,7 +187,7 @@ func trace(t *testing.T, table *nft.Table, src, dst string) []string {
 			affinity: map[string]string{}}
 		verdict := p.walk(t, table, chainPrerouting)
 		if verdict != "drop" {
-			if v := p.walk(t, table, "forward"); v != "" {
+			if v := p.walk(t, table, chainIncoming); v != "" {
 				verdict = v
 			}
 		}
@@ -302,6 +302,26 @@ func TestTraceAffinity(t *testing.T) {
 	}{{both, 0, "10.244.0.2"}, {both, 1, "10.244.0.2"}, {one, 0, "10.244.0.3"}, {both, 0, "10.244.0.3"}} {
 		if got := ask(step.table, step.random); got != step.want {
 			t.Errorf("sent to %s, want %s", got, step.want)
+		}
+	}
+}
+
+// A packet that looks at "entry" before a transaction and at "ends" after it finds an endpoint all the same.
+func TestTraceDuringChange(t *testing.T) {
+	a, b, c := ep("10.244.0.2", testNode, "rs"), ep("10.244.0.3", testNode, "rs"), ep("10.244.0.4", testNode, "rs")
+	svc := service("a", "10.96.1.1", nil)
+	before, after := tableOf(svc, a, b, c), tableOf(svc, c)
+	front := Frontend{netip.MustParseAddr("10.96.1.1"), unix.IPPROTO_TCP, 80}
+	chain := ""
+	for _, s := range before.Sets {
+		if s.Name == "entry4" {
+			chain = s.Elements[string(front.key())].Chain
+		}
+	}
+	for random := range uint32(3) {
+		p := &packet{src: netip.MustParseAddr(podHere), dst: front.Addr, protocol: front.Protocol, port: front.Port, random: random}
+		if p.walk(t, after, chain); p.dst.String() != "10.244.0.4" {
+			t.Errorf("number %d of what was three is sent to %s", random, p.dst)
 		}
 	}
 }

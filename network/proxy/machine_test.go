@@ -1,0 +1,244 @@
+package proxy_test
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/nftables"
+	mdlayher "github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/utils/ptr"
+
+	"github.com/peapod/peapod/apiserver"
+	"github.com/peapod/peapod/apiserver/servertest"
+	"github.com/peapod/peapod/network"
+	"github.com/peapod/peapod/network/nettest"
+	"github.com/peapod/peapod/network/proxy"
+)
+
+const (
+	table     = "peapod_test_services"
+	self      = "here"
+	elsewhere = "elsewhere"
+	host4     = "192.0.2.1"
+	host6     = "2001:db8::1"
+	world4    = "192.0.2.2"
+	world6    = "2001:db8::2"
+	gateway4  = "10.244.3.1"
+	gateway6  = "fd00:244:3::1"
+)
+
+var (
+	podNets     = []netip.Prefix{netip.MustParsePrefix("10.244.3.0/24"), netip.MustParsePrefix("fd00:244:3::/64")}
+	serviceNets = []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16"), netip.MustParsePrefix("fd00:96::/112")}
+)
+
+// machine is a node with Pods and the service proxy, an API server whose EndpointSlices the test writes, and a world outside.
+type machine struct {
+	*testing.T
+	api   kubernetes.Interface
+	world *nettest.Namespace
+
+	net     *network.Network
+	changed chan struct{} // has room for one: somebody changed the kernel's rules
+	stop    func()        // ends the proxy and leaves its rules
+}
+
+func newMachine(t *testing.T) *machine {
+	t.Helper()
+	m := &machine{T: t, world: nettest.NewWorld(t), changed: make(chan struct{}, 1)}
+	server := servertest.Start(t, func(c *apiserver.Config) { c.ServiceCIDRs = serviceNets })
+	m.api = server.Client(t)
+	var err error
+	m.net, err = network.New(network.Config{NodeCIDRs: podNets, DataDir: t.TempDir(), Instance: t.Name()})
+	nettest.Must(t, err)
+	nettest.Must(t, m.net.Open(t.Context()))
+	t.Cleanup(func() { nettest.Must(t, m.net.Uninstall(context.Background())) })
+	m.follow()
+	t.Cleanup(func() { nettest.Must(t, proxy.Uninstall(table, serviceNets)) })
+	m.start()
+	t.Cleanup(func() { m.stop() })
+	return m
+}
+
+// start runs a proxy, as a new process would.
+func (m *machine) start() {
+	m.Helper()
+	factory := informers.NewSharedInformerFactory(m.api, 0)
+	p, err := proxy.New(proxy.Config{
+		Table: table, NodeName: self, NodeIPs: []netip.Addr{netip.MustParseAddr(host4), netip.MustParseAddr(host6)},
+		Networks: proxy.Networks{Service: serviceNets, Pods: podNets}, Informers: factory,
+	})
+	nettest.Must(m, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	factory.StartWithContext(ctx)
+	ended := make(chan error, 1)
+	go func() { ended <- p.Run(ctx) }()
+	m.stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			m.Errorf("the proxy ended with: %v", err)
+		}
+		factory.Shutdown()
+	})
+}
+
+// follow hears of every transaction of nftables in the namespace.
+func (m *machine) follow() {
+	m.Helper()
+	conn, err := mdlayher.Dial(unix.NETLINK_NETFILTER, &mdlayher.Config{Groups: 1 << (unix.NFNLGRP_NFTABLES - 1)})
+	nettest.Must(m, err)
+	ended := make(chan struct{})
+	m.Cleanup(func() {
+		nettest.Must(m, conn.Close())
+		<-ended
+	})
+	go func() {
+		defer close(ended)
+		for {
+			// Too many at once are an error, after which there is something to look at, too.
+			if _, err := conn.Receive(); err != nil && m.Context().Err() != nil {
+				return
+			}
+			select {
+			case m.changed <- struct{}{}:
+			default:
+			}
+		}
+	}()
+}
+
+// until looks again after each change of the kernel's rules, until there is no error.
+func (m *machine) until(what string, look func() error) {
+	m.Helper()
+	end := time.NewTimer(time.Minute)
+	defer end.Stop()
+	for {
+		err := look()
+		if err == nil {
+			return
+		}
+		select {
+		case <-m.changed:
+		case <-end.C:
+			m.Fatalf("not in time: %s: %v", what, err)
+		}
+	}
+}
+
+// pod is a Pod that answers with its name on port 8080.
+type pod struct {
+	*nettest.Namespace
+	name, v4, v6 string
+}
+
+func (m *machine) pod(name string) *pod {
+	m.Helper()
+	p := &pod{Namespace: nettest.NewNamespace(m.T), name: name}
+	addresses, err := m.net.Setup(m.Context(), name, p.Path, nil)
+	nettest.Must(m, err)
+	p.v4, p.v6 = addresses[0].String(), addresses[1].String()
+	nettest.ListenAs(m.T, p.Namespace, "tcp", ":8080", name)
+	nettest.ListenAs(m.T, p.Namespace, "udp", ":8080", name)
+	return p
+}
+
+// at is an endpoint of the Pod on a node.
+func (p *pod) at(node string) end { return end{p.v4, p.v6, node, true} }
+
+// end is an endpoint in both families.
+type end struct {
+	v4, v6, node string
+	ready        bool
+}
+
+// service makes a Service of both families with port 80, of TCP and UDP, that lead to port 8080.
+func (m *machine) service(name string, change func(*corev1.ServiceSpec)) *corev1.Service {
+	m.Helper()
+	spec := corev1.ServiceSpec{
+		IPFamilyPolicy: ptr.To(corev1.IPFamilyPolicyRequireDualStack),
+		Ports: []corev1.ServicePort{
+			{Name: "tcp", Port: 80, TargetPort: intstr.FromInt32(8080), Protocol: corev1.ProtocolTCP},
+			{Name: "udp", Port: 80, TargetPort: intstr.FromInt32(8080), Protocol: corev1.ProtocolUDP},
+		},
+	}
+	if change != nil {
+		change(&spec)
+	}
+	svc, err := m.api.CoreV1().Services("default").Create(m.Context(),
+		&corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: spec}, metav1.CreateOptions{})
+	nettest.Must(m, err)
+	return svc
+}
+
+// endpoints makes these the endpoints of a Service, and no others.
+func (m *machine) endpoints(svc *corev1.Service, ends ...end) {
+	m.Helper()
+	slices := m.api.DiscoveryV1().EndpointSlices(svc.Namespace)
+	for _, family := range []discoveryv1.AddressType{discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6} {
+		s := &discoveryv1.EndpointSlice{AddressType: family, ObjectMeta: metav1.ObjectMeta{
+			Name: fmt.Sprintf("%s-%c", svc.Name, family[3]), Labels: map[string]string{discoveryv1.LabelServiceName: svc.Name}}}
+		for _, p := range svc.Spec.Ports {
+			s.Ports = append(s.Ports, discoveryv1.EndpointPort{Name: ptr.To(p.Name), Protocol: ptr.To(p.Protocol), Port: ptr.To(p.TargetPort.IntVal)})
+		}
+		for _, e := range ends {
+			address := e.v4
+			if family == discoveryv1.AddressTypeIPv6 {
+				address = e.v6
+			}
+			s.Endpoints = append(s.Endpoints, discoveryv1.Endpoint{Addresses: []string{address}, NodeName: ptr.To(e.node),
+				Conditions: discoveryv1.EndpointConditions{Ready: ptr.To(e.ready)}})
+		}
+		_, err := slices.Update(m.Context(), s, metav1.UpdateOptions{})
+		if err != nil {
+			_, err = slices.Create(m.Context(), s, metav1.CreateOptions{})
+		}
+		nettest.Must(m, err)
+	}
+}
+
+// answers waits until a listener of that name answers whoever asks.
+func (m *machine) answers(ns *nettest.Namespace, proto, address, by string) {
+	m.Helper()
+	m.until(fmt.Sprintf("%s %s is answered by %s", proto, address, by), func() error {
+		a, err := nettest.Ask(ns, proto, address)
+		if err == nil && a.By != by {
+			err = fmt.Errorf("%s answers", a.By)
+		}
+		return err
+	})
+}
+
+// elements counts what the sets of the proxy's table have in them.
+func (m *machine) elements() map[string]int {
+	m.Helper()
+	conn, err := nftables.New()
+	nettest.Must(m, err)
+	t := &nftables.Table{Name: table, Family: nftables.TableFamilyINet}
+	sets, err := conn.GetSets(t)
+	nettest.Must(m, err)
+	counts := map[string]int{}
+	for _, s := range sets {
+		elements, err := conn.GetSetElements(s)
+		nettest.Must(m, err)
+		counts[s.Name] = len(elements)
+	}
+	chains, err := conn.ListChainsOfTableFamily(nftables.TableFamilyINet)
+	nettest.Must(m, err)
+	for _, c := range chains {
+		if c.Table.Name == table {
+			counts["chains"]++
+		}
+	}
+	return counts
+}
