@@ -22,6 +22,7 @@ import (
 	"github.com/peapod/peapod/controllers/persistentvolume"
 	"github.com/peapod/peapod/controllers/podgc"
 	"github.com/peapod/peapod/controllers/replicaset"
+	"github.com/peapod/peapod/controllers/resourcequota"
 	"github.com/peapod/peapod/controllers/rootca"
 	"github.com/peapod/peapod/controllers/serviceaccount"
 	"github.com/peapod/peapod/controllers/statefulset"
@@ -56,6 +57,7 @@ func All() []Controller {
 		{rootca.Name, rootca.New},
 		{namespace.Name, namespace.New},
 		{garbagecollector.Name, garbagecollector.New},
+		{resourcequota.Name, resourcequota.New},
 		{nodelifecycle.Name, nodelifecycle.New},
 		{tainteviction.Name, tainteviction.New},
 		{podgc.Name, podgc.New},

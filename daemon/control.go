@@ -44,8 +44,8 @@ type control struct {
 	informers informers.SharedInformerFactory
 	// system acts as a member of system:masters, for what must not depend on RBAC.
 	system kubernetes.Interface
-	// bootstrapped is closed when the objects that every cluster has are there.
-	bootstrapped chan struct{}
+	// bootstrapped is closed when the objects that every cluster has are there; served when no more requests are answered.
+	bootstrapped, served chan struct{}
 }
 
 // The identities of components in this process, as upstream's.
@@ -106,7 +106,7 @@ const clusterDomain = "cluster.local"
 
 // newControl composes the API server with its store, authentication, authorization and admission. Nothing is served yet.
 func newControl(s settled, st *store.Store, listener net.Listener, keys *pki.PKI, ranges instance.Ranges) (*control, error) {
-	c := &control{transport: inprocess.NewTransport(), keys: keys, ranges: ranges, bootstrapped: make(chan struct{})}
+	c := &control{transport: inprocess.NewTransport(), keys: keys, ranges: ranges, bootstrapped: make(chan struct{}), served: make(chan struct{})}
 	var err error
 	if c.system, _, err = c.clientFor(asUser(systemUser, user.SystemPrivilegedGroup)); err != nil {
 		return nil, err
@@ -126,7 +126,7 @@ func newControl(s settled, st *store.Store, listener net.Listener, keys *pki.PKI
 	if err != nil {
 		return nil, err
 	}
-	admit, err := admission.New(admission.Config{Client: c.system, Informers: c.informers, Authorizer: may, RBAC: may.RBAC()})
+	admit, err := admission.New(admission.Config{Client: c.system, Informers: c.informers, Authorizer: may, RBAC: may.RBAC(), Ended: c.served})
 	if err != nil {
 		return nil, err
 	}
@@ -202,6 +202,7 @@ func (c *control) run(ctx context.Context) error {
 		made <- err
 	}()
 	err := c.server.Run(ctx)
+	close(c.served)
 	cancel()
 	<-informing
 	c.informers.Shutdown()

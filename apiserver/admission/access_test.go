@@ -66,7 +66,8 @@ func start(t *testing.T) *cluster {
 		if err != nil {
 			t.Fatal(err)
 		}
-		cfg.Admission, err = admission.New(admission.Config{Client: c.system, Informers: factory, Authorizer: authorizer, RBAC: authorizer.RBAC()})
+		cfg.Admission, err = admission.New(admission.Config{Client: c.system, Informers: factory, Authorizer: authorizer, RBAC: authorizer.RBAC(),
+			Ended: informing.Done()})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -24,6 +24,7 @@ import (
 	"github.com/peapod/peapod/apiserver/admission/podsecurity"
 	"github.com/peapod/peapod/apiserver/admission/priority"
 	"github.com/peapod/peapod/apiserver/admission/rbacescalation"
+	"github.com/peapod/peapod/apiserver/admission/resourcequota"
 	"github.com/peapod/peapod/apiserver/admission/serviceaccount"
 	"github.com/peapod/peapod/apiserver/admission/storageobjectinuse"
 	"github.com/peapod/peapod/apiserver/admission/taintnodesbycondition"
@@ -39,12 +40,14 @@ type Config struct {
 	// Authorizer and RBAC say what a user may do himself, for what he wants to give to others.
 	Authorizer authorizer.Authorizer
 	RBAC       *rbac.Evaluator
+	// Ended is closed once the server answers no more requests: what plugins run in the background ends with it.
+	Ended <-chan struct{}
 }
 
 // New makes the chain of plugins.
 func New(cfg Config) (admission.Interface, error) {
-	if cfg.Client == nil || cfg.Informers == nil || cfg.Authorizer == nil || cfg.RBAC == nil {
-		return nil, errors.New("make admission: Client, Informers, Authorizer and RBAC are needed")
+	if cfg.Client == nil || cfg.Informers == nil || cfg.Authorizer == nil || cfg.RBAC == nil || cfg.Ended == nil {
+		return nil, errors.New("make admission: Client, Informers, Authorizer, RBAC and Ended are needed")
 	}
 	core := cfg.Informers.Core().V1()
 	namespaces, accounts, classes := core.Namespaces(), core.ServiceAccounts(), cfg.Informers.Scheduling().V1().PriorityClasses()
@@ -58,6 +61,10 @@ func New(cfg Config) (admission.Interface, error) {
 		return nil, err
 	}
 	podSecurity, err := podsecurity.New(cfg.Client, namespaces.Lister(), core.Pods().Lister())
+	if err != nil {
+		return nil, err
+	}
+	quotas, err := resourcequota.New(cfg.Client, cfg.Informers, cfg.Ended)
 	if err != nil {
 		return nil, err
 	}
@@ -82,6 +89,8 @@ func New(cfg Config) (admission.Interface, error) {
 		gate{claimresize.New(storage.Lister()), synced(storage.Informer())},
 		certificates.New(cfg.Authorizer),
 		rbacescalation.New(cfg.Client, cfg.Authorizer, cfg.RBAC),
+		// The last: what it charges must not be refused by another.
+		gate{quotas, synced(core.ResourceQuotas().Informer())},
 	), nil
 }
 
