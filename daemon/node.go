@@ -104,6 +104,13 @@ func newNode(i instance.Instance, s settled, e *containers, m membership) (*node
 		Client: client, RootDir: root,
 		Allocatable: func() resourceList { return n.kubelet.Node().Allocatable() },
 		HostIPs:     func() []string { return []string{ip.String()} },
+		NodeLabels: func() (map[string]string, error) {
+			self, err := n.kubelet.Node().Get()
+			if err != nil {
+				return nil, err
+			}
+			return self.Labels, nil
+		},
 		PodIPs: func(uid types.UID) []string {
 			p, ok := n.kubelet.Pods().PodByUID(uid)
 			if !ok {

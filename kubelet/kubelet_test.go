@@ -28,6 +28,10 @@ func (noVolumes) Adopt(context.Context, []*v1.Pod) error    { return nil }
 func (noVolumes) Changed(*v1.Pod)                           {}
 func (noVolumes) Prepare(context.Context, *v1.Pod) error    { return nil }
 func (noVolumes) Teardown(context.Context, types.UID) error { return nil }
+func (noVolumes) Devices(context.Context, *v1.Pod, *v1.Container) ([]*runtimeapi.Device, error) {
+	return nil, nil
+}
+
 func (noVolumes) Mounts(context.Context, *v1.Pod, *v1.Container, map[string]string) ([]*runtimeapi.Mount, error) {
 	return nil, nil
 }

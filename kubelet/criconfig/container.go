@@ -19,6 +19,7 @@ type ContainerInput struct {
 	ImageUser    ImageUser
 	Env          *Env
 	Mounts       []*runtimeapi.Mount
+	Devices      []*runtimeapi.Device
 	TargetID     string // the container whose PID namespace an ephemeral one joins
 }
 
@@ -40,6 +41,7 @@ func Container(in *ContainerInput, node *Node) (*runtimeapi.ContainerConfig, err
 		WorkingDir:  c.WorkingDir,
 		Envs:        in.Env.Vars,
 		Mounts:      in.Mounts,
+		Devices:     in.Devices,
 		Labels:      containerLabels(pod, c),
 		Annotations: annotations,
 		LogPath:     LogPath(c.Name, in.RestartCount),

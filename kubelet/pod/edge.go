@@ -36,6 +36,9 @@ type Volumes interface {
 	// volumeMounts, in order. env is the container's finished environment, for
 	// subPathExpr. Called after Prepare succeeded, before each start.
 	Mounts(ctx context.Context, pod *v1.Pod, container *v1.Container, env map[string]string) ([]*runtimeapi.Mount, error)
+	// Devices returns the CRI devices of one container for its volumeDevices,
+	// in order. Called as Mounts is.
+	Devices(ctx context.Context, pod *v1.Pod, container *v1.Container) ([]*runtimeapi.Device, error)
 	// Teardown unmounts and removes all that the Pod had, also when Prepare
 	// never ran or ran in an earlier process. Called once no container of the
 	// Pod runs; called again with back-off after an error.

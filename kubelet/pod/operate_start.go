@@ -140,6 +140,10 @@ func (s *starter) config(ctx context.Context, img *image.Image) (*runtimeapi.Con
 	if err != nil {
 		return nil, err
 	}
+	devices, err := s.w.m.cfg.Volumes.Devices(ctx, s.pod, s.c)
+	if err != nil {
+		return nil, err
+	}
 	own, err := s.ownMounts(podIPs)
 	if err != nil {
 		return nil, err
@@ -150,7 +154,7 @@ func (s *starter) config(ctx context.Context, img *image.Image) (*runtimeapi.Con
 	return criconfig.Container(&criconfig.ContainerInput{
 		Pod: s.pod, Container: s.c, Hash: Hash(s.c), RestartCount: s.count, ImageRef: img.Ref,
 		ImageUser: criconfig.ImageUser{UID: img.UID, Name: img.User},
-		Env:       env, Mounts: append(mounts, own...), TargetID: s.target(),
+		Env:       env, Mounts: append(mounts, own...), Devices: devices, TargetID: s.target(),
 	}, s.node)
 }
 

@@ -43,6 +43,10 @@ func (v *volumes) Prepare(_ context.Context, p *v1.Pod) error {
 	return v.err
 }
 
+func (v *volumes) Devices(context.Context, *v1.Pod, *v1.Container) ([]*runtimeapi.Device, error) {
+	return nil, nil
+}
+
 func (v *volumes) Mounts(context.Context, *v1.Pod, *v1.Container, map[string]string) ([]*runtimeapi.Mount, error) {
 	return nil, nil
 }

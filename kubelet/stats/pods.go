@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/status"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/component-helpers/storage/ephemeral"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 
@@ -342,12 +343,13 @@ func (p *Provider) volumes(ctx context.Context, spec *v1.Pod, node *statsapi.FsS
 		if err != nil {
 			return nil, err
 		}
-		if memory {
+		if claim := claimOf(spec, v); memory || claim != nil {
+			// What a claim stands for outlives the Pod and may be large: it is told as its file system tells.
 			room, err := FileSystem(dir, p.cfg.Clock.Now())
 			if err != nil {
 				return nil, err
 			}
-			out = append(out, statsapi.VolumeStats{Name: v.Name, FsStats: *room})
+			out = append(out, statsapi.VolumeStats{Name: v.Name, PVCRef: claim, FsStats: *room})
 			continue
 		}
 		d, at, err := p.disks.measure(ctx, dir, age)
@@ -360,6 +362,17 @@ func (p *Provider) volumes(ctx context.Context, spec *v1.Pod, node *statsapi.FsS
 		}
 	}
 	return out, nil
+}
+
+// claimOf names the claim of a volume, nil where it has none.
+func claimOf(spec *v1.Pod, v *v1.Volume) *statsapi.PVCReference {
+	switch {
+	case v.PersistentVolumeClaim != nil:
+		return &statsapi.PVCReference{Namespace: spec.Namespace, Name: v.PersistentVolumeClaim.ClaimName}
+	case v.Ephemeral != nil:
+		return &statsapi.PVCReference{Namespace: spec.Namespace, Name: ephemeral.VolumeClaimName(spec, v)}
+	}
+	return nil
 }
 
 // volumeDirs finds the directories of a Pod's volumes by name. They are

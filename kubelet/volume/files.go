@@ -79,7 +79,7 @@ func mode(m *int32) os.FileMode {
 func optional(b *bool) bool { return b != nil && *b }
 
 func (m *Manager) configMapFiles(ctx context.Context, p *v1.Pod, name string, items []v1.KeyToPath, mode os.FileMode, optional bool, out map[string]file) error {
-	obj, err := m.objects.get(ctx, objectRef{false, p.Namespace, name}, optional)
+	obj, err := m.objects.getOptional(ctx, objectRef{configMapKind, p.Namespace, name}, optional)
 	if err != nil || obj == nil {
 		return err
 	}
@@ -95,7 +95,7 @@ func (m *Manager) configMapFiles(ctx context.Context, p *v1.Pod, name string, it
 }
 
 func (m *Manager) secretFiles(ctx context.Context, p *v1.Pod, name string, items []v1.KeyToPath, mode os.FileMode, optional bool, out map[string]file) error {
-	obj, err := m.objects.get(ctx, objectRef{true, p.Namespace, name}, optional)
+	obj, err := m.objects.getOptional(ctx, objectRef{secretKind, p.Namespace, name}, optional)
 	if err != nil || obj == nil {
 		return err
 	}
@@ -255,6 +255,8 @@ func plugin(v *v1.Volume) string {
 		return "secret"
 	case v.DownwardAPI != nil:
 		return "downward-api"
+	case usesClaim(v):
+		return "local-volume"
 	}
 	return "projected"
 }

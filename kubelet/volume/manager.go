@@ -1,5 +1,6 @@
 // Package volume mounts what the volumes of Pods declare: emptyDir, hostPath, configMap, secret, downwardAPI, projected
-// (service-account tokens included) and image volumes. It implements pod.Volumes.
+// (service-account tokens included) and image volumes, and claims whose persistent volumes are local or hostPath. It
+// implements pod.Volumes.
 //
 // Everything of a Pod lies under <root>/pods/<uid>: volumes in volumes/<plugin>/<name>, as Kubernetes' kubelet lays them
 // out, and the bind mounts of sub-paths in volume-subpaths. The directories and the mount table are the only record: every
@@ -40,6 +41,8 @@ type Config struct {
 	Allocatable func() v1.ResourceList
 	// HostIPs are the node's addresses, the primary family's first.
 	HostIPs func() []string
+	// NodeLabels are the node's, which persistent volumes may ask for; required for claims.
+	NodeLabels func() (map[string]string, error)
 	// PodIPs are a Pod's addresses once it has a sandbox.
 	PodIPs func(uid types.UID) []string
 	// Clock is the real one if nil.
@@ -62,6 +65,9 @@ type Manager struct {
 type podVolumes struct {
 	// newest is the Pod as it is now, where that is not yet in pod.
 	newest atomic.Pointer[v1.Pod]
+	// claimed are the volumes behind the Pod's claims, by the name that the Pod gives them, once they are set up. The map
+	// is replaced, never changed.
+	claimed atomic.Pointer[map[string]claimed]
 
 	mu   sync.Mutex
 	pod  *v1.Pod
@@ -199,8 +205,8 @@ func (m *Manager) refresh(ctx context.Context, uid types.UID) error {
 	}
 	err := m.setUp(ctx, pv)
 	var missing *pod.RetryError
-	if errors.As(err, &missing) && pv.ready {
-		// An object went while its files are in use: they stay as they are, and its return will be heard of.
+	if errors.As(err, &missing) {
+		// Its object's next event has this run again. Where files of one that went are in use they stay as they are.
 		return nil
 	}
 	return err
@@ -211,40 +217,42 @@ func (m *Manager) setUp(ctx context.Context, pv *podVolumes) error {
 	if p := pv.newest.Swap(nil); p != nil {
 		pv.pod = p
 	}
-	refs := refsOf(pv.pod)
-	m.objects.follow(pv.pod.UID, pv.refs, refs)
-	pv.refs = refs
+	m.follow(pv, append(refsOf(pv.pod), pv.unsettled()...))
 	var again time.Time
+	var failed []failure
 	for i := range pv.pod.Spec.Volumes {
 		v := &pv.pod.Spec.Volumes[i]
-		renew, err := m.setUpVolume(ctx, pv.pod, v)
+		renew, err := m.setUpVolume(ctx, pv, v)
 		if err != nil {
-			return wrapSetUp(v.Name, err)
+			failed = append(failed, failure{v.Name, err})
+			continue
 		}
 		if !renew.IsZero() && (again.IsZero() || renew.Before(again)) {
 			again = renew
 		}
 	}
+	if len(failed) > 0 {
+		return report(failed)
+	}
 	pv.ready = true
+	// What claims stand for is settled: they need no watch.
+	m.follow(pv, refsOf(pv.pod))
 	if !again.IsZero() {
 		m.stale.AddAfter(pv.pod.UID, again.Sub(m.cfg.Clock.Now()))
 	}
 	return nil
 }
 
-// wrapSetUp words an error as FailedMount events do, keeping what says when to try again.
-func wrapSetUp(volume string, err error) error {
-	worded := fmt.Errorf("MountVolume.SetUp failed for volume %q : %w", volume, err)
-	var retry *pod.RetryError
-	if errors.As(err, &retry) {
-		return &pod.RetryError{Err: worded, Ready: retry.Ready}
-	}
-	return worded
+// follow watches these objects for the Pod, and no others. The caller holds pv.mu.
+func (m *Manager) follow(pv *podVolumes, refs []objectRef) {
+	m.objects.follow(pv.pod.UID, pv.refs, refs)
+	pv.refs = refs
 }
 
 // setUpVolume brings one volume into its desired state and says when it must be looked at again; zero for only when its
 // objects change.
-func (m *Manager) setUpVolume(ctx context.Context, p *v1.Pod, v *v1.Volume) (renew time.Time, err error) {
+func (m *Manager) setUpVolume(ctx context.Context, pv *podVolumes, v *v1.Volume) (renew time.Time, err error) {
+	p := pv.pod
 	switch {
 	case v.EmptyDir != nil:
 		return time.Time{}, m.setUpEmptyDir(p, v)
@@ -252,6 +260,8 @@ func (m *Manager) setUpVolume(ctx context.Context, p *v1.Pod, v *v1.Volume) (ren
 		return time.Time{}, checkHostPath(v.HostPath)
 	case v.Image != nil:
 		return time.Time{}, nil // the runtime mounts it
+	case usesClaim(v):
+		return time.Time{}, m.setUpClaim(ctx, pv, v)
 	case v.ConfigMap != nil, v.Secret != nil, v.DownwardAPI != nil, v.Projected != nil:
 		return m.setUpFiles(ctx, p, v)
 	}

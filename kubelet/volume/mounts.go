@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/peapod/peapod/kubelet/criconfig"
@@ -19,9 +20,6 @@ import (
 
 // Mounts implements pod.Volumes.
 func (m *Manager) Mounts(_ context.Context, p *v1.Pod, c *v1.Container, env map[string]string) ([]*runtimeapi.Mount, error) {
-	if len(c.VolumeDevices) > 0 {
-		return nil, fmt.Errorf("volumeDevices of container %q: this node has no block volumes", c.Name)
-	}
 	out := make([]*runtimeapi.Mount, 0, len(c.VolumeMounts))
 	for i := range c.VolumeMounts {
 		vm := &c.VolumeMounts[i]
@@ -36,6 +34,39 @@ func (m *Manager) Mounts(_ context.Context, p *v1.Pod, c *v1.Container, env map[
 		out = append(out, mount)
 	}
 	return out, nil
+}
+
+// Devices implements pod.Volumes.
+func (m *Manager) Devices(_ context.Context, p *v1.Pod, c *v1.Container) ([]*runtimeapi.Device, error) {
+	var out []*runtimeapi.Device
+	for i := range c.VolumeDevices {
+		d := &c.VolumeDevices[i]
+		have, ok := m.claimOf(p.UID, d.Name)
+		if !ok || !have.block {
+			return nil, fmt.Errorf("cannot find volume %q to pass into container %q", d.Name, c.Name)
+		}
+		// A directory in its place would stand for all devices in it.
+		if err := expect(have.path, "block device", isBlockDevice); err != nil {
+			return nil, fmt.Errorf("volume %q: %w", d.Name, err)
+		}
+		permissions := "mrw"
+		if have.readOnly {
+			permissions = "r"
+		}
+		out = append(out, &runtimeapi.Device{HostPath: have.path, ContainerPath: d.DevicePath, Permissions: permissions})
+	}
+	return out, nil
+}
+
+// claimOf returns what a claim of a Pod that is prepared stands for.
+func (m *Manager) claimOf(uid types.UID, name string) (claimed, bool) {
+	m.mu.Lock()
+	pv := m.pods[uid]
+	m.mu.Unlock()
+	if pv == nil {
+		return claimed{}, false
+	}
+	return pv.claimOf(name)
 }
 
 func volumeOf(p *v1.Pod, name string) *v1.Volume {
@@ -71,16 +102,24 @@ func (m *Manager) mount(p *v1.Pod, c *v1.Container, index int, vm *v1.VolumeMoun
 		out.Readonly = true
 		return out, nil
 	}
-	if v.HostPath != nil {
+	switch {
+	case v.HostPath != nil:
 		out.HostPath = v.HostPath.Path
-	} else {
+	case usesClaim(v):
+		have, ok := m.claimOf(p.UID, v.Name)
+		if !ok {
+			return nil, fmt.Errorf("volume %q of container %q is not set up", vm.Name, c.Name)
+		}
+		out.HostPath = have.path
+		out.Readonly = out.Readonly || have.readOnly
+	default:
 		out.HostPath = m.volumeDir(p.UID, v)
 	}
 	if sub == "" {
 		return out, nil
 	}
 	target := filepath.Join(m.podDir(p.UID), "volume-subpaths", v.Name, c.Name, strconv.Itoa(index))
-	if err := bindSubPath(out.HostPath, sub, target, !filesOnly(v) && !vm.ReadOnly); err != nil {
+	if err := bindSubPath(out.HostPath, sub, target, !out.Readonly); err != nil {
 		return nil, fmt.Errorf("failed to prepare subPath for volumeMount %q of container %q: %w", vm.Name, c.Name, err)
 	}
 	out.HostPath = target

@@ -2,11 +2,13 @@ package volume
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
 
 	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
@@ -17,24 +19,27 @@ import (
 	"github.com/peapod/peapod/kubelet/pod"
 )
 
-// objectRef names a config map or a secret.
+// kind is one of the kinds that volumes are made from, as errors name it.
+type kind string
+
+const (
+	configMapKind kind = "configmap"
+	secretKind    kind = "secret"
+	claimKind     kind = "persistentvolumeclaims"
+	volumeKind    kind = "persistentvolumes"
+)
+
+// objectRef names an object. Persistent volumes have no namespace.
 type objectRef struct {
-	secret          bool
+	kind            kind
 	namespace, name string
 }
 
-func (r objectRef) kind() string {
-	if r.secret {
-		return "secret"
-	}
-	return "configmap"
-}
-
-// refsOf returns the objects that the Pod's volumes are made from, each once.
+// refsOf returns the config maps and secrets that the Pod's volumes are made from, each once.
 func refsOf(p *v1.Pod) []objectRef {
 	var out []objectRef
-	add := func(secret bool, name string) {
-		if r := (objectRef{secret, p.Namespace, name}); name != "" && !slices.Contains(out, r) {
+	add := func(k kind, name string) {
+		if r := (objectRef{k, p.Namespace, name}); name != "" && !slices.Contains(out, r) {
 			out = append(out, r)
 		}
 	}
@@ -42,16 +47,16 @@ func refsOf(p *v1.Pod) []objectRef {
 		v := &p.Spec.Volumes[i]
 		switch {
 		case v.ConfigMap != nil:
-			add(false, v.ConfigMap.Name)
+			add(configMapKind, v.ConfigMap.Name)
 		case v.Secret != nil:
-			add(true, v.Secret.SecretName)
+			add(secretKind, v.Secret.SecretName)
 		case v.Projected != nil:
 			for _, s := range v.Projected.Sources {
 				if s.ConfigMap != nil {
-					add(false, s.ConfigMap.Name)
+					add(configMapKind, s.ConfigMap.Name)
 				}
 				if s.Secret != nil {
-					add(true, s.Secret.Name)
+					add(secretKind, s.Secret.Name)
 				}
 			}
 		}
@@ -59,7 +64,7 @@ func refsOf(p *v1.Pod) []objectRef {
 	return out
 }
 
-// objects watches single config maps and secrets, each for as long as a Pod refers to it: a node may read no others.
+// objects watches single objects, each for as long as a Pod refers to it: a node may read no others.
 type objects struct {
 	client  kubernetes.Interface
 	changed func(types.UID)
@@ -75,8 +80,10 @@ type watched struct {
 	informer cache.SharedIndexInformer
 	cancel   context.CancelFunc
 	users    map[types.UID]bool
-	// next is closed at the object's next change.
+	// next is closed at the object's next change, or when denied changes.
 	next chan struct{}
+	// denied is why the API server does not let the node read the object; nil once it does.
+	denied error
 }
 
 func newObjects(client kubernetes.Interface, changed func(types.UID)) *objects {
@@ -118,29 +125,42 @@ func (o *objects) watch(ref objectRef) *watched {
 	}
 	indexers := cache.Indexers{}
 	w := &watched{users: map[types.UID]bool{}, next: make(chan struct{})}
-	if ref.secret {
+	switch ref.kind {
+	case secretKind:
 		w.informer = coreinformers.NewFilteredSecretInformer(o.client, ref.namespace, 0, indexers, one)
-	} else {
+	case configMapKind:
 		w.informer = coreinformers.NewFilteredConfigMapInformer(o.client, ref.namespace, 0, indexers, one)
+	case claimKind:
+		w.informer = coreinformers.NewFilteredPersistentVolumeClaimInformer(o.client, ref.namespace, 0, indexers, one)
+	case volumeKind:
+		w.informer = coreinformers.NewFilteredPersistentVolumeInformer(o.client, 0, indexers, one)
 	}
-	notify := func() {
+	notify := func(denied error) {
 		o.mu.Lock()
 		defer o.mu.Unlock()
+		w.denied = denied
 		close(w.next)
 		w.next = make(chan struct{})
 		for uid := range w.users {
 			o.changed(uid)
 		}
 	}
+	// It cannot fail: the informer has not been started.
+	_ = w.informer.SetWatchErrorHandlerWithContext(func(ctx context.Context, r *cache.Reflector, err error) {
+		cache.DefaultWatchErrorHandler(ctx, r, err)
+		if apierrors.IsForbidden(err) {
+			notify(err)
+		}
+	})
 	// The handler cannot fail to be added: the informer has not been stopped.
 	_, _ = w.informer.AddEventHandler(cache.ResourceEventHandlerDetailedFuncs{
 		AddFunc: func(_ any, initial bool) {
-			if !initial {
-				notify()
+			if !initial || o.denied(w) {
+				notify(nil)
 			}
 		},
-		UpdateFunc: func(_, _ any) { notify() },
-		DeleteFunc: func(any) { notify() },
+		UpdateFunc: func(_, _ any) { notify(nil) },
+		DeleteFunc: func(any) { notify(nil) },
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	w.cancel = cancel
@@ -160,31 +180,57 @@ func (o *objects) stop() {
 	o.watchers.Wait()
 }
 
-// get returns the object, waiting for the watch's first list. One that does not exist is a *pod.RetryError unless it is
-// optional, then nil.
-func (o *objects) get(ctx context.Context, ref objectRef, optional bool) (any, error) {
+func (o *objects) denied(w *watched) bool {
 	o.mu.Lock()
-	w := o.watched[ref]
-	if w == nil {
+	defer o.mu.Unlock()
+	return w.denied != nil
+}
+
+// get returns the object, waiting for the watch's first list, and what is closed at its next change. One that does not
+// exist, or that the node may not read, is a *pod.RetryError.
+func (o *objects) get(ctx context.Context, ref objectRef) (obj any, next <-chan struct{}, err error) {
+	for {
+		o.mu.Lock()
+		w := o.watched[ref]
+		if w == nil {
+			o.mu.Unlock()
+			return nil, nil, fmt.Errorf("%s %q is not watched", ref.kind, ref.name)
+		}
+		changed, denied := w.next, w.denied
 		o.mu.Unlock()
-		return nil, fmt.Errorf("%s %q is not watched", ref.kind(), ref.name)
+		if denied != nil {
+			return nil, nil, &pod.RetryError{Err: denied, Ready: changed}
+		}
+		select {
+		case <-w.informer.HasSyncedChecker().Done():
+		case <-changed:
+			continue
+		case <-ctx.Done():
+			return nil, nil, fmt.Errorf("fetch %s %q: %w", ref.kind, ref.name, context.Cause(ctx))
+		}
+		key := cache.NewObjectName(ref.namespace, ref.name).String()
+		obj, exists, err := w.informer.GetStore().GetByKey(key)
+		if err != nil {
+			return nil, nil, fmt.Errorf("fetch %s %q: %w", ref.kind, ref.name, err)
+		}
+		if !exists {
+			return nil, nil, &pod.RetryError{Err: &notFoundError{ref}, Ready: changed}
+		}
+		return obj, changed, nil
 	}
-	next := w.next
-	o.mu.Unlock()
-	select {
-	case <-w.informer.HasSyncedChecker().Done():
-	case <-ctx.Done():
-		return nil, fmt.Errorf("fetch %s %q: %w", ref.kind(), ref.name, context.Cause(ctx))
-	}
-	obj, exists, err := w.informer.GetStore().GetByKey(ref.namespace + "/" + ref.name)
-	if err != nil {
-		return nil, fmt.Errorf("fetch %s %q: %w", ref.kind(), ref.name, err)
-	}
-	if exists {
-		return obj, nil
-	}
-	if optional {
+}
+
+// notFoundError says that an object does not exist.
+type notFoundError struct{ ref objectRef }
+
+func (e *notFoundError) Error() string { return fmt.Sprintf("%s %q not found", e.ref.kind, e.ref.name) }
+
+// getOptional is get, where an object that does not exist and is optional is nil.
+func (o *objects) getOptional(ctx context.Context, ref objectRef, optional bool) (any, error) {
+	obj, _, err := o.get(ctx, ref)
+	var missing *notFoundError
+	if optional && errors.As(err, &missing) {
 		return nil, nil
 	}
-	return nil, &pod.RetryError{Err: fmt.Errorf("%s %q not found", ref.kind(), ref.name), Ready: next}
+	return obj, err
 }

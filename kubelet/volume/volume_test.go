@@ -25,7 +25,8 @@ import (
 func newManager(t *testing.T, objects ...runtime.Object) (*Manager, *fake.Clientset) {
 	t.Helper()
 	client := fake.NewClientset(objects...)
-	m := New(Config{Client: client, RootDir: t.TempDir(), Allocatable: func() v1.ResourceList { return nil }})
+	m := New(Config{Client: client, RootDir: t.TempDir(), Allocatable: func() v1.ResourceList { return nil },
+		NodeLabels: func() (map[string]string, error) { return map[string]string{v1.LabelHostname: "n1"}, nil }})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- m.Run(ctx) }()

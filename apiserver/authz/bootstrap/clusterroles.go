@@ -114,7 +114,7 @@ func NodeRules() []rbacv1.PolicyRule {
 		rule("patch update", "core", "pods/status"),
 		rule("create", "core", "pods/eviction"),
 		rule(readVerbs, "core", "configmaps secrets"),
-		rule("get", "core", "persistentvolumeclaims persistentvolumes"),
+		rule(readVerbs, "core", "persistentvolumeclaims persistentvolumes"),
 		rule("get", "core", "endpoints"),
 		rule("create get list watch", "certificates.k8s.io", "certificatesigningrequests"),
 		rule("create delete get patch update", "coordination.k8s.io", "leases"),

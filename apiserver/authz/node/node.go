@@ -99,9 +99,10 @@ func (n *Authorizer) judge(ctx context.Context, node string, a authorizer.Attrib
 		if a.GetSubresource() == "status" {
 			return n.updateStatus(ctx, node, a)
 		}
-		return n.get(ctx, node, a)
-	case schema.GroupResource{Resource: persistentVolumes},
-		schema.GroupResource{Group: "resource.k8s.io", Resource: resourceClaims},
+		return n.readOne(ctx, node, a)
+	case schema.GroupResource{Resource: persistentVolumes}:
+		return n.readOne(ctx, node, a)
+	case schema.GroupResource{Group: "resource.k8s.io", Resource: resourceClaims},
 		schema.GroupResource{Group: "storage.k8s.io", Resource: volumeAttachments}:
 		return n.get(ctx, node, a)
 	case schema.GroupResource{Resource: serviceAccounts}:
@@ -133,13 +134,20 @@ func (n *Authorizer) related(ctx context.Context, node string, a authorizer.Attr
 }
 
 func (n *Authorizer) read(ctx context.Context, node string, a authorizer.Attributes) verdict {
+	if a.GetNamespace() == "" {
+		return no("can only read namespaced object of this type")
+	}
+	return n.readOne(ctx, node, a)
+}
+
+// readOne lets a node get an object that it has to do with, and list or watch that one by its name. Claims and volumes
+// are read so too, where upstream's kubelet, which asks again and again, only gets them: it shows nothing else.
+func (n *Authorizer) readOne(ctx context.Context, node string, a authorizer.Attributes) verdict {
 	switch {
 	case !oneOf(a.GetVerb(), "get", "list", "watch"):
 		return no("can only read resources of this type")
 	case a.GetSubresource() != "":
 		return no("cannot read subresource")
-	case a.GetNamespace() == "":
-		return no("can only read namespaced object of this type")
 	}
 	return n.related(ctx, node, a)
 }

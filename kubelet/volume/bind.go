@@ -1,0 +1,107 @@
+package volume
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+const flagReadOnly = unix.MS_RDONLY
+
+// bindOptions are the mount options that a bind mount can have of its own, and whether they are set or cleared.
+var bindOptions = map[string]struct {
+	flag  uintptr
+	clear bool
+}{
+	"ro": {flagReadOnly, false}, "rw": {flagReadOnly, true}, "nosuid": {unix.MS_NOSUID, false}, "suid": {unix.MS_NOSUID, true},
+	"nodev": {unix.MS_NODEV, false}, "dev": {unix.MS_NODEV, true}, "noexec": {unix.MS_NOEXEC, false}, "exec": {unix.MS_NOEXEC, true},
+	"noatime": {unix.MS_NOATIME, false}, "nodiratime": {unix.MS_NODIRATIME, false}, "relatime": {unix.MS_RELATIME, false},
+	"strictatime": {unix.MS_STRICTATIME, false}, "bind": {}, "defaults": {},
+}
+
+// bindFlags reads the mount options of a persistent volume.
+func bindFlags(options []string) (flags uintptr, err error) {
+	for _, list := range options {
+		for option := range strings.SplitSeq(list, ",") {
+			o, ok := bindOptions[option]
+			switch {
+			case !ok:
+				return 0, fmt.Errorf("mount option %q is not supported for local volumes: remove it from the mountOptions of the volume and its class", option)
+			case o.clear:
+				flags &^= o.flag
+			default:
+				flags |= o.flag
+			}
+		}
+	}
+	return flags, nil
+}
+
+// bindDirectory mounts the directory source at target too, which is made. It is idempotent.
+func bindDirectory(source, target string, flags uintptr) error {
+	fd, err := unix.Open(source, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		return fmt.Errorf("path %q does not exist", source)
+	case errors.Is(err, unix.ENOTDIR):
+		return fmt.Errorf("path %q is not a directory: this node does not mount block devices as file systems", source)
+	case err != nil:
+		return fmt.Errorf("open %q: %w", source, err)
+	}
+	defer unix.Close(fd)
+	if err := os.MkdirAll(target, 0o750); err != nil {
+		return fmt.Errorf("make mount point: %w", err)
+	}
+	mounted, err := isBoundTo(target, fd)
+	if err != nil {
+		return err
+	}
+	if !mounted {
+		if err := unix.Mount("/proc/self/fd/"+strconv.Itoa(fd), target, "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("bind %q: %w", source, err)
+		}
+	}
+	if flags == 0 {
+		return nil
+	}
+	// A bind mount takes flags only when it is mounted again, and loses those that are not said then.
+	var st unix.Statfs_t
+	if err := unix.Statfs(target, &st); err != nil {
+		return fmt.Errorf("look at mount of %q: %w", source, err)
+	}
+	const kept = unix.ST_RDONLY | unix.ST_NOSUID | unix.ST_NODEV | unix.ST_NOEXEC | unix.ST_NOATIME | unix.ST_NODIRATIME // of the values of MS_*
+	old := uintptr(st.Flags) & kept
+	if st.Flags&unix.ST_RELATIME != 0 && flags&(unix.MS_NOATIME|unix.MS_STRICTATIME) == 0 {
+		old |= unix.MS_RELATIME
+	}
+	if err := unix.Mount("", target, "", unix.MS_BIND|unix.MS_REMOUNT|old|flags, ""); err != nil {
+		return fmt.Errorf("set flags of mount of %q: %w", source, err)
+	}
+	return nil
+}
+
+// isBoundTo says whether the directory fd is mounted at target. Anything else that is mounted there is taken off.
+func isBoundTo(target string, fd int) (bool, error) {
+	mounted, err := isMountPoint(target)
+	if err != nil || !mounted {
+		return false, err
+	}
+	var want, have unix.Stat_t
+	if err := unix.Fstat(fd, &want); err != nil {
+		return false, fmt.Errorf("look at volume: %w", err)
+	}
+	if err := unix.Lstat(target, &have); err != nil {
+		return false, fmt.Errorf("look at %s: %w", target, err)
+	}
+	if want.Dev == have.Dev && want.Ino == have.Ino {
+		return true, nil
+	}
+	if err := unix.Unmount(target, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH); err != nil {
+		return false, fmt.Errorf("unmount old volume: %w", err)
+	}
+	return false, nil
+}
