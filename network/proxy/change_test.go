@@ -61,7 +61,7 @@ func TestEstablishedConnectionsStay(t *testing.T) {
 	m.answers(client.Namespace, "tcp", svc.Spec.ClusterIP+":80", "b")
 	talk("after the endpoint has gone from the Service")
 	m.endpoints(svc)
-	m.until("refusal", func() error {
+	m.rules.Until("refusal", func() error {
 		if _, err := nettest.Ask(client.Namespace, "tcp", svc.Spec.ClusterIP+":80"); err == nil {
 			return errors.New("somebody answers")
 		}
@@ -75,8 +75,8 @@ func TestEstablishedConnectionsStay(t *testing.T) {
 		ends = append(ends, end{fmt.Sprintf("10.244.9.%d", i+1), fmt.Sprintf("fd00:244:9::%d", i+1), elsewhere, true})
 	}
 	m.endpoints(many, ends...)
-	m.until("the table has grown", func() error {
-		if n := m.elements()["ends4"]; n < 2*len(ends) {
+	m.rules.Until("the table has grown", func() error {
+		if n := nettest.Elements(t, table)["ends4"]; n < 2*len(ends) {
 			return fmt.Errorf("%d endpoints", n)
 		}
 		return nil
@@ -88,7 +88,7 @@ func TestEstablishedConnectionsStay(t *testing.T) {
 	m.answers(client.Namespace, "tcp", svc.Spec.ClusterIP+":80", "b")
 	talk("after another process has taken over")
 	nettest.Must(t, m.api.CoreV1().Services("default").Delete(t.Context(), "web", metav1.DeleteOptions{}))
-	m.until("refusal", func() error {
+	m.rules.Until("refusal", func() error {
 		if _, err := nettest.Ask(client.Namespace, "tcp", svc.Spec.ClusterIP+":80"); err == nil {
 			return errors.New("somebody answers")
 		}
@@ -130,7 +130,7 @@ func TestUDPClientsMoveOn(t *testing.T) {
 	m.endpoints(svc, b.at(self))
 	all("b")
 	m.endpoints(svc)
-	m.until("refusal", func() error {
+	m.rules.Until("refusal", func() error {
 		if _, err := nettest.Ask(client.Namespace, "udp", svc.Spec.ClusterIP+":80"); err == nil {
 			return errors.New("somebody answers")
 		}
@@ -141,8 +141,8 @@ func TestUDPClientsMoveOn(t *testing.T) {
 	all("a")
 	// What goes on is not disturbed by another endpoint beside it.
 	m.endpoints(svc, a.at(self), b.at(self))
-	m.until("both are there", func() error {
-		if n := m.elements()["ends4"]; n < 2*6 {
+	m.rules.Until("both are there", func() error {
+		if n := nettest.Elements(t, table)["ends4"]; n < 2*6 {
 			return fmt.Errorf("%d endpoints", n)
 		}
 		return nil
@@ -169,8 +169,8 @@ func TestSessionAffinity(t *testing.T) {
 		address := net.JoinHostPort(svc.Spec.ClusterIPs[i], "80")
 		m.endpoints(svc, ends...)
 		var first nettest.Answer
-		m.until("somebody answers", func() (err error) {
-			if m.elements()["ends"+n] < 2*len(ends) {
+		m.rules.Until("somebody answers", func() (err error) {
+			if nettest.Elements(t, table)["ends"+n] < 2*len(ends) {
 				return errors.New("not all endpoints are known")
 			}
 			first, err = nettest.Ask(client.Namespace, "tcp", address)
@@ -186,15 +186,15 @@ func TestSessionAffinity(t *testing.T) {
 		}
 		m.endpoints(svc, others...)
 		var next nettest.Answer
-		m.until("another answers", func() (err error) {
+		m.rules.Until("another answers", func() (err error) {
 			if next, err = nettest.Ask(client.Namespace, "tcp", address); err == nil && next.By == first.By {
 				err = errors.New("it is the one that is gone")
 			}
 			return err
 		})
 		m.endpoints(svc, ends...)
-		m.until("all are back", func() error {
-			if m.elements()["ends"+n] < 2*len(ends) {
+		m.rules.Until("all are back", func() error {
+			if nettest.Elements(t, table)["ends"+n] < 2*len(ends) {
 				return errors.New("not all endpoints are known")
 			}
 			return onlyFrom(client.Namespace, address, next.By)
@@ -284,7 +284,7 @@ func TestServicesLeaveNothing(t *testing.T) {
 	m.endpoints(kept, a.at(self))
 	m.answers(nil, "tcp", kept.Spec.ClusterIP+":80", "a")
 	m.answers(nil, "tcp", net.JoinHostPort(kept.Spec.ClusterIPs[1], "80"), "a")
-	before := m.elements()
+	before := nettest.Elements(t, table)
 	const rounds, batch = 3, 40
 	for round := range rounds {
 		var names []string
@@ -308,8 +308,8 @@ func TestServicesLeaveNothing(t *testing.T) {
 		}
 	}
 	// The chains for affinity stay, of which there are as many as there are different times.
-	m.until("the rules are as before", func() error {
-		now := m.elements()
+	m.rules.Until("the rules are as before", func() error {
+		now := nettest.Elements(t, table)
 		if delete(now, "chains"); now["affinity4"] == 0 {
 			delete(now, "affinity4")
 		}

@@ -6,11 +6,7 @@ import (
 	"net/netip"
 	"sync"
 	"testing"
-	"time"
 
-	"github.com/google/nftables"
-	mdlayher "github.com/mdlayher/netlink"
-	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -49,14 +45,14 @@ type machine struct {
 	api   kubernetes.Interface
 	world *nettest.Namespace
 
-	net     *network.Network
-	changed chan struct{} // has room for one: somebody changed the kernel's rules
-	stop    func()        // ends the proxy and leaves its rules
+	net   *network.Network
+	rules *nettest.Rules
+	stop  func() // ends the proxy and leaves its rules
 }
 
 func newMachine(t *testing.T) *machine {
 	t.Helper()
-	m := &machine{T: t, world: nettest.NewWorld(t), changed: make(chan struct{}, 1)}
+	m := &machine{T: t, world: nettest.NewWorld(t), rules: nettest.FollowRules(t)}
 	server := servertest.Start(t, func(c *apiserver.Config) { c.ServiceCIDRs = serviceNets })
 	m.api = server.Client(t)
 	var err error
@@ -64,7 +60,6 @@ func newMachine(t *testing.T) *machine {
 	nettest.Must(t, err)
 	nettest.Must(t, m.net.Open(t.Context()))
 	t.Cleanup(func() { nettest.Must(t, m.net.Uninstall(context.Background())) })
-	m.follow()
 	t.Cleanup(func() { nettest.Must(t, proxy.Uninstall(table, serviceNets)) })
 	m.start()
 	t.Cleanup(func() { m.stop() })
@@ -91,49 +86,6 @@ func (m *machine) start() {
 		}
 		factory.Shutdown()
 	})
-}
-
-// follow hears of every transaction of nftables in the namespace.
-func (m *machine) follow() {
-	m.Helper()
-	conn, err := mdlayher.Dial(unix.NETLINK_NETFILTER, &mdlayher.Config{Groups: 1 << (unix.NFNLGRP_NFTABLES - 1)})
-	nettest.Must(m, err)
-	ended := make(chan struct{})
-	m.Cleanup(func() {
-		nettest.Must(m, conn.Close())
-		<-ended
-	})
-	go func() {
-		defer close(ended)
-		for {
-			// Too many at once are an error, after which there is something to look at, too.
-			if _, err := conn.Receive(); err != nil && m.Context().Err() != nil {
-				return
-			}
-			select {
-			case m.changed <- struct{}{}:
-			default:
-			}
-		}
-	}()
-}
-
-// until looks again after each change of the kernel's rules, until there is no error.
-func (m *machine) until(what string, look func() error) {
-	m.Helper()
-	end := time.NewTimer(time.Minute)
-	defer end.Stop()
-	for {
-		err := look()
-		if err == nil {
-			return
-		}
-		select {
-		case <-m.changed:
-		case <-end.C:
-			m.Fatalf("not in time: %s: %v", what, err)
-		}
-	}
 }
 
 // pod is a Pod that answers with its name on port 8080.
@@ -210,35 +162,11 @@ func (m *machine) endpoints(svc *corev1.Service, ends ...end) {
 // answers waits until a listener of that name answers whoever asks.
 func (m *machine) answers(ns *nettest.Namespace, proto, address, by string) {
 	m.Helper()
-	m.until(fmt.Sprintf("%s %s is answered by %s", proto, address, by), func() error {
+	m.rules.Until(fmt.Sprintf("%s %s is answered by %s", proto, address, by), func() error {
 		a, err := nettest.Ask(ns, proto, address)
 		if err == nil && a.By != by {
 			err = fmt.Errorf("%s answers", a.By)
 		}
 		return err
 	})
-}
-
-// elements counts what the sets of the proxy's table have in them.
-func (m *machine) elements() map[string]int {
-	m.Helper()
-	conn, err := nftables.New()
-	nettest.Must(m, err)
-	t := &nftables.Table{Name: table, Family: nftables.TableFamilyINet}
-	sets, err := conn.GetSets(t)
-	nettest.Must(m, err)
-	counts := map[string]int{}
-	for _, s := range sets {
-		elements, err := conn.GetSetElements(s)
-		nettest.Must(m, err)
-		counts[s.Name] = len(elements)
-	}
-	chains, err := conn.ListChainsOfTableFamily(nftables.TableFamilyINet)
-	nettest.Must(m, err)
-	for _, c := range chains {
-		if c.Table.Name == table {
-			counts["chains"]++
-		}
-	}
-	return counts
 }

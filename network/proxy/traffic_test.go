@@ -111,7 +111,7 @@ func TestEndpointsComeAndGo(t *testing.T) {
 	both := []string{net.JoinHostPort(svc.Spec.ClusterIPs[0], "80"), net.JoinHostPort(svc.Spec.ClusterIPs[1], "80")}
 	for _, address := range both {
 		seen := map[string]bool{}
-		m.until("both answer at "+address, func() error {
+		m.rules.Until("both answer at "+address, func() error {
 			for range 50 {
 				got, err := nettest.Ask(client.Namespace, "tcp", address)
 				if err != nil {
@@ -128,14 +128,14 @@ func TestEndpointsComeAndGo(t *testing.T) {
 	gone.ready = false
 	m.endpoints(svc, gone, b.at(self))
 	for _, address := range both {
-		m.until("only b answers at "+address, func() error { return onlyFrom(client.Namespace, address, "b") })
+		m.rules.Until("only b answers at "+address, func() error { return onlyFrom(client.Namespace, address, "b") })
 	}
 	m.endpoints(svc)
 	for ns, addresses := range map[*nettest.Namespace][]string{
 		client.Namespace: append([]string{host4 + ":" + node}, both...), nil: append([]string{"127.0.0.1:" + node}, both...), m.world: {host4 + ":" + node},
 	} {
 		for _, address := range addresses {
-			m.until(fmt.Sprint("refused at ", address, " from ", ns), func() error {
+			m.rules.Until(fmt.Sprint("refused at ", address, " from ", ns), func() error {
 				got, err := nettest.Ask(ns, "tcp", address)
 				if !errors.Is(err, syscall.ECONNREFUSED) {
 					return fmt.Errorf("%v answers, %w", got, err)
@@ -147,7 +147,7 @@ func TestEndpointsComeAndGo(t *testing.T) {
 	m.endpoints(svc, b.at(self))
 	m.answers(client.Namespace, "tcp", both[0], "b")
 	nettest.Must(t, m.api.CoreV1().Services("default").Delete(t.Context(), "web", metav1.DeleteOptions{}))
-	m.until("the node port is closed", func() error {
+	m.rules.Until("the node port is closed", func() error {
 		if got, err := nettest.Ask(m.world, "tcp", host4+":"+node); !errors.Is(err, syscall.ECONNREFUSED) {
 			return fmt.Errorf("%v answers, %w", got, err)
 		}
@@ -181,13 +181,13 @@ func TestExternalTrafficPolicyLocal(t *testing.T) {
 	node := port(svc.Spec.Ports[0].NodePort)
 	m.endpoints(svc, a.at(self), b.at(elsewhere))
 	for _, ip := range []string{host4, host6} {
-		m.until("a alone answers the world", func() error { return onlyFrom(m.world, net.JoinHostPort(ip, node), "a") })
+		m.rules.Until("a alone answers the world", func() error { return onlyFrom(m.world, net.JoinHostPort(ip, node), "a") })
 	}
 	nettest.WantFrom(t, "world", m.world, "tcp", host4+":"+node, world4)
 	nettest.WantFrom(t, "world", m.world, "tcp", net.JoinHostPort(host6, node), world6)
 
 	m.endpoints(svc, b.at(elsewhere))
-	m.until("b answers clients here", func() error { return onlyFrom(client.Namespace, host4+":"+node, "b") })
+	m.rules.Until("b answers clients here", func() error { return onlyFrom(client.Namespace, host4+":"+node, "b") })
 	m.answers(nil, "tcp", "127.0.0.1:"+node, "b")
 	m.answers(nil, "tcp", host4+":"+node, "b")
 	m.answers(client.Namespace, "tcp", svc.Spec.ClusterIP+":80", "b")
@@ -205,17 +205,17 @@ func TestInternalTrafficPolicyLocal(t *testing.T) {
 	})
 	cluster, node := svc.Spec.ClusterIP+":80", host4+":"+port(svc.Spec.Ports[0].NodePort)
 	m.endpoints(svc, a.at(self), b.at(elsewhere))
-	m.until("a alone answers", func() error { return onlyFrom(client.Namespace, cluster, "a") })
+	m.rules.Until("a alone answers", func() error { return onlyFrom(client.Namespace, cluster, "a") })
 	m.endpoints(svc, b.at(elsewhere))
 	m.answers(m.world, "tcp", node, "b") // That policy is another.
-	m.until("silence", func() error {
+	m.rules.Until("silence", func() error {
 		if got, err := nettest.AskWithin(client.Namespace, "tcp", cluster, time.Second); !os.IsTimeout(err) {
 			return fmt.Errorf("the Pod's packets are not dropped: %v, %w", got, err)
 		}
 		return nil
 	})
 	m.endpoints(svc)
-	m.until("refusal", func() error {
+	m.rules.Until("refusal", func() error {
 		if got, err := nettest.Ask(client.Namespace, "tcp", cluster); !errors.Is(err, syscall.ECONNREFUSED) {
 			return fmt.Errorf("%v answers, %w", got, err)
 		}
@@ -246,7 +246,7 @@ func TestLoadBalancer(t *testing.T) {
 			t.Errorf("%s: %v, %v", name, got, err)
 		}
 		nettest.Must(t, m.api.CoreV1().Services("default").Delete(t.Context(), "web", metav1.DeleteOptions{}))
-		m.until("nothing is left", func() error {
+		m.rules.Until("nothing is left", func() error {
 			if got, err := nettest.Ask(nil, "tcp", host4+":80"); !errors.Is(err, syscall.ECONNREFUSED) {
 				return fmt.Errorf("%v answers, %w", got, err)
 			}
