@@ -25,6 +25,7 @@ import (
 	"github.com/peapod/peapod/api/resource"
 	"github.com/peapod/peapod/apiserver/openapi"
 	"github.com/peapod/peapod/apiserver/registry"
+	"github.com/peapod/peapod/internal/linger"
 )
 
 // Server is the API server.
@@ -92,7 +93,7 @@ func (s *Server) build() error {
 func (s *Server) genericConfig() (*genericapiserver.Config, error) {
 	c := genericapiserver.NewConfig(s.codecs)
 	c.SecureServing = &genericapiserver.SecureServingInfo{
-		Listener: &firstAccept{Listener: s.config.Listener, accepting: s.accepting},
+		Listener: &firstAccept{Listener: linger.Listen(s.config.Listener), accepting: s.accepting},
 		Cert:     s.config.ServingCert,
 		ClientCA: s.config.ClientCA,
 	}

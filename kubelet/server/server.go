@@ -24,6 +24,7 @@ import (
 	internalapi "k8s.io/cri-api/pkg/apis"
 	"k8s.io/klog/v2"
 
+	"github.com/peapod/peapod/internal/linger"
 	"github.com/peapod/peapod/kubelet/pod"
 )
 
@@ -122,7 +123,7 @@ func (s *Server) Run(ctx context.Context) error {
 		<-ctx.Done()
 		server.Close()
 	})
-	err := server.Serve(tls.NewListener(s.cfg.Listener, config))
+	err := server.Serve(tls.NewListener(linger.Listen(s.cfg.Listener), config))
 	if errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/peapod/peapod/internal/linger"
 	"github.com/peapod/peapod/runtime/image"
 )
 
@@ -145,7 +146,7 @@ func (s *streamServer) base() (string, error) {
 	s.server = &http.Server{Handler: s.handler, ReadHeaderTimeout: 30 * time.Second}
 	s.address = "http://" + l.Addr().String()
 	s.serving.Go(func() {
-		if err := s.server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		if err := s.server.Serve(linger.Listen(l)); !errors.Is(err, http.ErrServerClosed) {
 			// The next caller opens another one.
 			s.mu.Lock()
 			s.server = nil
