@@ -17,14 +17,17 @@ import (
 
 	"github.com/peapod/peapod/apiserver/admission/certificates"
 	"github.com/peapod/peapod/apiserver/admission/claimresize"
+	"github.com/peapod/peapod/apiserver/admission/defaultingressclass"
 	"github.com/peapod/peapod/apiserver/admission/defaultstorageclass"
 	"github.com/peapod/peapod/apiserver/admission/defaulttolerationseconds"
 	"github.com/peapod/peapod/apiserver/admission/limitranger"
 	"github.com/peapod/peapod/apiserver/admission/noderestriction"
 	"github.com/peapod/peapod/apiserver/admission/podsecurity"
+	"github.com/peapod/peapod/apiserver/admission/podtopologylabels"
 	"github.com/peapod/peapod/apiserver/admission/priority"
 	"github.com/peapod/peapod/apiserver/admission/rbacescalation"
 	"github.com/peapod/peapod/apiserver/admission/resourcequota"
+	"github.com/peapod/peapod/apiserver/admission/runtimeclass"
 	"github.com/peapod/peapod/apiserver/admission/serviceaccount"
 	"github.com/peapod/peapod/apiserver/admission/storageobjectinuse"
 	"github.com/peapod/peapod/apiserver/admission/taintnodesbycondition"
@@ -51,6 +54,7 @@ func New(cfg Config) (admission.Interface, error) {
 	}
 	core := cfg.Informers.Core().V1()
 	namespaces, accounts, classes := core.Namespaces(), core.ServiceAccounts(), cfg.Informers.Scheduling().V1().PriorityClasses()
+	runtimes, ingresses := cfg.Informers.Node().V1().RuntimeClasses(), cfg.Informers.Networking().V1().IngressClasses()
 	storage := cfg.Informers.Storage().V1().StorageClasses()
 	namespaceLifecycle, err := newNamespaceLifecycle(cfg)
 	if err != nil {
@@ -87,7 +91,10 @@ func New(cfg Config) (admission.Interface, error) {
 		gate{defaultstorageclass.New(storage.Lister()), synced(storage.Informer())},
 		storageobjectinuse.New(),
 		gate{claimresize.New(storage.Lister()), synced(storage.Informer())},
+		gate{runtimeclass.New(cfg.Client, runtimes.Lister()), synced(runtimes.Informer())},
 		certificates.New(cfg.Authorizer),
+		gate{defaultingressclass.New(ingresses.Lister()), synced(ingresses.Informer())},
+		gate{podtopologylabels.New(core.Nodes().Lister()), synced(core.Nodes().Informer())},
 		rbacescalation.New(cfg.Client, cfg.Authorizer, cfg.RBAC),
 		// The last: what it charges must not be refused by another.
 		gate{quotas, synced(core.ResourceQuotas().Informer())},

@@ -20,6 +20,7 @@ func TestAccess(t *testing.T) {
 		{"tokens", tokens}, {"token requests", tokenRequests}, {"token review", tokenReview}, {"node reads", nodeReads},
 		{"node writes", nodeWrites}, {"node tokens", nodeTokens}, {"mirror pods", mirrorPods},
 		{"service accounts", serviceAccounts}, {"priority", priorities}, {"pod security", podSecurity}, {"reviews", reviews},
+		{"runtime classes", runtimeClasses}, {"default ingress class", defaultIngressClass}, {"topology labels", topologyLabels},
 	} {
 		t.Run(part.name, func(t *testing.T) { part.run(t, c) })
 	}
