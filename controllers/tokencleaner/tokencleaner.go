@@ -35,12 +35,13 @@ func New(d engine.Deps) (engine.Runner, error) {
 		if err != nil {
 			return fmt.Errorf("read bootstrap token %s: %w", key.Name, err)
 		}
-		at, err := time.Parse(time.RFC3339, string(s.Data["expiration"]))
-		if err != nil {
-			return nil // without an end, or with one that makes it invalid
+		text := string(s.Data["expiration"])
+		if text == "" {
+			return nil // it has no end
 		}
-		if wait := time.Until(at); wait > 0 {
-			return &engine.Retry{After: wait, Why: "it is valid until then"}
+		// A token whose end cannot be read is not valid either, and goes at once.
+		if at, err := time.Parse(time.RFC3339, text); err == nil && time.Until(at) > 0 {
+			return &engine.Retry{After: time.Until(at), Why: "it is valid until then"}
 		}
 		err = d.Client.CoreV1().Secrets(metav1.NamespaceSystem).Delete(ctx, s.Name,
 			metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(s.UID))})
