@@ -3,6 +3,7 @@ package volume
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,6 +16,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/utils/ptr"
 
@@ -87,6 +89,30 @@ func TestLocalVolumeOutlivesThePod(t *testing.T) {
 	}
 	if b, _ := os.ReadFile(filepath.Join(v.Spec.Local.Path, "kept")); string(b) != "data" {
 		t.Errorf("after the Pod the volume holds %q", b)
+	}
+}
+
+// A claim that becomes bound has a Pod prepared by its worker and refreshed by its event, both at once.
+func TestPrepareWhileRefreshing(t *testing.T) {
+	c, v := boundClaim(t)
+	m, _ := newManager(t, c, v)
+	done := make(chan error, 100)
+	for i := range cap(done) {
+		p := podWith(claimVolume(false))
+		p.UID = types.UID(fmt.Sprint("uid-", i/2))
+		p.Spec.SecurityContext = &v1.PodSecurityContext{FSGroup: ptr.To[int64](2000)}
+		go func() { done <- m.Prepare(context.Background(), p) }()
+	}
+	deadline := time.After(60 * time.Second)
+	for range cap(done) {
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Error(err)
+			}
+		case <-deadline:
+			t.Fatal("one waits for the other for ever")
+		}
 	}
 }
 

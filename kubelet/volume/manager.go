@@ -57,6 +57,7 @@ type Manager struct {
 	// stale has the Pods whose volumes must be written anew.
 	stale workqueue.TypedRateLimitingInterface[types.UID]
 
+	// mu is taken within a Pod's, never the other way round.
 	mu   sync.Mutex
 	pods map[types.UID]*podVolumes
 }
@@ -155,15 +156,15 @@ func (m *Manager) Adopt(ctx context.Context, pods []*v1.Pod) error {
 // track returns the Pod's entry with its newest object.
 func (m *Manager) track(p *v1.Pod) *podVolumes {
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	pv := m.pods[p.UID]
 	if pv == nil {
 		pv = &podVolumes{}
 		m.pods[p.UID] = pv
 	}
+	m.mu.Unlock()
 	pv.mu.Lock()
+	defer pv.mu.Unlock()
 	pv.pod = p
-	pv.mu.Unlock()
 	return pv
 }
 
