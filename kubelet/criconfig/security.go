@@ -107,8 +107,10 @@ func securityContext(pod *v1.Pod, c *v1.Container, node *Node, image ImageUser, 
 		out.RunAsUser = &runtimeapi.Int64Value{Value: *sc.RunAsUser}
 	case image.UID != nil:
 		out.RunAsUser = &runtimeapi.Int64Value{Value: *image.UID}
-	default:
+	case image.Name != "":
 		out.RunAsUsername = image.Name
+	default:
+		out.RunAsUser = &runtimeapi.Int64Value{}
 	}
 	if sc.RunAsGroup != nil {
 		out.RunAsGroup = &runtimeapi.Int64Value{Value: *sc.RunAsGroup}

@@ -147,8 +147,8 @@ func TestMounts(t *testing.T) {
 	}
 	config = shell("image", "ls /img/etc; touch /img/x 2>/dev/null && echo written; ls /sub")
 	config.Mounts = []*runtimeapi.Mount{
-		{ContainerPath: "/img", Image: &runtimeapi.ImageSpec{Image: "busybox"}},
-		{ContainerPath: "/sub", Image: &runtimeapi.ImageSpec{Image: "busybox"}, ImageSubPath: "etc"},
+		{ContainerPath: "/img", Readonly: true, Image: &runtimeapi.ImageSpec{Image: "busybox"}},
+		{ContainerPath: "/sub", Readonly: true, Image: &runtimeapi.ImageSpec{Image: "busybox"}, ImageSubPath: "etc"},
 	}
 	if out, _ := n.output(pod, config); out != "group\npasswd\ngroup\npasswd\n" {
 		t.Errorf("got %q", out)

@@ -9,6 +9,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/peapod/peapod/runtime/snapshot"
 )
 
 // containerEntry is a container's journal.
@@ -55,6 +57,13 @@ type container struct {
 	entry containerEntry
 	// ended is closed when the phase becomes phaseStopped.
 	ended chan struct{}
+
+	// layer is the last measurement of the writable layer.
+	layer struct {
+		sync.Mutex
+		usage snapshot.Usage
+		at    time.Time
+	}
 }
 
 func newContainer(e containerEntry) *container {

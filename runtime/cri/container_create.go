@@ -50,10 +50,8 @@ func (s *Service) CreateContainer(ctx context.Context, sandboxID string, config 
 	if name := stopSignalName(config.StopSignal); name != "" {
 		e.StopSignal = name
 	}
-	for i, m := range config.Mounts {
-		if m.GetImage().GetImage() != "" {
-			e.Views = append(e.Views, fmt.Sprintf("%s-image-%d", e.ID, i))
-		}
+	if err := s.resolveVolumes(ctx, &e); err != nil {
+		return "", err
 	}
 	c := newContainer(e)
 	if err := s.reserveContainer(c); err != nil {
@@ -70,6 +68,26 @@ func (s *Service) CreateContainer(ctx context.Context, sandboxID string, config 
 	}
 	s.publish(runtimeapi.ContainerEventType_CONTAINER_CREATED_EVENT, c.id, sandboxID)
 	return c.id, nil
+}
+
+// resolveVolumes finds the images that e mounts. Its configuration says from then on which they are.
+func (s *Service) resolveVolumes(ctx context.Context, e *containerEntry) error {
+	for i, m := range e.Config.Message.Mounts {
+		name := m.GetImage().GetImage()
+		if name == "" {
+			continue
+		}
+		if !m.Readonly {
+			return status.Errorf(codes.InvalidArgument, "image %q is mounted on %q: it must be read-only", name, m.ContainerPath)
+		}
+		img, err := s.cfg.Images.Resolve(ctx, name)
+		if err != nil {
+			return fmt.Errorf("resolve image %q of a volume: %w", name, err)
+		}
+		m.Image.ImageRef = img.ID
+		e.Views = append(e.Views, fmt.Sprintf("%s-image-%d", e.ID, i))
+	}
+	return nil
 }
 
 // reserveContainer enters c, unless there is one for the same attempt of the same name in the sandbox.

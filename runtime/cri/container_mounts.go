@@ -85,7 +85,7 @@ func checkPropagation(path, kind string, ok func(optional string) bool) error {
 
 // mountImage mounts an image read-only below the container's run directory and makes m a bind of it.
 func (s *Service) mountImage(ctx context.Context, e *containerEntry, m *runtimeapi.Mount, key string) error {
-	img, err := s.cfg.Images.Resolve(ctx, m.Image.Image)
+	img, err := s.cfg.Images.Resolve(ctx, m.Image.ImageRef)
 	if err != nil {
 		return fmt.Errorf("resolve image %q of a volume: %w", m.Image.Image, err)
 	}
@@ -100,7 +100,7 @@ func (s *Service) mountImage(ctx context.Context, e *containerEntry, m *runtimea
 	if err := snapshot.MountAt(mounts, target); err != nil {
 		return err
 	}
-	m.HostPath, m.Image, m.Readonly = target, nil, true
+	m.HostPath, m.Image = target, nil
 	if m.ImageSubPath == "" {
 		return nil
 	}

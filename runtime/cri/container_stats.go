@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/peapod/peapod/runtime/snapshot"
 	"github.com/peapod/peapod/runtime/supervisor/protocol"
 )
 
@@ -80,16 +81,33 @@ func (s *Service) convertStats(ctx context.Context, c *container, st *protocol.C
 	if st.SwapLimit > st.SwapUsage && st.SwapLimit < noLimit {
 		out.Swap.SwapAvailableBytes = value(st.SwapLimit - st.SwapUsage)
 	}
-	usage, err := s.cfg.Snapshots.Usage(ctx, c.id)
+	usage, at, err := s.layerUsage(ctx, c)
 	if err != nil {
 		s.log.V(2).Info("No disk usage of container", "container", c.id, "err", err)
 		return out
 	}
 	out.WritableLayer = &runtimeapi.FilesystemUsage{
-		Timestamp: time.Now().UnixNano(), UsedBytes: value(uint64(usage.Bytes)), InodesUsed: value(uint64(usage.Inodes)),
+		Timestamp: at.UnixNano(), UsedBytes: value(uint64(usage.Bytes)), InodesUsed: value(uint64(usage.Inodes)),
 		FsId: &runtimeapi.FilesystemIdentifier{Mountpoint: s.rootfs(c.id)},
 	}
 	return out
+}
+
+// layerAge is how old a measurement of a writable layer may be: it costs a walk over all files.
+const layerAge = 10 * time.Second
+
+// layerUsage measures what a container has written, or returns the last measurement and when that was.
+func (s *Service) layerUsage(ctx context.Context, c *container) (snapshot.Usage, time.Time, error) {
+	c.layer.Lock()
+	defer c.layer.Unlock()
+	if now := time.Now(); now.Sub(c.layer.at) > layerAge {
+		usage, err := s.cfg.Snapshots.Usage(ctx, c.id)
+		if err != nil {
+			return snapshot.Usage{}, now, err
+		}
+		c.layer.usage, c.layer.at = usage, now
+	}
+	return c.layer.usage, c.layer.at, nil
 }
 
 // noLimit is where cgroups mean "unlimited".

@@ -74,16 +74,14 @@ func (s *Service) resolveUser(e *containerEntry, img *image.Image) (specs.User, 
 // maxSeccomp bounds a seccomp profile, in bytes.
 const maxSeccomp = 1 << 20
 
-// readSeccomp reads a Localhost profile. name is a path below the profile root, or names a file in it outright.
+// readSeccomp reads a Localhost profile: a file of the machine, by its absolute path, or one below the profile root, which
+// is all that a Pod can name.
 func (s *Service) readSeccomp(name string) (*specs.LinuxSeccomp, error) {
-	rel := name
+	root, rel := s.cfg.SeccompProfileRoot, name
 	if filepath.IsAbs(name) {
-		var err error
-		if rel, err = filepath.Rel(s.cfg.SeccompProfileRoot, name); err != nil || !filepath.IsLocal(rel) {
-			return nil, fmt.Errorf("seccomp profile %q is not below %s", name, s.cfg.SeccompProfileRoot)
-		}
+		root, rel = "/", name[1:]
 	}
-	f, err := openAtRoot(s.cfg.SeccompProfileRoot, rel, unix.O_RDONLY|unix.O_NONBLOCK)
+	f, err := openAtRoot(root, rel, unix.O_RDONLY|unix.O_NONBLOCK)
 	if err != nil {
 		return nil, fmt.Errorf("open seccomp profile %q: %w", name, err)
 	}

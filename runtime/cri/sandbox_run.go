@@ -28,8 +28,8 @@ func (s *Service) RunPodSandbox(ctx context.Context, config *runtimeapi.PodSandb
 		ID: newID(), Phase: phaseCreating, CreatedAt: time.Now(), Handler: handler,
 		Config: packed[*runtimeapi.PodSandboxConfig]{Message: proto.Clone(config).(*runtimeapi.PodSandboxConfig)},
 	}
-	if o := e.namespaces().GetUsernsOptions(); o != nil && o.Mode == runtimeapi.NamespaceMode_POD {
-		return "", status.Error(codes.InvalidArgument, "user namespaces are not supported")
+	if o := e.namespaces().GetUsernsOptions(); o != nil && o.Mode != runtimeapi.NamespaceMode_NODE {
+		return "", status.Errorf(codes.InvalidArgument, "user namespace mode %s is not supported: only %s is", o.Mode, runtimeapi.NamespaceMode_NODE)
 	}
 	sysctls, err := oci.Sysctls(config.GetLinux().GetSysctls(), e.hostNetwork(), e.hostIPC())
 	if err != nil {

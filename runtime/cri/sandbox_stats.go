@@ -124,13 +124,3 @@ func parseNetDev(text string) []*runtimeapi.NetworkInterfaceUsage {
 	}
 	return list
 }
-
-// ListMetricDescriptors returns none: usage is served as statistics.
-func (s *Service) ListMetricDescriptors(context.Context) ([]*runtimeapi.MetricDescriptor, error) {
-	return nil, nil
-}
-
-// ListPodSandboxMetrics returns none: usage is served as statistics.
-func (s *Service) ListPodSandboxMetrics(context.Context) ([]*runtimeapi.PodSandboxMetrics, error) {
-	return nil, nil
-}

@@ -37,6 +37,9 @@ func ResolveUser(security *runtimeapi.LinuxContainerSecurityContext, imageUser s
 		name, groupName, _ = strings.Cut(imageUser, ":")
 	}
 	if security.GetRunAsGroup() != nil {
+		if security.GetRunAsUser() == nil && security.GetRunAsUsername() == "" {
+			return specs.User{}, "", errors.New("a group to run as is given without a user")
+		}
 		groupName = strconv.FormatInt(security.RunAsGroup.Value, 10)
 	}
 	user, login, home, err := findUser(name, users)

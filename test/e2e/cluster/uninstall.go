@@ -15,6 +15,7 @@ import (
 	"syscall"
 
 	"github.com/google/nftables"
+	"golang.org/x/sys/unix"
 
 	"github.com/peapod/peapod/daemon/instance"
 )
@@ -68,9 +69,9 @@ func (c *Cluster) marked(s string) bool {
 	return false
 }
 
-// networkName is what the network makes of the instance's name, short enough for interfaces.
-func (c *Cluster) networkName() string {
-	sum := sha256.Sum256([]byte(c.Instance.Name))
+// networkName is what the network makes of an instance's name, short enough for interfaces.
+func networkName(i instance.Instance) string {
+	sum := sha256.Sum256([]byte(i.Name))
 	return hex.EncodeToString(sum[:])[:5]
 }
 
@@ -152,7 +153,7 @@ func (c *Cluster) interfaces() ([]string, error) {
 	}
 	var found []string
 	for _, i := range list {
-		if strings.HasPrefix(i.Name, "pp"+c.networkName()) {
+		if strings.HasPrefix(i.Name, "pp"+networkName(c.Instance)) {
 			found = append(found, "interface: "+i.Name)
 		}
 	}
@@ -170,7 +171,7 @@ func (c *Cluster) tables() ([]string, error) {
 	}
 	var found []string
 	for _, t := range list {
-		if strings.Contains(t.Name, c.networkName()) {
+		if strings.Contains(t.Name, networkName(c.Instance)) {
 			found = append(found, "nftables table: "+t.Name)
 		}
 	}
@@ -198,11 +199,20 @@ func (c *Cluster) claims() ([]string, error) {
 	return nil, nil
 }
 
-// RemoveAbandoned uninstalls the clusters of tests that ended without doing so: those that were killed.
+// RemoveAbandoned uninstalls the clusters of tests that ended without doing so: those that were killed. Of several at once
+// one does it, and the others wait.
 func RemoveAbandoned(ctx context.Context) error {
 	binary, err := findBinary()
 	if err != nil {
 		return err
+	}
+	lock, err := os.OpenFile("/tmp/peapod-e2e.lock", os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return fmt.Errorf("remove what earlier tests left: %w", err)
+	}
+	defer lock.Close()
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		return fmt.Errorf("remove what earlier tests left: %w", err)
 	}
 	dirs, err := filepath.Glob(filepath.Join("/tmp", dirPrefix+"*"))
 	if err != nil {
