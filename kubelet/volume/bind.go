@@ -19,8 +19,22 @@ var bindOptions = map[string]struct {
 }{
 	"ro": {flagReadOnly, false}, "rw": {flagReadOnly, true}, "nosuid": {unix.MS_NOSUID, false}, "suid": {unix.MS_NOSUID, true},
 	"nodev": {unix.MS_NODEV, false}, "dev": {unix.MS_NODEV, true}, "noexec": {unix.MS_NOEXEC, false}, "exec": {unix.MS_NOEXEC, true},
-	"noatime": {unix.MS_NOATIME, false}, "nodiratime": {unix.MS_NODIRATIME, false}, "relatime": {unix.MS_RELATIME, false},
-	"strictatime": {unix.MS_STRICTATIME, false}, "bind": {}, "defaults": {},
+	"noatime": {unix.MS_NOATIME, false}, "relatime": {unix.MS_RELATIME, false}, "bind": {}, "defaults": {},
+}
+
+// inContainer are the options that the runtime is told too: when it mounts a volume once more into a container, it says
+// whether that one is writable, and what else the kernel knows of the mount is lost then.
+var inContainer = []string{"nosuid", "nodev", "noexec", "noatime", "relatime"}
+
+// bindNames returns the options among inContainer that flags has.
+func bindNames(flags uintptr) []string {
+	var out []string
+	for _, name := range inContainer {
+		if flags&bindOptions[name].flag != 0 {
+			out = append(out, name)
+		}
+	}
+	return out
 }
 
 // bindFlags reads the mount options of a persistent volume.
@@ -75,7 +89,7 @@ func bindDirectory(source, target string, flags uintptr) error {
 	}
 	const kept = unix.ST_RDONLY | unix.ST_NOSUID | unix.ST_NODEV | unix.ST_NOEXEC | unix.ST_NOATIME | unix.ST_NODIRATIME // of the values of MS_*
 	old := uintptr(st.Flags) & kept
-	if st.Flags&unix.ST_RELATIME != 0 && flags&(unix.MS_NOATIME|unix.MS_STRICTATIME) == 0 {
+	if st.Flags&unix.ST_RELATIME != 0 && flags&unix.MS_NOATIME == 0 {
 		old |= unix.MS_RELATIME
 	}
 	if err := unix.Mount("", target, "", unix.MS_BIND|unix.MS_REMOUNT|old|flags, ""); err != nil {

@@ -24,6 +24,8 @@ type claimed struct {
 	path     string
 	block    bool
 	readOnly bool
+	// options are those of the mount.
+	options []string
 }
 
 func usesClaim(v *v1.Volume) bool { return v.PersistentVolumeClaim != nil || v.Ephemeral != nil }
@@ -150,7 +152,7 @@ func (m *Manager) mountVolume(p *v1.Pod, v *v1.Volume, volume *v1.PersistentVolu
 		err = expect(out.path, "block device", isBlockDevice)
 	case s.Local != nil:
 		out.path = m.volumeDir(p.UID, v)
-		err = m.setUpLocal(p, volume, out)
+		err = m.setUpLocal(p, volume, &out)
 	case s.HostPath != nil && block:
 		err = errors.New("volumeMode Block is not supported by hostPath volumes: use a local volume")
 	case s.HostPath != nil:
@@ -226,7 +228,7 @@ func (m *Manager) checkNode(v *v1.PersistentVolume) error {
 
 // setUpLocal binds a local volume's directory to the Pod's own and gives it to the Pod's group. Of several Pods with one
 // volume the first decides whose group it is.
-func (m *Manager) setUpLocal(p *v1.Pod, volume *v1.PersistentVolume, c claimed) error {
+func (m *Manager) setUpLocal(p *v1.Pod, volume *v1.PersistentVolume, c *claimed) error {
 	flags, err := bindFlags(volume.Spec.MountOptions)
 	if err != nil {
 		return err
@@ -234,11 +236,12 @@ func (m *Manager) setUpLocal(p *v1.Pod, volume *v1.PersistentVolume, c claimed) 
 	if c.readOnly {
 		flags |= flagReadOnly
 	}
+	c.readOnly, c.options = flags&flagReadOnly != 0, bindNames(flags)
 	if err := bindDirectory(volume.Spec.Local.Path, c.path, flags); err != nil {
 		return err
 	}
 	gid := fsGroup(p)
-	if gid == nil || flags&flagReadOnly != 0 || m.shared(p.UID, volume.Name) {
+	if gid == nil || c.readOnly || m.shared(p.UID, volume.Name) {
 		return nil
 	}
 	return ownTree(c.path, int(*gid), p.Spec.SecurityContext.FSGroupChangePolicy)

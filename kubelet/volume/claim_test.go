@@ -125,7 +125,7 @@ func TestReadOnlyClaimAndMountOptions(t *testing.T) {
 		t.Fatal(err)
 	}
 	mounts, err := m.Mounts(t.Context(), p, &p.Spec.Containers[0], nil)
-	if err != nil || !mounts[0].Readonly {
+	if err != nil || !mounts[0].Readonly || strings.Join(mounts[0].MountOptions, " ") != "nosuid noexec noatime" {
 		t.Fatalf("mounts %v, %v", mounts, err)
 	}
 	var st unix.Statfs_t

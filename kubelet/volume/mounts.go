@@ -112,6 +112,7 @@ func (m *Manager) mount(p *v1.Pod, c *v1.Container, index int, vm *v1.VolumeMoun
 		}
 		out.HostPath = have.path
 		out.Readonly = out.Readonly || have.readOnly
+		out.MountOptions = have.options
 	default:
 		out.HostPath = m.volumeDir(p.UID, v)
 	}
