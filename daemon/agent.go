@@ -108,6 +108,9 @@ func startAgent(ctx context.Context, ps *parts, i instance.Instance, j *joined) 
 	if err != nil {
 		return err
 	}
+	if err := j.followServers(ctx, i, shared); err != nil {
+		return err
+	}
 	ps.start("informers", func(ctx context.Context) error {
 		shared.StartWithContext(ctx)
 		<-ctx.Done()

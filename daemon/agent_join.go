@@ -31,6 +31,8 @@ import (
 // joined is a machine that is known to its cluster.
 type joined struct {
 	settledAgent
+	// servers are those that the clients reach.
+	servers *join.Servers
 	// node and proxy are the certificates by which it is known, serving that of its kubelet's server.
 	node, proxy, serving *join.Credential
 	// asNode and asProxy are clients that show them.
@@ -43,7 +45,7 @@ const patience = 5 * time.Second
 // joinCluster makes the machine known: it makes sure of the server, asks for certificates, reads the cluster's
 // configuration and gets its Pod network. Whatever it has from an earlier time it asks for only briefly.
 func joinCluster(ctx context.Context, i instance.Instance, a settledAgent) (*joined, error) {
-	j := &joined{settledAgent: a}
+	j := &joined{settledAgent: a, servers: join.NewServers(a.server.Host, a.record.Servers)}
 	dir := filepath.Join(i.DataDir, "pki")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make PKI directory: %w", err)
@@ -124,10 +126,11 @@ func showing(c *join.Credential) func(*rest.Config) {
 	return func(cfg *rest.Config) { cfg.CertFile, cfg.KeyFile = c.Path(), c.Path() }
 }
 
-// client makes a client of the server.
+// client makes a client of the cluster's servers: of one after the other, as they can be reached.
 func (j *joined) client(credential func(*rest.Config)) (kubernetes.Interface, error) {
-	cfg := &rest.Config{Host: j.server.String(), QPS: -1, TLSClientConfig: rest.TLSClientConfig{CAData: []byte(j.record.CA)},
-		ContentConfig: rest.ContentConfig{ContentType: "application/vnd.kubernetes.protobuf", AcceptContentTypes: "application/vnd.kubernetes.protobuf,application/json"}}
+	cfg := &rest.Config{Host: j.server.String(), QPS: -1, Dial: j.servers.Dial,
+		TLSClientConfig: rest.TLSClientConfig{CAData: []byte(j.record.CA), ServerName: join.ServerName},
+		ContentConfig:   rest.ContentConfig{ContentType: "application/vnd.kubernetes.protobuf", AcceptContentTypes: "application/vnd.kubernetes.protobuf,application/json"}}
 	credential(cfg)
 	c, err := kubernetes.NewForConfig(cfg)
 	if err != nil {
@@ -142,7 +145,7 @@ func (j *joined) client(credential func(*rest.Config)) (kubernetes.Interface, er
 func (j *joined) register(ctx context.Context, i instance.Instance) error {
 	before := j.record.PodCIDR
 	err := attempt(ctx, "register the node", before.IsValid(), func(ctx context.Context) error {
-		cidr, err := j.podCIDR(ctx)
+		cidr, err := registration{name: j.NodeName, before: j.record.PodCIDR, node: j.asNode, nodes: j.asProxy}.podCIDR(ctx)
 		if err == nil {
 			j.record.PodCIDR = cidr
 		}
@@ -160,17 +163,26 @@ func (j *joined) register(ctx context.Context, i instance.Instance) error {
 	return j.record.write(i)
 }
 
+// registration makes sure that there is a Node of a machine.
+type registration struct {
+	name string
+	// before is the Pod network that the machine had; invalid: none.
+	before netip.Prefix
+	// node acts as the node, nodes may list all of them.
+	node, nodes kubernetes.Interface
+}
+
 // podCIDR returns the node's part of the Pod network, waiting for it to be given one.
-func (j *joined) podCIDR(ctx context.Context) (netip.Prefix, error) {
-	nodes := j.asNode.CoreV1().Nodes()
-	node, err := nodes.Get(ctx, j.NodeName, metav1.GetOptions{})
+func (r registration) podCIDR(ctx context.Context) (netip.Prefix, error) {
+	nodes := r.node.CoreV1().Nodes()
+	node, err := nodes.Get(ctx, r.name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
-		fresh := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: j.NodeName,
+		fresh := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: r.name,
 			Annotations: map[string]string{"volumes.kubernetes.io/controller-managed-attach-detach": "true"}}}
-		if free, err := j.unclaimed(ctx); err != nil {
+		if free, err := r.unclaimed(ctx); err != nil {
 			return netip.Prefix{}, err
 		} else if free {
-			fresh.Spec.PodCIDR, fresh.Spec.PodCIDRs = j.record.PodCIDR.String(), []string{j.record.PodCIDR.String()}
+			fresh.Spec.PodCIDR, fresh.Spec.PodCIDRs = r.before.String(), []string{r.before.String()}
 		}
 		node, err = nodes.Create(ctx, fresh, metav1.CreateOptions{})
 	}
@@ -178,7 +190,7 @@ func (j *joined) podCIDR(ctx context.Context) (netip.Prefix, error) {
 		return netip.Prefix{}, err
 	}
 	if node.Spec.PodCIDR == "" {
-		lw := cache.NewListWatchFromClient(j.asNode.CoreV1().RESTClient(), "nodes", "", fields.OneTermEqualSelector(metav1.ObjectNameField, j.NodeName))
+		lw := cache.NewListWatchFromClient(r.node.CoreV1().RESTClient(), "nodes", "", fields.OneTermEqualSelector(metav1.ObjectNameField, r.name))
 		_, err := watchtools.UntilWithSync(ctx, lw, &corev1.Node{}, nil, func(e watch.Event) (bool, error) {
 			if n, ok := e.Object.(*corev1.Node); ok && e.Type != watch.Deleted && n.Spec.PodCIDR != "" {
 				node = n
@@ -198,16 +210,16 @@ func (j *joined) podCIDR(ctx context.Context) (netip.Prefix, error) {
 }
 
 // unclaimed says whether this machine has a Pod network from before that no node has now.
-func (j *joined) unclaimed(ctx context.Context) (bool, error) {
-	if !j.record.PodCIDR.IsValid() {
+func (r registration) unclaimed(ctx context.Context) (bool, error) {
+	if !r.before.IsValid() {
 		return false, nil
 	}
-	list, err := j.asProxy.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+	list, err := r.nodes.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return false, fmt.Errorf("list nodes: %w", err)
 	}
 	for _, n := range list.Items {
-		if n.Spec.PodCIDR == j.record.PodCIDR.String() {
+		if n.Spec.PodCIDR == r.before.String() {
 			return false, nil
 		}
 	}

@@ -20,6 +20,8 @@ type agentRecord struct {
 	Server string `json:"server,omitempty"`
 	Pin    string `json:"pin,omitempty"`
 	CA     string `json:"ca,omitempty"`
+	// Servers are the addresses of all the cluster's servers, as last heard.
+	Servers []string `json:"servers,omitempty"`
 	// NodeName is the node that this machine is.
 	NodeName string `json:"nodeName,omitempty"`
 	// PodCIDR are the addresses of its Pods.
@@ -68,7 +70,10 @@ func onlyServer(i instance.Instance) error {
 
 // onlyAgent refuses to run an agent where a server keeps its state.
 func onlyAgent(i instance.Instance) error {
-	_, err := os.Stat(filepath.Join(i.DataDir, "store"))
+	server, err := readShared(i)
+	if err == nil && server.ID == "" {
+		_, err = os.Stat(filepath.Join(i.DataDir, "store"))
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

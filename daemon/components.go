@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/tools/events"
@@ -22,14 +23,14 @@ import (
 type resourceList = v1.ResourceList
 
 // newScheduler returns the scheduler as a part.
-func newScheduler(c *control) (func(context.Context) error, error) {
+func newScheduler(c *control, shared informers.SharedInformerFactory) (func(context.Context) error, error) {
 	client, _, err := c.clientFor(asUser(schedulerUser))
 	if err != nil {
 		return nil, err
 	}
 	broadcaster := events.NewBroadcaster(&events.EventSinkImpl{Interface: client.EventsV1()})
 	s, err := scheduler.New(scheduler.Config{
-		Client: client, Informers: c.informers, Recorder: broadcaster.NewRecorder(scheme.Scheme, v1.DefaultSchedulerName),
+		Client: client, Informers: shared, Recorder: broadcaster.NewRecorder(scheme.Scheme, v1.DefaultSchedulerName),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("make scheduler: %w", err)
@@ -44,7 +45,7 @@ func newScheduler(c *control) (func(context.Context) error, error) {
 }
 
 // newControllers returns all controllers as one part: they need nothing of each other.
-func newControllers(c *control) (func(context.Context) error, error) {
+func newControllers(c *control, shared informers.SharedInformerFactory) (func(context.Context) error, error) {
 	type loop struct {
 		run    engine.Runner
 		events record.EventBroadcaster
@@ -62,7 +63,7 @@ func newControllers(c *control) (func(context.Context) error, error) {
 		}
 		broadcaster := record.NewBroadcaster()
 		l, err := row.New(engine.Deps{
-			Client: client, Metadata: meta, Informers: c.informers,
+			Client: client, Metadata: meta, Informers: shared,
 			Recorder: broadcaster.NewRecorder(scheme.Scheme, v1.EventSource{Component: row.Source()}),
 			RootCA:   c.keys.ServerCA().CurrentCABundleContent, ClusterCIDR: c.ranges.Cluster,
 			SignClient: c.keys.ClientCA().Sign, SignServing: c.keys.ServerCA().Sign,

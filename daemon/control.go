@@ -31,15 +31,18 @@ import (
 	"github.com/peapod/peapod/controllers/engine"
 	"github.com/peapod/peapod/daemon/instance"
 	"github.com/peapod/peapod/internal/version"
-	"github.com/peapod/peapod/store"
 )
 
 // control is the control plane's API server and what its other parts reach it by.
 type control struct {
+	// name is this server's; no other server of the cluster has it.
+	name      string
 	server    *apiserver.Server
 	transport *inprocess.Transport
 	keys      *pki.PKI
 	ranges    instance.Ranges
+	// claims are what several servers share; nil: this is the only one.
+	claims apiserver.Claims
 	// informers are shared by all components of the process: one copy of each object.
 	informers informers.SharedInformerFactory
 	// system acts as a member of system:masters, for what must not depend on RBAC.
@@ -105,8 +108,9 @@ func openKeys(i instance.Instance, s settled, ranges instance.Ranges, nodeIP net
 const clusterDomain = "cluster.local"
 
 // newControl composes the API server with its store, authentication, authorization and admission. Nothing is served yet.
-func newControl(s settled, st *store.Store, listener net.Listener, keys *pki.PKI, ranges instance.Ranges) (*control, error) {
-	c := &control{transport: inprocess.NewTransport(), keys: keys, ranges: ranges, bootstrapped: make(chan struct{}), served: make(chan struct{})}
+func newControl(s settled, k keyed) (*control, error) {
+	st, keys, ranges := k.store, k.keys, k.ranges
+	c := &control{name: s.NodeName, claims: k.claims, transport: inprocess.NewTransport(), keys: keys, ranges: ranges, bootstrapped: make(chan struct{}), served: make(chan struct{})}
 	var err error
 	if c.system, _, err = c.clientFor(asUser(systemUser, user.SystemPrivilegedGroup)); err != nil {
 		return nil, err
@@ -131,13 +135,13 @@ func newControl(s settled, st *store.Store, listener net.Listener, keys *pki.PKI
 		return nil, err
 	}
 	c.server, err = apiserver.New(apiserver.Config{
-		Kinds: api.All(), Storage: st.Decorator(), Listener: listener,
+		Kinds: api.All(), Storage: st.Decorator(), Claims: k.claims, Listener: k.listener,
 		ServingCert: keys.APIServer(), ClientCA: keys.ClientCA(), InProcess: c.transport,
 		Authenticator: who.Request(), Audiences: issuer.DefaultAudiences(), Authorizer: may, Rules: may, Admission: admit, Tokens: issuer,
 		Kubelet:      &apiserver.KubeletClient{Cert: keys.APIServerKubeletClient(), CA: keys.ServerCA()},
 		ServiceCIDRs: []netip.Prefix{ranges.Service},
 		Gates:        []apiserver.Gate{{Name: "bootstrap", Open: c.bootstrapped}},
-		Checks:       []healthz.HealthChecker{healthz.NamedCheck("store", func(*http.Request) error { return st.Ready() })},
+		Checks:       []healthz.HealthChecker{healthz.NamedCheck(k.storeName(), func(*http.Request) error { return st.Ready() })},
 		Handlers:     issuer.Handlers(), Version: version.Info(), Title: "Kubernetes",
 	})
 	if err != nil {
@@ -177,6 +181,13 @@ func (c *control) awaitNode(ctx context.Context, name string) error {
 	case <-ctx.Done():
 	}
 	return informer.RemoveEventHandler(handle)
+}
+
+// startInformers starts those that have been asked for since the others were, until ctx ends.
+func (c *control) startInformers(ctx context.Context) error {
+	c.informers.StartWithContext(ctx)
+	<-ctx.Done()
+	return nil
 }
 
 // run serves the API and makes what every cluster has, until ctx ends.

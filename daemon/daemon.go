@@ -10,17 +10,16 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"strconv"
 
+	"k8s.io/client-go/informers"
 	"k8s.io/klog/v2"
 
+	"github.com/peapod/peapod/apiserver"
 	"github.com/peapod/peapod/apiserver/pki"
 	"github.com/peapod/peapod/daemon/instance"
 	"github.com/peapod/peapod/internal/footprint"
 	"github.com/peapod/peapod/internal/version"
-	"github.com/peapod/peapod/runtime/cri"
-	"github.com/peapod/peapod/store"
 )
 
 // Run is a server: it returns when ctx ends and everything has stopped, or when a part fails. Containers keep running.
@@ -87,6 +86,11 @@ func start(ctx context.Context, ps *parts, i instance.Instance, s settled) error
 	if err != nil {
 		return err
 	}
+	st, claims, err := openStorage(ctx, i, &s, used)
+	if err != nil {
+		return err
+	}
+	ps.closing("store", st.Close)
 	ranges, err := i.ClaimRanges(s.want, used)
 	if err != nil {
 		return err
@@ -109,12 +113,7 @@ func start(ctx context.Context, ps *parts, i instance.Instance, s settled) error
 	if err := keys.WriteKubeconfig(i.Kubeconfig(), clientURL(s)); err != nil {
 		return fmt.Errorf("write administrator's kubeconfig: %w", err)
 	}
-	st, err := store.Open(ctx, store.Config{Dir: filepath.Join(i.DataDir, "store")})
-	if err != nil {
-		return fmt.Errorf("open store: %w", err)
-	}
-	ps.closing("store", st.Close)
-	return startParts(ctx, ps, i, s, keyed{st, keys, ranges, listener, kubeletListener})
+	return startParts(ctx, ps, i, s, keyed{st, claims, keys, ranges, listener, kubeletListener})
 }
 
 func ignoreClosed(err error) error {
@@ -133,67 +132,66 @@ func clientURL(s settled) string {
 	return "https://" + net.JoinHostPort(host.String(), strconv.Itoa(s.Port))
 }
 
-// startParts starts what works on the store: control plane first, then the node, whose runtime opens meanwhile.
+// startParts starts what works on the store: control plane first, then the node, whose runtime opens meanwhile where it is
+// known which addresses its Pods have.
 func startParts(ctx context.Context, ps *parts, i instance.Instance, s settled, k keyed) error {
-	e, err := newContainers(ctx, i, podNetwork{
-		node: nodeCIDR(k.ranges.Cluster), cluster: k.ranges.Cluster, vni: vniOf(k.keys.ServerCA().Pin()), nodeIP: s.nodeIP,
-	}, s.InsecureRegistries)
-	if err != nil {
-		return err
-	}
-	ps.closing("container runtime", e.close)
-	opened := make(chan error, 1)
-	go func() { opened <- e.open(ctx) }()
-	joined := false
-	defer func() {
-		if !joined {
-			<-opened
+	var opening *opening
+	if k.claims == nil {
+		var err error
+		if opening, err = openContainers(ctx, ps, i, s, k, nodeCIDR(k.ranges.Cluster)); err != nil {
+			return err
 		}
-	}()
-	c, err := newControl(s, k.store, k.listener, k.keys, k.ranges)
+		defer opening.wait()
+	}
+	c, err := newControl(s, k)
 	if err != nil {
 		return err
 	}
-	scheduling, err := newScheduler(c)
+	scheduling, err := c.alone(schedulerLock, schedulerUser, func(f informers.SharedInformerFactory) (func(context.Context) error, error) {
+		return newScheduler(c, f)
+	})
 	if err != nil {
 		return err
 	}
-	controlling, err := newControllers(c)
+	controlling, err := c.alone(managerLock, managerUser, func(f informers.SharedInformerFactory) (func(context.Context) error, error) {
+		return newControllers(c, f)
+	})
 	if err != nil {
 		return err
 	}
-	m, err := c.membership(s, k.kubeletListener)
+	ownServices, err := newOwnServices(s, c, k)
 	if err != nil {
 		return err
 	}
-	ownServices, services, err := newServices(i, s, c, k)
-	if err != nil {
-		return err
+	var n *nodeParts
+	if opening != nil {
+		// Before the API server starts, and with it the informers that all share.
+		if n, err = newNodeParts(i, s, c, k, opening); err != nil {
+			return err
+		}
 	}
-	n, err := newNode(i, s, e, m)
-	if err != nil {
-		return err
-	}
-	peers, err := e.network.NewPeers(s.NodeName, c.informers.Core().V1().Nodes())
-	if err != nil {
-		return err
+	if err := k.store.Wait(ctx); err != nil {
+		return fmt.Errorf("open store: %w", err)
 	}
 	ps.start("API server", c.run)
-	joined = true
-	if err := <-opened; err != nil {
-		return err
+	if opening != nil {
+		if err := opening.wait(); err != nil {
+			return err
+		}
 	}
-	ps.start("CRI socket", func(ctx context.Context) error { return cri.Serve(ctx, i.Socket(), e.service, e.images) })
 	// The roles by which the components act are made at the first start: before, they would only be refused.
 	if !c.awaitBootstrap(ctx) {
 		return nil
 	}
 	ps.start("controllers", controlling)
 	ps.start("scheduler", scheduling)
-	ps.start("overlay", peers.Run)
 	ps.start("own services", ownServices)
-	ps.start("services", services.run)
-	ps.start("node", n.run)
+	if n == nil {
+		if n, err = joinNode(ctx, ps, i, s, c, k); err != nil || ctx.Err() != nil {
+			return err
+		}
+	}
+	n.start(ps)
 	select {
 	case <-c.server.Ready():
 	case <-ctx.Done():
@@ -208,9 +206,18 @@ func startParts(ctx context.Context, ps *parts, i instance.Instance, s settled, 
 
 // keyed is what start hands to startParts.
 type keyed struct {
-	store           *store.Store
+	store           storage
+	claims          apiserver.Claims // nil: no other server has the store
 	keys            *pki.PKI
 	ranges          instance.Ranges
 	listener        net.Listener
 	kubeletListener net.Listener
+}
+
+// storeName is what health checks call the store; etcd's is upstream's.
+func (k keyed) storeName() string {
+	if k.claims != nil {
+		return "etcd"
+	}
+	return "store"
 }

@@ -4,12 +4,15 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"path"
 	"strings"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"sigs.k8s.io/yaml"
 
 	"github.com/peapod/peapod/daemon/instance"
+	"github.com/peapod/peapod/store/etcd"
 )
 
 // Options are what a user may set of a server, by flag or in the configuration file; the file's keys are the names in
@@ -32,6 +35,16 @@ type Options struct {
 	// InsecureRegistries are image registries (host or host:port) that are spoken to over plain HTTP. Those on loopback
 	// always may be.
 	InsecureRegistries []string `json:"insecureRegistries,omitempty"`
+	// EtcdServers has the objects kept in etcd, which other servers may share, instead of on this machine. It and what
+	// follows are kube-apiserver's.
+	EtcdServers            []string        `json:"etcdServers,omitempty"`
+	EtcdCAFile             string          `json:"etcdCAFile,omitempty"`
+	EtcdCertFile           string          `json:"etcdCertFile,omitempty"`
+	EtcdKeyFile            string          `json:"etcdKeyFile,omitempty"`
+	EtcdPrefix             string          `json:"etcdPrefix,omitempty"`
+	EtcdCompactionInterval metav1.Duration `json:"etcdCompactionInterval,omitzero"`
+	// Token is what the servers of one cluster share; it protects the cluster's keys in etcd. The first server makes one.
+	Token string `json:"token,omitempty"`
 }
 
 // DefaultOptions are the options of `peapod server` without flags.
@@ -40,7 +53,8 @@ func DefaultOptions() Options {
 	if err != nil {
 		name = "localhost"
 	}
-	return Options{BindAddress: "0.0.0.0", Port: 6443, NodeName: strings.ToLower(name)}
+	return Options{BindAddress: "0.0.0.0", Port: 6443, NodeName: strings.ToLower(name),
+		EtcdPrefix: etcd.DefaultPrefix, EtcdCompactionInterval: metav1.Duration{Duration: etcd.DefaultCompactionInterval}}
 }
 
 // Load overlays o with what the configuration file says (file may be empty), except where a flag says otherwise. Unknown
@@ -65,6 +79,14 @@ func (o *Options) Load(file string, flagChanged func(name string) bool) error {
 		"node-ip":      func() { o.NodeIP = flags.NodeIP },
 		"cluster-cidr": func() { o.ClusterCIDR = flags.ClusterCIDR },
 		"service-cidr": func() { o.ServiceCIDR = flags.ServiceCIDR },
+
+		"etcd-servers":             func() { o.EtcdServers = flags.EtcdServers },
+		"etcd-cafile":              func() { o.EtcdCAFile = flags.EtcdCAFile },
+		"etcd-certfile":            func() { o.EtcdCertFile = flags.EtcdCertFile },
+		"etcd-keyfile":             func() { o.EtcdKeyFile = flags.EtcdKeyFile },
+		"etcd-prefix":              func() { o.EtcdPrefix = flags.EtcdPrefix },
+		"etcd-compaction-interval": func() { o.EtcdCompactionInterval = flags.EtcdCompactionInterval },
+		"token":                    func() { o.Token = flags.Token },
 	} {
 		if flagChanged(name) {
 			restore()
@@ -105,8 +127,39 @@ func (o Options) settle() (settled, error) {
 	if s.want.Cluster, err = parseCIDR("cluster-cidr", o.ClusterCIDR, 24); err != nil {
 		return s, err
 	}
-	s.want.Service, err = parseCIDR("service-cidr", o.ServiceCIDR, 28)
-	return s, err
+	if s.want.Service, err = parseCIDR("service-cidr", o.ServiceCIDR, 28); err != nil {
+		return s, err
+	}
+	return s, o.checkEtcd()
+}
+
+// checkEtcd checks the options of etcd that do not need it to answer.
+func (o Options) checkEtcd() error {
+	if o.EtcdCompactionInterval.Duration < 0 {
+		return fmt.Errorf("--etcd-compaction-interval %s: must not be negative; 0 leaves compaction to others", o.EtcdCompactionInterval.Duration)
+	}
+	if p := o.EtcdPrefix; p == "" || path.Join("/", p) != p {
+		return fmt.Errorf("--etcd-prefix %q: must begin with a slash and not end with one, such as %s", p, etcd.DefaultPrefix)
+	}
+	if len(o.EtcdServers) > 0 {
+		return nil
+	}
+	for flag, value := range map[string]string{"etcd-cafile": o.EtcdCAFile, "etcd-certfile": o.EtcdCertFile, "etcd-keyfile": o.EtcdKeyFile, "token": o.Token} {
+		if value != "" {
+			return fmt.Errorf("--%s: has a meaning only with --etcd-servers", flag)
+		}
+	}
+	return nil
+}
+
+// etcd is what the store is opened with.
+func (o Options) etcd() etcd.Config {
+	c := etcd.Config{Servers: o.EtcdServers, CAFile: o.EtcdCAFile, CertFile: o.EtcdCertFile, KeyFile: o.EtcdKeyFile,
+		Prefix: o.EtcdPrefix, CompactionInterval: o.EtcdCompactionInterval.Duration}
+	if c.CompactionInterval == 0 {
+		c.CompactionInterval = -1 // kube-apiserver's 0: never
+	}
+	return c
 }
 
 func parseCIDR(flag, value string, maxBits int) (netip.Prefix, error) {

@@ -85,23 +85,31 @@ func uninstallServices(i instance.Instance, service netip.Prefix) error {
 	return errors.Join(proxy.Uninstall(serviceTable(i), []netip.Prefix{service}), dns.Uninstall(dnsAddress(service)))
 }
 
-// newServices returns the parts of a server for Services: what leads to its own API, and what its node needs.
-func newServices(i instance.Instance, s settled, c *control, k keyed) (own func(context.Context) error, n *nodeServices, err error) {
+// newOwnServices returns the part that leads the cluster's own Services to its servers.
+func newOwnServices(s settled, c *control, k keyed) (func(context.Context) error, error) {
 	api := s.nodeIP
 	if !s.bind.IsUnspecified() && !s.bind.IsLoopback() {
 		api = s.bind
 	}
-	keeper, err := kubernetesservice.New(kubernetesservice.Config{
+	config := kubernetesservice.Config{
 		Client: c.system, Informers: c.informers, API: netip.AddrPortFrom(api, uint16(s.Port)),
 		ServiceIP: apiServiceIP(k.ranges.Service), DNS: dnsAddress(k.ranges.Service),
-	})
-	if err != nil {
-		return nil, nil, fmt.Errorf("make the cluster's own services: %w", err)
 	}
-	n, err = newNodeServices(i, serviceConfig{
+	if k.claims != nil {
+		config.Server = s.NodeName
+	}
+	keeper, err := kubernetesservice.New(config)
+	if err != nil {
+		return nil, fmt.Errorf("make the cluster's own services: %w", err)
+	}
+	return keeper.Run, nil
+}
+
+// newServerServices returns what makes Services work on a server's own node, whose Pods have the addresses pods.
+func newServerServices(i instance.Instance, s settled, c *control, k keyed, pods netip.Prefix) (*nodeServices, error) {
+	return newNodeServices(i, serviceConfig{
 		nodeName: s.NodeName, nodeIP: s.nodeIP, domain: clusterDomain,
-		service: k.ranges.Service, cluster: k.ranges.Cluster, pods: nodeCIDR(k.ranges.Cluster),
+		service: k.ranges.Service, cluster: k.ranges.Cluster, pods: pods,
 		reserved: []uint16{uint16(s.Port), uint16(k.kubeletListener.Addr().(*net.TCPAddr).Port)}, informers: c.informers,
 	})
-	return keeper.Run, n, err
 }

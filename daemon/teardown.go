@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 
 	"github.com/opencontainers/cgroups"
@@ -38,8 +39,14 @@ func killPods(ctx context.Context, i instance.Instance) (n int, err error) {
 		return 0, err
 	}
 	pods := podNetwork{node: nodeCIDR(ranges.Cluster), cluster: ranges.Cluster}
-	if agent.PodCIDR.IsValid() {
-		pods.node = agent.PodCIDR
+	server, err := readShared(i)
+	if err != nil {
+		return 0, err
+	}
+	for _, own := range []netip.Prefix{agent.PodCIDR, server.PodCIDR} {
+		if own.IsValid() {
+			pods.node = own
+		}
 	}
 	e, err := newContainers(ctx, i, pods, nil)
 	if err != nil {

@@ -99,13 +99,13 @@ func Open(cfg Config) (*PKI, error) {
 	}
 	p := &PKI{cfg: cfg, byName: map[string]*Certificate{}}
 	var err error
-	if p.server, err = p.openAuthority("server-ca", "peapod-server-ca"); err != nil {
+	if p.server, err = p.openAuthority(serverCA, "peapod-server-ca"); err != nil {
 		return nil, err
 	}
-	if p.client, err = p.openAuthority("client-ca", "peapod-client-ca"); err != nil {
+	if p.client, err = p.openAuthority(clientCA, "peapod-client-ca"); err != nil {
 		return nil, err
 	}
-	if p.tokenKeys, err = openKeys(p.path("service-account")); err != nil {
+	if p.tokenKeys, err = openKeys(p.path(accountKeys)); err != nil {
 		return nil, err
 	}
 	for _, w := range p.wanted() {

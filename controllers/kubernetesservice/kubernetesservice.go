@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"time"
 
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -18,6 +20,7 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
 
 	"github.com/peapod/peapod/controllers/engine"
@@ -35,6 +38,11 @@ type Config struct {
 	ServiceIP netip.Addr
 	// DNS is the address of the cluster's DNS.
 	DNS netip.Addr
+	// Server names this server where there may be others: then the Service leads to all that are alive. All serve on the same
+	// port. Optional: it leads to this one.
+	Server string
+	// Clock is the time; the real one if nil.
+	Clock clock.WithTicker
 }
 
 // The names and labels are upstream's.
@@ -48,10 +56,15 @@ const (
 type keeper struct {
 	cfg  Config
 	loop *engine.Loop
+	// servers are the ones that are alive; nil: there is but this one.
+	servers *servers
 }
 
 // New returns the controller. It watches the shared informers for its own objects and mends whatever others do to them.
 func New(cfg Config) (engine.Runner, error) {
+	if cfg.Clock == nil {
+		cfg.Clock = clock.RealClock{}
+	}
 	k := &keeper{cfg: cfg}
 	k.loop = &engine.Loop{Name: "kubernetes-service", Sync: k.sync}
 	queue := engine.OnAny(func(obj any) {
@@ -73,7 +86,28 @@ func New(cfg Config) (engine.Runner, error) {
 	}
 	k.loop.Add(apiKey())
 	k.loop.Add(dnsKey())
-	return k.loop, nil
+	if cfg.Server == "" {
+		return k.loop, nil
+	}
+	var err error
+	k.servers, err = newServers(cfg, func() { k.loop.Add(apiKey()) })
+	return k, err
+}
+
+// Run works until ctx ends: then this server leaves the others' company, and the Service with it.
+func (k *keeper) Run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return k.loop.Run(ctx) })
+	group.Go(func() error { return k.servers.run(ctx) })
+	return group.Wait()
+}
+
+// addresses are those of the servers that are alive, in order. After the time that is returned, zero for never, there may be fewer.
+func (k *keeper) addresses() ([]netip.Addr, time.Duration) {
+	if k.servers == nil {
+		return []netip.Addr{k.cfg.API.Addr()}, 0
+	}
+	return k.servers.alive(k.cfg.Clock.Now())
 }
 
 func apiKey() cache.ObjectName {
@@ -88,7 +122,14 @@ func (k *keeper) sync(ctx context.Context, key cache.ObjectName) error {
 	if key == dnsKey() {
 		return k.service(ctx, k.dnsService())
 	}
-	return errors.Join(k.service(ctx, k.apiService()), k.slice(ctx), k.endpoints(ctx))
+	addresses, again := k.addresses()
+	if again > 0 {
+		k.loop.AddAfter(key, again)
+	}
+	if len(addresses) == 0 {
+		return k.service(ctx, k.apiService()) // this server has yet to make itself known
+	}
+	return errors.Join(k.service(ctx, k.apiService()), k.slice(ctx, addresses), k.endpoints(ctx, addresses))
 }
 
 func (k *keeper) apiService() *corev1.Service {
@@ -141,7 +182,7 @@ func (k *keeper) service(ctx context.Context, want *corev1.Service) error {
 }
 
 // slice makes or mends the EndpointSlice of the API server.
-func (k *keeper) slice(ctx context.Context) error {
+func (k *keeper) slice(ctx context.Context, addresses []netip.Addr) error {
 	family := discoveryv1.AddressTypeIPv4
 	if k.cfg.API.Addr().Is6() {
 		family = discoveryv1.AddressTypeIPv6
@@ -150,10 +191,12 @@ func (k *keeper) slice(ctx context.Context) error {
 		ObjectMeta: metav1.ObjectMeta{Name: apiName, Namespace: metav1.NamespaceDefault,
 			Labels: map[string]string{discoveryv1.LabelServiceName: apiName}},
 		AddressType: family,
-		Endpoints: []discoveryv1.Endpoint{{
-			Addresses: []string{k.cfg.API.Addr().String()}, Conditions: discoveryv1.EndpointConditions{Ready: ptr.To(true)}}},
 		Ports: []discoveryv1.EndpointPort{{
 			Name: ptr.To("https"), Protocol: ptr.To(corev1.ProtocolTCP), Port: ptr.To(int32(k.cfg.API.Port()))}},
+	}
+	for _, a := range addresses {
+		want.Endpoints = append(want.Endpoints, discoveryv1.Endpoint{
+			Addresses: []string{a.String()}, Conditions: discoveryv1.EndpointConditions{Ready: ptr.To(true)}})
 	}
 	api := k.cfg.Client.DiscoveryV1().EndpointSlices(want.Namespace)
 	old, err := k.cfg.Informers.Discovery().V1().EndpointSlices().Lister().EndpointSlices(want.Namespace).Get(want.Name)
@@ -175,13 +218,15 @@ func (k *keeper) slice(ctx context.Context) error {
 }
 
 // endpoints makes or mends the Endpoints of the API server, which need no mirroring: the slice is there.
-func (k *keeper) endpoints(ctx context.Context) error {
+func (k *keeper) endpoints(ctx context.Context, addresses []netip.Addr) error {
 	want := &corev1.Endpoints{
 		ObjectMeta: metav1.ObjectMeta{Name: apiName, Namespace: metav1.NamespaceDefault,
 			Labels: map[string]string{discoveryv1.LabelSkipMirror: "true"}},
 		Subsets: []corev1.EndpointSubset{{
-			Addresses: []corev1.EndpointAddress{{IP: k.cfg.API.Addr().String()}},
-			Ports:     []corev1.EndpointPort{{Name: "https", Port: int32(k.cfg.API.Port()), Protocol: corev1.ProtocolTCP}}}},
+			Ports: []corev1.EndpointPort{{Name: "https", Port: int32(k.cfg.API.Port()), Protocol: corev1.ProtocolTCP}}}},
+	}
+	for _, a := range addresses {
+		want.Subsets[0].Addresses = append(want.Subsets[0].Addresses, corev1.EndpointAddress{IP: a.String()})
 	}
 	api := k.cfg.Client.CoreV1().Endpoints(want.Namespace)
 	old, err := k.cfg.Informers.Core().V1().Endpoints().Lister().Endpoints(want.Namespace).Get(want.Name)

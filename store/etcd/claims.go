@@ -13,7 +13,8 @@ import (
 // own is below which the keys of this package's own lie. No API group can be called so.
 const own = "peapod_"
 
-func (s *Store) key(name string) string { return path.Join(s.Prefix(), own, name) }
+// Key is where Once keeps what is stored under name.
+func (s *Store) Key(name string) string { return path.Join("/", s.cfg.Prefix, own, name) }
 
 // Claims are names that are taken once among all servers: the addresses and ports that Services have.
 type Claims struct{ store *Store }
@@ -21,7 +22,7 @@ type Claims struct{ store *Store }
 // Claims returns those of this etcd.
 func (s *Store) Claims() *Claims { return &Claims{s} }
 
-func (c *Claims) key(name string) string { return c.store.key("claims") + "/" + name }
+func (c *Claims) key(name string) string { return c.store.Key("claims") + "/" + name }
 
 // Take claims a name and says whether it was free. beside, if not empty, is a prefix under which nothing at all may be
 // claimed.
@@ -79,11 +80,11 @@ func (s *Store) Once(ctx context.Context, name string, create func() ([]byte, er
 		return nil, false, fmt.Errorf("lock %s in etcd: %w", name, err)
 	}
 	defer session.Close() // at the latest the lock ends with its lease
-	mutex := concurrency.NewMutex(session, s.key("lock/"+name))
+	mutex := concurrency.NewMutex(session, s.Key("lock/"+name))
 	if err := mutex.Lock(ctx); err != nil {
 		return nil, false, fmt.Errorf("lock %s in etcd: %w", name, err)
 	}
-	key := s.key(name)
+	key := s.Key(name)
 	r, err := s.client.Get(ctx, key)
 	if err != nil {
 		return nil, false, fmt.Errorf("read %s in etcd: %w", name, err)

@@ -119,12 +119,6 @@ func (s *Store) ask(ctx context.Context) error {
 	return err
 }
 
-// Client returns the connection, for what is no object of the API. It ends with the store.
-func (s *Store) Client() *clientv3.Client { return s.client }
-
-// Prefix precedes all keys.
-func (s *Store) Prefix() string { return path.Join("/", s.cfg.Prefix) }
-
 // Ready returns why the store serves nobody, nil if it does. Etcd is asked at most once a second.
 func (s *Store) Ready() error {
 	s.mu.Lock()
