@@ -1,0 +1,110 @@
+package network
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes/fake"
+	"k8s.io/client-go/tools/cache"
+)
+
+func peerNode(name, cidr string, age time.Duration, addresses ...corev1.NodeAddress) *corev1.Node {
+	return &corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{Name: name, CreationTimestamp: metav1.NewTime(time.Unix(1e9, 0).Add(-age))},
+		Spec:       corev1.NodeSpec{PodCIDR: cidr}, Status: corev1.NodeStatus{Addresses: addresses},
+	}
+}
+
+func internal(ip string) corev1.NodeAddress {
+	return corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: ip}
+}
+
+// followed returns peers that know the nodes, and a client that changes those.
+func followed(t *testing.T, nodes ...runtime.Object) (*Peers, *fake.Clientset) {
+	t.Helper()
+	client := fake.NewClientset(nodes...)
+	factory := informers.NewSharedInformerFactory(client, 0)
+	p, err := (&Network{}).NewPeers("self", factory.Core().V1().Nodes())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	t.Cleanup(func() { cancel(); factory.Shutdown() })
+	factory.StartWithContext(ctx)
+	if !cache.WaitFor(ctx, "", p.synced) {
+		t.Fatal("informer did not sync")
+	}
+	return p, client
+}
+
+func TestPeersAreTheOtherNodesThatCanBeReached(t *testing.T) {
+	external := corev1.NodeAddress{Type: corev1.NodeExternalIP, Address: "192.0.2.9"}
+	p, _ := followed(t,
+		peerNode("self", "10.42.0.0/24", 9*time.Hour, internal("192.0.2.1")),
+		peerNode("young", "10.42.1.0/24", time.Minute, external, internal("192.0.2.2")),
+		peerNode("b", "10.42.2.0/24", time.Hour, internal("192.0.2.3"), internal("192.0.2.4")),
+		peerNode("a", "10.42.3.0/24", time.Hour, internal("2001:db8::5")),
+		peerNode("no-range", "", time.Hour, internal("192.0.2.6")),
+		peerNode("bad-range", "10.42.0.0", time.Hour, internal("192.0.2.7")),
+		peerNode("no-address", "10.42.4.0/24", time.Hour, external),
+		peerNode("bad-address", "10.42.5.0/24", time.Hour, internal("here")),
+	)
+	want := []Peer{
+		{Name: "a", IP: netip.MustParseAddr("2001:db8::5"), CIDR: netip.MustParsePrefix("10.42.3.0/24")},
+		{Name: "b", IP: netip.MustParseAddr("192.0.2.3"), CIDR: netip.MustParsePrefix("10.42.2.0/24")},
+		{Name: "young", IP: netip.MustParseAddr("192.0.2.2"), CIDR: netip.MustParsePrefix("10.42.1.0/24")},
+	}
+	if got := p.list(); !slices.Equal(got, want) {
+		t.Errorf("peers are %v\nwant      %v", got, want)
+	}
+}
+
+// A node's heartbeats change nothing about the overlay and must not cost a pass.
+func TestPeerIsWhatTheOverlayKnows(t *testing.T) {
+	node := peerNode("n", "10.42.1.0/24", time.Hour, internal("192.0.2.2"))
+	before := peerOf(node)
+	node.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, LastHeartbeatTime: metav1.Now()}}
+	node.Status.Addresses = append(node.Status.Addresses, internal("192.0.2.3"))
+	if got := peerOf(node); got != before {
+		t.Errorf("after a heartbeat the peer is %v, not %v", got, before)
+	}
+	node.Status.Addresses = node.Status.Addresses[1:]
+	if got := peerOf(node); got == before {
+		t.Error("another address makes no difference")
+	}
+}
+
+func TestPeersFollowTheNodes(t *testing.T) {
+	p, client := followed(t)
+	nodes := client.CoreV1().Nodes()
+	await := func(what string, want int) {
+		t.Helper()
+		for len(p.list()) != want {
+			select {
+			case <-p.changed:
+			case <-time.After(time.Minute):
+				t.Fatalf("no pass after %s: peers are %v", what, p.list())
+			}
+		}
+	}
+	node, err := nodes.Create(t.Context(), peerNode("n", "", time.Hour, internal("192.0.2.2")), metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	node.Spec.PodCIDR = "10.42.1.0/24"
+	if _, err := nodes.Update(t.Context(), node, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	await("a node gets its range", 1)
+	if err := nodes.Delete(t.Context(), "n", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	await("a node is deleted", 0)
+}
