@@ -134,9 +134,12 @@ func (n *Network) overlayDevice() (netlink.Link, error) {
 	if link, err = netlink.LinkByName(attrs.Name); err != nil {
 		return nil, fmt.Errorf("find interface %s: %w", attrs.Name, err)
 	}
-	// Packets come the way that answers go; the guard looks at that, so the kernel's check may rest.
-	if _, err := setSysctl("ipv4/conf/"+attrs.Name+"/rp_filter", "0"); err != nil {
-		return nil, err
+	// Packets come the way that answers go; the guard looks at that, so the kernel's check may rest. Answers to what the host
+	// sent from 127.0.0.1, by a node port there, come back by here; the guard keeps all else from that address.
+	for name, value := range map[string]string{"rp_filter": "0", "route_localnet": "1"} {
+		if _, err := setSysctl("ipv4/conf/"+attrs.Name+"/"+name, value); err != nil {
+			return nil, err
+		}
 	}
 	if err := n.nameOverlay(link); err != nil {
 		return nil, err

@@ -1,6 +1,7 @@
 package nettest
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -60,25 +61,33 @@ func (r *Rules) Until(what string, look func() error) {
 	}
 }
 
-// Elements counts what the sets of a table have in them, by name, and its chains as "chains".
-func Elements(t *testing.T, table string) map[string]int {
-	t.Helper()
+// Elements counts what the sets of a table have in them, by name, and its chains as "chains", in the network namespace of the
+// thread that asks.
+func Elements(table string) (map[string]int, error) {
 	conn, err := nftables.New()
-	Must(t, err)
+	if err != nil {
+		return nil, err
+	}
 	sets, err := conn.GetSets(&nftables.Table{Name: table, Family: nftables.TableFamilyINet})
-	Must(t, err)
+	if err != nil {
+		return nil, fmt.Errorf("list sets of table %s: %w", table, err)
+	}
 	counts := map[string]int{}
 	for _, s := range sets {
 		elements, err := conn.GetSetElements(s)
-		Must(t, err)
+		if err != nil {
+			return nil, fmt.Errorf("list elements of set %s: %w", s.Name, err)
+		}
 		counts[s.Name] = len(elements)
 	}
 	chains, err := conn.ListChainsOfTableFamily(nftables.TableFamilyINet)
-	Must(t, err)
+	if err != nil {
+		return nil, fmt.Errorf("list chains: %w", err)
+	}
 	for _, c := range chains {
 		if c.Table.Name == table {
 			counts["chains"]++
 		}
 	}
-	return counts
+	return counts, nil
 }

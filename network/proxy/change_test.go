@@ -76,7 +76,7 @@ func TestEstablishedConnectionsStay(t *testing.T) {
 	}
 	m.endpoints(many, ends...)
 	m.rules.Until("the table has grown", func() error {
-		if n := nettest.Elements(t, table)["ends4"]; n < 2*len(ends) {
+		if n := m.elements()["ends4"]; n < 2*len(ends) {
 			return fmt.Errorf("%d endpoints", n)
 		}
 		return nil
@@ -142,7 +142,7 @@ func TestUDPClientsMoveOn(t *testing.T) {
 	// What goes on is not disturbed by another endpoint beside it.
 	m.endpoints(svc, a.at(self), b.at(self))
 	m.rules.Until("both are there", func() error {
-		if n := nettest.Elements(t, table)["ends4"]; n < 2*6 {
+		if n := m.elements()["ends4"]; n < 2*6 {
 			return fmt.Errorf("%d endpoints", n)
 		}
 		return nil
@@ -170,7 +170,7 @@ func TestSessionAffinity(t *testing.T) {
 		m.endpoints(svc, ends...)
 		var first nettest.Answer
 		m.rules.Until("somebody answers", func() (err error) {
-			if nettest.Elements(t, table)["ends"+n] < 2*len(ends) {
+			if m.elements()["ends"+n] < 2*len(ends) {
 				return errors.New("not all endpoints are known")
 			}
 			first, err = nettest.Ask(client.Namespace, "tcp", address)
@@ -194,7 +194,7 @@ func TestSessionAffinity(t *testing.T) {
 		})
 		m.endpoints(svc, ends...)
 		m.rules.Until("all are back", func() error {
-			if nettest.Elements(t, table)["ends"+n] < 2*len(ends) {
+			if m.elements()["ends"+n] < 2*len(ends) {
 				return errors.New("not all endpoints are known")
 			}
 			return onlyFrom(client.Namespace, address, next.By)
@@ -284,7 +284,7 @@ func TestServicesLeaveNothing(t *testing.T) {
 	m.endpoints(kept, a.at(self))
 	m.answers(nil, "tcp", kept.Spec.ClusterIP+":80", "a")
 	m.answers(nil, "tcp", net.JoinHostPort(kept.Spec.ClusterIPs[1], "80"), "a")
-	before := nettest.Elements(t, table)
+	before := m.elements()
 	const rounds, batch = 3, 40
 	for round := range rounds {
 		var names []string
@@ -309,7 +309,7 @@ func TestServicesLeaveNothing(t *testing.T) {
 	}
 	// The chains for affinity stay, of which there are as many as there are different times.
 	m.rules.Until("the rules are as before", func() error {
-		now := nettest.Elements(t, table)
+		now := m.elements()
 		if delete(now, "chains"); now["affinity4"] == 0 {
 			delete(now, "affinity4")
 		}

@@ -170,3 +170,11 @@ func (m *machine) answers(ns *nettest.Namespace, proto, address, by string) {
 		return err
 	})
 }
+
+// elements counts what is in the proxy's table.
+func (m *machine) elements() map[string]int {
+	m.Helper()
+	counts, err := nettest.Elements(table)
+	nettest.Must(m, err)
+	return counts
+}

@@ -22,6 +22,7 @@ import (
 	"k8s.io/client-go/informers"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
 	"k8s.io/klog/v2"
 
 	"github.com/peapod/peapod/network/nft"
@@ -40,6 +41,8 @@ type Config struct {
 	// Reserved are ports of the node's addresses that no load balancer or external address may take: those of the API and
 	// the kubelet.
 	Reserved []uint16
+	// Recorder tells the owners of Services what they cannot have. Optional.
+	Recorder record.EventRecorder
 	// Informers give Services, EndpointSlices and Nodes. Whoever made them starts them, after New.
 	Informers informers.SharedInformerFactory
 }
@@ -72,7 +75,9 @@ type Proxy struct {
 	// wake has room for one.
 	wake chan struct{}
 
-	state *state // used by Run alone
+	// Used by Run alone: the rules, and which ports it has said to be in use by the host.
+	state *state
+	told  map[types.NamespacedName]map[Frontend]bool
 }
 
 // byService is the index of EndpointSlices by namespace and name of their Service.
@@ -95,6 +100,7 @@ func New(cfg Config) (*Proxy, error) {
 		services: cfg.Informers.Core().V1().Services().Lister(),
 		slices:   cfg.Informers.Discovery().V1().EndpointSlices().Informer().GetIndexer(),
 		dirty:    map[types.NamespacedName]bool{}, all: true, wake: make(chan struct{}, 1), state: newState(),
+		told: map[types.NamespacedName]map[Frontend]bool{},
 	}
 	for _, a := range cfg.Own {
 		p.at.own[a] = true
@@ -260,6 +266,7 @@ func (p *Proxy) look(ctx context.Context) error {
 		svc, err := p.services.Services(name.Namespace).Get(name.Name)
 		if apierrors.IsNotFound(err) {
 			p.state.set(name, time.Time{}, nil)
+			delete(p.told, name)
 			p.health.set(ctx, name, 0, 0)
 			continue
 		}
@@ -274,7 +281,9 @@ func (p *Proxy) look(ctx context.Context) error {
 		for _, obj := range objs {
 			list = append(list, obj.(*discoveryv1.EndpointSlice))
 		}
-		p.state.set(name, svc.CreationTimestamp.Time, frontends(svc, list, &p.at))
+		fronts := frontends(svc, list, &p.at)
+		p.yield(ctx, svc, fronts)
+		p.state.set(name, svc.CreationTimestamp.Time, fronts)
 		p.health.set(ctx, name, svc.Spec.HealthCheckNodePort, localReady(list, p.cfg.NodeName))
 	}
 	return nil

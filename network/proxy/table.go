@@ -27,7 +27,8 @@ import (
 //	           the client had, and in "members" whether it is still one
 //	split_*    (externalTrafficPolicy Local) and
 //	ranges_*   (loadBalancerSourceRanges) look at where the packet comes from, then go on by "inside" or "outside"
-//	masquerade after routing, hides clients elsewhere: destinations in the service network, and those in "masq"
+//	masquerade after routing, hides clients elsewhere: destinations in the service network, and those in "masq"; for those in
+//	           "masqhere" (externalTrafficPolicy Local) this node alone, whose endpoints may be on others
 //	blocked    packets that were not translated: those in "blocked" have no endpoint and are refused or dropped, and so is
 //	           everything else in the service network; before routing, which has no way for them (in IPv6 it would say so)
 const (
@@ -172,8 +173,11 @@ func elements(front Frontend, t *target, yield func(set, key string, value nft.V
 			yield("members"+f.n, key+endKey(end), nft.Value{})
 		}
 	}
-	if t.masquerade {
+	switch {
+	case t.masquerade:
 		yield("masq"+f.n, key, nft.Value{})
+	case t.split:
+		yield("masqhere"+f.n, key, nft.Value{})
 	}
 	if !t.split && !t.restricted {
 		yield("entry"+f.n, key, inside)
@@ -260,6 +264,7 @@ func (f *family) sets() []nft.Set {
 		set(nft.Set{Name: "ends", Key: with(front, nftables.TypeMark), Data: end}),
 		set(nft.Set{Name: "members", Key: with(front, end...)}),
 		set(nft.Set{Name: "masq", Key: front}),
+		set(nft.Set{Name: "masqhere", Key: front}),
 		set(nft.Set{Name: "affinity", Key: with([]nftables.SetDatatype{f.addr}, front...), Data: end, Dynamic: true}),
 	}
 }
@@ -373,8 +378,11 @@ func (f *family) postrouting(nets *Networks) []nft.Rule {
 	}
 	// The port of the original destination stands in for it; the protocol has not changed.
 	rest := []expr.Any{nft.Protocol(nft.Reg0 + f.words), nft.OriginalPort(nft.Reg0 + f.words + 1)}
-	masq := nft.Exprs(nft.In(nft.Reg0, "masq"+f.n), nft.Masquerade())
+	hide := func(comment, set string, who []expr.Any, to expr.Any) nft.Rule {
+		return nft.Rule{Comment: comment, Exprs: nft.Exprs(f.match, who, []expr.Any{to}, rest, nft.In(nft.Reg0, set+f.n), nft.Masquerade())}
+	}
+	address, port := nft.OriginalDestination(nft.Reg0), nft.Immediate(nft.Reg0, make([]byte, 4*f.words))
 	return append(rules,
-		nft.Rule{Comment: "to an external address", Exprs: nft.Exprs(f.match, []expr.Any{nft.OriginalDestination(nft.Reg0)}, rest, masq)},
-		nft.Rule{Comment: "to a node port", Exprs: nft.Exprs(f.match, []expr.Any{nft.Immediate(nft.Reg0, make([]byte, 4*f.words))}, rest, masq)})
+		hide("to an external address", "masq", nil, address), hide("to a node port", "masq", nil, port),
+		hide("from here to an external address", "masqhere", nft.FromLocal(), address), hide("from here to a node port", "masqhere", nft.FromLocal(), port))
 }

@@ -262,6 +262,7 @@ func TestTrace(t *testing.T) {
 		{"external policy", localPolicy, []discoveryv1.Endpoint{local, remote}, outside, nodeHere + ":30080", []string{"10.244.0.2:8080"}},
 		{"external policy, none here", localPolicy, []discoveryv1.Endpoint{remote}, outside, nodeHere + ":30080", []string{"drop"}},
 		{"external policy from a Pod", localPolicy, []discoveryv1.Endpoint{remote}, podHere, nodeHere + ":30080", []string{"10.244.1.2:8080"}},
+		{"external policy from the host", localPolicy, []discoveryv1.Endpoint{remote}, nodeHere, nodeHere + ":30080", []string{"10.244.1.2:8080 masq"}},
 		{"source ranges", func(svc *corev1.Service) {
 			full(svc)
 			svc.Spec.LoadBalancerSourceRanges = []string{"198.51.100.0/24"}

@@ -191,6 +191,10 @@ func TestExternalTrafficPolicyLocal(t *testing.T) {
 	m.answers(nil, "tcp", "127.0.0.1:"+node, "b")
 	m.answers(nil, "tcp", host4+":"+node, "b")
 	m.answers(client.Namespace, "tcp", svc.Spec.ClusterIP+":80", "b")
+	// The host's own address may be none that another node can answer over the Pod network.
+	nettest.WantFrom(t, "host", nil, "tcp", host4+":"+node, gateway4)
+	nettest.WantFrom(t, "host", nil, "tcp", net.JoinHostPort(host6, node), gateway6)
+	nettest.WantFrom(t, "Pod", client.Namespace, "tcp", host4+":"+node, client.v4)
 	if got, err := nettest.AskWithin(m.world, "tcp", host4+":"+node, time.Second); !os.IsTimeout(err) {
 		t.Errorf("the world's packets are not dropped: %v, %v", got, err)
 	}

@@ -154,7 +154,9 @@ spec:
 		}
 		return counts
 	}
-	settled := func() bool { return maps.Equal(owners(), want) && len(l.pods) == 2+3+2 && len(l.ready()) == len(l.pods) }
+	settled := func() bool {
+		return maps.Equal(owners(), want) && len(l.pods) == 2+3+2 && len(l.ready()) == len(l.pods)
+	}
 	l.until("all there", settled, nil)
 	for range 5 {
 		// All leave, and each owner makes others; all come back, and whoever is first takes them, and has too many.
@@ -327,9 +329,16 @@ spec: {selector: {app: greeter}, ports: [{port: 80, targetPort: 8080}]}
 // rules counts what of the instance's Services and Pods is in the kernel.
 func (o *own) rules() map[string]int {
 	o.t.Helper()
-	counts := nettest.Elements(o.t, "peapod_"+o.Instance.Name+"_services")
-	for set, n := range nettest.Elements(o.t, "peapod_"+o.networkName()) {
-		counts["pods/"+set] = n
+	pods, services := o.Place().Tables()
+	counts := map[string]int{}
+	for _, table := range []string{pods, services} {
+		elements, err := nettest.Elements(table)
+		if err != nil {
+			o.t.Fatal(err)
+		}
+		for set, n := range elements {
+			counts[table+" "+set] = n
+		}
 	}
 	return counts
 }

@@ -363,7 +363,7 @@ func TestSupervisorCrash(t *testing.T) {
 			for _, pod := range []string{"always", "onfailure"} {
 				running[strings.TrimPrefix(only(t, s.get(pod)).ContainerID, "peapod://")] = true
 			}
-			for _, id := range o.containers() {
+			for _, id := range o.inventory().Containers {
 				if !running[id] {
 					t.Errorf("container %s outlived its supervisor", id)
 				}
