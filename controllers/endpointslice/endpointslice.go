@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -46,6 +47,9 @@ type controller struct {
 	times      *util.TriggerTimeTracker
 	topology   *topologycache.TopologyCache
 	reconciler *endpointslice.Reconciler
+	// nodesStale says that topology does not know yet what has changed of the nodes; counting is held while it learns.
+	nodesStale atomic.Bool
+	counting   sync.Mutex
 	// waiting holds the Services whose slices in the cache are older than what was written: the event that brings them
 	// up to date queues the Service.
 	waiting sync.Map
@@ -146,11 +150,26 @@ func ready(n *corev1.Node) bool {
 	return false
 }
 
+// nodesKey is the key under which changes of nodes are queued: no Service has it.
+var nodesKey = cache.ObjectName{}
+
+// nodesChanged has the nodes counted anew, once for all that change until a worker gets to it: counting takes all of them.
 func (c *controller) nodesChanged() {
+	c.nodesStale.Store(true)
+	c.loop.Add(nodesKey)
+}
+
+// countNodes tells topology of the nodes if they have changed, and queues the Services that this concerns.
+func (c *controller) countNodes() error {
+	c.counting.Lock()
+	defer c.counting.Unlock()
+	if !c.nodesStale.Swap(false) {
+		return nil
+	}
 	nodes, err := c.nodes.List(labels.Everything())
 	if err != nil {
-		klog.Background().Error(err, "Cannot list nodes", "controller", Name)
-		return
+		c.nodesStale.Store(true)
+		return fmt.Errorf("list nodes: %w", err)
 	}
 	c.topology.SetNodes(klog.Background(), nodes)
 	for _, key := range c.topology.GetOverloadedServices() {
@@ -158,6 +177,7 @@ func (c *controller) nodesChanged() {
 			c.loop.Add(name)
 		}
 	}
+	return nil
 }
 
 func (c *controller) sliceSet(s *discoveryv1.EndpointSlice) {
@@ -197,6 +217,10 @@ func (c *controller) sliceGone(obj any) {
 }
 
 func (c *controller) sync(ctx context.Context, key cache.ObjectName) error {
+	// A Service, too, is to be seen with the nodes as they are, whichever key came first.
+	if err := c.countNodes(); err != nil || key == nodesKey {
+		return err
+	}
 	svc, err := c.services.Services(key.Namespace).Get(key.Name)
 	if apierrors.IsNotFound(err) {
 		// The slices go with the Service that owns them.

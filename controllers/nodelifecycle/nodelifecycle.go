@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -43,12 +44,15 @@ type keeper struct {
 	nodes      corelisters.NodeLister
 	pods       corelisters.PodLister
 	heartbeats heartbeats
+	// ready holds the names of the nodes that are ready, as the informer's events tell.
+	ready readyNodes
 }
 
 // New returns the controller.
 func New(d engine.Deps) (engine.Runner, error) {
 	nodes, pods, leases := d.Informers.Core().V1().Nodes(), d.Informers.Core().V1().Pods(), d.Informers.Coordination().V1().Leases()
-	k := &keeper{d: d, nodes: nodes.Lister(), pods: pods.Lister(), heartbeats: heartbeats{seen: map[string]time.Time{}}}
+	k := &keeper{d: d, nodes: nodes.Lister(), pods: pods.Lister(), heartbeats: heartbeats{seen: map[string]time.Time{}},
+		ready: readyNodes{names: map[string]bool{}}}
 	loop := &engine.Loop{Name: Name, Workers: 2, Sync: k.sync}
 	queue := engine.Object(loop)
 	all := func() {
@@ -60,19 +64,29 @@ func New(d engine.Deps) (engine.Runner, error) {
 			queue(n)
 		}
 	}
+	changed := func(n *corev1.Node, ready bool) {
+		queue(n)
+		if k.ready.set(n.Name, ready) {
+			all() // whether Pods are evicted depends on whether any node is ready
+		}
+	}
 	synced, err := nodes.Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc: queue,
+		AddFunc: func(obj any) { changed(obj.(*corev1.Node), isReady(obj.(*corev1.Node))) },
 		UpdateFunc: func(old, now any) {
 			was, is := old.(*corev1.Node), now.(*corev1.Node)
 			if a, b := readyCondition(was), readyCondition(is); b != nil && b.Status != corev1.ConditionUnknown && (a == nil || !a.LastHeartbeatTime.Equal(&b.LastHeartbeatTime)) {
 				k.heartbeats.beat(is.Name)
 			}
-			queue(is)
-			if isReady(was) != isReady(is) {
-				all() // whether Pods are evicted depends on whether any node is ready
+			changed(is, isReady(is))
+		},
+		DeleteFunc: func(obj any) {
+			if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+				obj = gone.Obj
+			}
+			if n, ok := obj.(*corev1.Node); ok {
+				changed(n, false)
 			}
 		},
-		DeleteFunc: queue,
 	})
 	if err != nil {
 		return nil, err
@@ -115,7 +129,7 @@ func (k *keeper) sync(ctx context.Context, key cache.ObjectName) error {
 }
 
 func (k *keeper) taint(ctx context.Context, node *corev1.Node) error {
-	taints := desired(node, k.othersReady(node), metav1.Now())
+	taints := desired(node, k.ready.any(), metav1.Now())
 	if slices.EqualFunc(taints, node.Spec.Taints, func(a, b corev1.Taint) bool { return a.MatchTaint(&b) }) {
 		return nil
 	}
@@ -136,14 +150,31 @@ func (k *keeper) taint(ctx context.Context, node *corev1.Node) error {
 	return nil
 }
 
-// othersReady says whether there is another node where the Pods of this one could run. If none is ready, it is more
-// likely that the fault is here, and nothing is evicted.
-func (k *keeper) othersReady(node *corev1.Node) bool {
-	list, err := k.nodes.List(labels.Everything())
-	if err != nil {
-		return false
+// readyNodes is the set of the nodes that are ready.
+type readyNodes struct {
+	mu    sync.Mutex
+	names map[string]bool
+}
+
+// set records whether a node is ready, and says whether there is one now and was none, or the reverse.
+func (r *readyNodes) set(name string, ready bool) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	before := len(r.names) > 0
+	if ready {
+		r.names[name] = true
+	} else {
+		delete(r.names, name)
 	}
-	return slices.ContainsFunc(list, func(n *corev1.Node) bool { return n.Name != node.Name && isReady(n) })
+	return before != (len(r.names) > 0)
+}
+
+// any says whether there is a node where the Pods of one that is not ready could run. If none is ready, it is more likely
+// that the fault is here, and nothing is evicted.
+func (r *readyNodes) any() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.names) > 0
 }
 
 // evicting are the taints that evict Pods, beside keeping new ones away.

@@ -76,3 +76,24 @@ func TestSilentNodeIsUnknown(t *testing.T) {
 		t.Error("a node may be silent for 40 s")
 	}
 }
+
+// All nodes are looked at again when the first becomes ready or the last no longer is, and at no other time.
+func TestReadyNodesTellFirstAndLast(t *testing.T) {
+	r := readyNodes{names: map[string]bool{}}
+	for i, step := range []struct {
+		name             string
+		ready, tell, any bool
+	}{
+		{"a", false, false, false},
+		{"a", true, true, true},
+		{"b", true, false, true},
+		{"b", true, false, true},
+		{"a", false, false, true},
+		{"b", false, true, false},
+		{"b", false, false, false},
+	} {
+		if tell := r.set(step.name, step.ready); tell != step.tell || r.any() != step.any {
+			t.Errorf("step %d: %s ready=%t: told %t, any %t; want %t, %t", i, step.name, step.ready, tell, r.any(), step.tell, step.any)
+		}
+	}
+}
