@@ -9,40 +9,25 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
-	"k8s.io/klog/v2"
 
 	"github.com/peapod/peapod/internal/ownthread"
 )
 
-// PortForward connects stream to a port on the Pod's localhost. Each side's end of sending is passed on, so that half-closed
-// connections work.
+// PortForward connects stream to a port on the Pod's localhost, for WebSocket clients of the old protocol.
 func (r streamer) PortForward(ctx context.Context, sandboxID string, port int32, stream io.ReadWriteCloser) error {
-	sb, err := r.s.sandbox(sandboxID)
-	if err != nil {
-		return fmt.Errorf("failed to find sandbox %q in store: %w", sandboxID, err)
-	}
-	e := sb.get()
-	if e.Phase != phaseReady {
-		return fmt.Errorf("sandbox container %q is not running", sandboxID)
-	}
 	if port <= 0 || port > 65535 {
 		return fmt.Errorf("port %d is out of range", port)
 	}
-	nsPath := ""
-	if !e.hostNetwork() {
-		nsPath = r.s.nsPath(sandboxID, "net")
-	}
-	conn, err := dialLoopback(ctx, nsPath, int(port))
-	if errors.Is(err, unix.ECONNREFUSED) {
-		// Nobody listens: the connection ends without an answer, as it would had the client been in the Pod. An error would
-		// reach the client as a message, on which client-go gives up all connections of the forward, not only this one.
-		klog.FromContext(ctx).Info("Port forward was refused", "sandbox", sandboxID, "port", port)
-		return stream.Close()
-	}
+	conn, err := r.s.dialSandbox(ctx, sandboxID, int(port))
 	if err != nil {
-		where := fmt.Sprintf("inside namespace %q", sandboxID)
-		return fmt.Errorf("failed to execute portforward in network namespace %q: failed to connect to localhost:%d %s, %w", nsPath, port, where, err)
+		return err
 	}
+	return splice(ctx, conn, stream)
+}
+
+// splice carries both ways until the Pod has sent all or ctx ends, and closes both. Each side's end of sending is passed
+// on, so that half-closed connections work.
+func splice(ctx context.Context, conn *net.TCPConn, stream io.ReadWriteCloser) error {
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
@@ -60,7 +45,7 @@ func (r streamer) PortForward(ctx context.Context, sandboxID string, port int32,
 		sent <- err
 	}()
 	// When the Pod has sent all, the client gets its end. What the client still sends has nobody to answer it.
-	err = <-received
+	err := <-received
 	stream.Close()
 	conn.Close()
 	<-sent

@@ -87,6 +87,7 @@ type Service struct {
 	log       klog.Logger
 	host      *oci.Host
 	streaming streaming.Server
+	forwards  forwardAddresses
 	events    *broadcaster
 
 	mu         sync.RWMutex

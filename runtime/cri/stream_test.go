@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/portforward"
 	"k8s.io/client-go/tools/remotecommand"
@@ -319,9 +320,19 @@ func TestPortForward(t *testing.T) {
 			t.Errorf("got %q %v", got, err)
 		}
 	}
+	// Nobody listens there: the connection ends, and the others live on.
+	if got, err := converse(n.ctx, int(ports[1].Local), "hello\n"); got != "" {
+		t.Errorf("nobody answers %q, %v", got, err)
+	}
+	if got, err := converse(n.ctx, int(ports[0].Local), "still\n"); err != nil || got != "still\nend\n" {
+		t.Errorf("after that: %q, %v", got, err)
+	}
 	close(stop)
 	if err := <-done; err != nil {
 		t.Error(err)
+	}
+	if again, err := http.Post(u.String(), "", nil); err != nil || again.StatusCode != http.StatusNotFound {
+		t.Errorf("second use of an address: %v, %v", again, err)
 	}
 }
 
@@ -330,13 +341,10 @@ func TestPortForwardToNobody(t *testing.T) {
 	pod := n.run(n.sandboxConfig("nobody"))
 	client, server := net.Pipe()
 	defer client.Close()
-	done := make(chan error, 1)
-	go func() { done <- streamer{n.service}.PortForward(n.ctx, pod, 8081, server) }()
-	if b, err := io.ReadAll(client); err != nil || len(b) > 0 {
-		t.Errorf("answer %q, %v, want an end without one", b, err)
-	}
-	if err := <-done; err != nil {
-		t.Errorf("an error, %v, would end the client's other connections", err)
+	defer server.Close()
+	err := streamer{n.service}.PortForward(n.ctx, pod, 8081, server)
+	if err == nil || !strings.Contains(err.Error(), "failed to connect to localhost:8081 inside namespace") || !errors.Is(err, unix.ECONNREFUSED) {
+		t.Errorf("error is %v", err)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"path"
 
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/cri-streaming/pkg/streaming"
@@ -23,7 +24,7 @@ func (s *Service) newStreaming() error {
 }
 
 // StreamHandler serves the paths that Exec, Attach and PortForward return, each once and within a minute.
-func (s *Service) StreamHandler() http.Handler { return s.streaming }
+func (s *Service) StreamHandler() http.Handler { return http.HandlerFunc(s.serveStream) }
 
 // Exec prepares a stream to a command in a container; the URL is a path for StreamHandler.
 func (s *Service) Exec(_ context.Context, r *runtimeapi.ExecRequest) (*runtimeapi.ExecResponse, error) {
@@ -50,5 +51,10 @@ func (s *Service) PortForward(_ context.Context, r *runtimeapi.PortForwardReques
 	if sb.get().Phase != phaseReady {
 		return nil, fmt.Errorf("sandbox container %q is not running", sb.id)
 	}
-	return s.streaming.GetPortForward(r)
+	response, err := s.streaming.GetPortForward(r)
+	if err != nil {
+		return nil, err
+	}
+	s.forwards.add(path.Base(response.Url), sb.id)
+	return response, nil
 }

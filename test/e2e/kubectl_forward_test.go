@@ -46,7 +46,7 @@ func TestPortForward(t *testing.T) {
 		t := s.t
 		s.apply(echoPod)
 		s.ready("echo")
-		_, local := s.forward("echo", ":8080", ":7000", ":9")
+		f, local := s.forward("echo", ":8080", ":7000", ":9")
 
 		var all sync.WaitGroup
 		for range 50 {
@@ -71,7 +71,7 @@ func TestPortForward(t *testing.T) {
 			equal(t, fmt.Sprintf("count of %d bytes", size), halfClose(t, local["7000"], size), fmt.Sprint(size))
 		}
 
-		// A port that nobody listens on ends the connection without an answer, and the forward lives on.
+		// A port that nobody listens on is an error, and the forward lives on.
 		conn, err := net.Dial("tcp", local["9"])
 		if err != nil {
 			t.Fatal(err)
@@ -80,6 +80,8 @@ func TestPortForward(t *testing.T) {
 			t.Errorf("a dead port answers %q, %v", b, err)
 		}
 		conn.Close()
+		port := local["9"][strings.LastIndex(local["9"], ":")+1:]
+		f.complains("rror creating forwarding stream", port, "tream reset")
 		equal(t, "after the error", halfClose(t, local["7000"], 7), "7")
 	})
 }

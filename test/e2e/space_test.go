@@ -357,6 +357,21 @@ func (st *stream) stderr() string {
 	return st.errs.String()
 }
 
+// complains waits until all of these are on standard error.
+func (st *stream) complains(texts ...string) {
+	st.s.t.Helper()
+	ctx := within(st.s.t, patience)
+	for _, text := range texts {
+		for !strings.Contains(st.stderr(), text) {
+			select {
+			case <-st.told:
+			case <-ctx.Done():
+				st.s.t.Fatalf("%v does not say %q on standard error, but:\n%s", st.cmd.Args, text, st.stderr())
+			}
+		}
+	}
+}
+
 // until reads lines until one matches the expression, and returns it.
 func (st *stream) until(expression string) string {
 	st.s.t.Helper()
