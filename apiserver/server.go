@@ -25,6 +25,7 @@ import (
 	"github.com/peapod/peapod/api/resource"
 	"github.com/peapod/peapod/apiserver/openapi"
 	"github.com/peapod/peapod/apiserver/registry"
+	"github.com/peapod/peapod/apiserver/router"
 	"github.com/peapod/peapod/internal/linger"
 )
 
@@ -85,6 +86,7 @@ func (s *Server) build() error {
 		mux.Handle(path, h)
 	}
 	s.docs.Install(s.generic.Handler.GoRestfulContainer, mux)
+	s.generic.Handler.GoRestfulContainer.Router(&router.Router{})
 	return s.addChecks()
 }
 
