@@ -16,6 +16,7 @@ import (
 	"github.com/peapod/peapod/controllers/garbagecollector"
 	"github.com/peapod/peapod/controllers/job"
 	"github.com/peapod/peapod/controllers/loadbalancer"
+	"github.com/peapod/peapod/controllers/localpath"
 	"github.com/peapod/peapod/controllers/namespace"
 	"github.com/peapod/peapod/controllers/nodeipam"
 	"github.com/peapod/peapod/controllers/nodelifecycle"
@@ -46,6 +47,8 @@ func (c Controller) Source() string {
 		return "persistentvolume-controller"
 	case ephemeralvolume.Name:
 		return "ephemeral_volume"
+	case localpath.Name:
+		return "peapod.io/local-path"
 	}
 	return c.Name
 }
@@ -74,6 +77,7 @@ func All() []Controller {
 		{daemonset.Name, daemonset.New},
 		{statefulset.Name, statefulset.New},
 		{persistentvolume.Name, persistentvolume.New},
+		{localpath.Name, localpath.New},
 		{volumeprotection.ClaimName, volumeprotection.NewClaims},
 		{volumeprotection.VolumeName, volumeprotection.NewVolumes},
 		{ephemeralvolume.Name, ephemeralvolume.New},

@@ -27,6 +27,9 @@ func bootstrapObjects(ctx context.Context, client kubernetes.Interface) error {
 	if err := priority.EnsureSystemClasses(ctx, client); err != nil {
 		return err
 	}
+	if err := ensureStorageClass(ctx, client); err != nil {
+		return err
+	}
 	return bootstrap.Reconcile(ctx, client)
 }
 

@@ -11,15 +11,18 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/peapod/peapod/daemon/instance"
+	"github.com/peapod/peapod/internal/localpath"
 	"github.com/peapod/peapod/kubelet"
 	"github.com/peapod/peapod/kubelet/evict"
 	"github.com/peapod/peapod/kubelet/imagegc"
+	localvolumes "github.com/peapod/peapod/kubelet/localpath"
 	"github.com/peapod/peapod/kubelet/server"
 	"github.com/peapod/peapod/kubelet/stats"
 	"github.com/peapod/peapod/kubelet/volume"
@@ -28,6 +31,7 @@ import (
 // node is this machine as a node of the cluster.
 type node struct {
 	volumes *volume.Manager
+	local   *localvolumes.Keeper
 	kubelet *kubelet.Kubelet
 	stats   *stats.Provider
 	images  *imagegc.Collector
@@ -39,6 +43,9 @@ type node struct {
 
 // kubeletDir is where the kubelet keeps Pods' directories.
 func kubeletDir(i instance.Instance) string { return filepath.Join(i.DataDir, "kubelet") }
+
+// volumesDir is where the node has the volumes that the built-in provisioner puts on it.
+func volumesDir(i instance.Instance) string { return filepath.Join(i.DataDir, "volumes") }
 
 // kubeletPort is upstream's.
 const kubeletPort = 10250
@@ -102,6 +109,7 @@ func newNode(i instance.Instance, s settled, e *containers, m membership) (*node
 	root := kubeletDir(i)
 	n.volumes = volume.New(volume.Config{
 		Client: client, RootDir: root,
+		Provide:     func(ctx context.Context, v *corev1.PersistentVolume) error { return n.local.Provide(ctx, v) },
 		Allocatable: func() resourceList { return n.kubelet.Node().Allocatable() },
 		HostIPs:     func() []string { return []string{ip.String()} },
 		NodeLabels: func() (map[string]string, error) {
@@ -129,7 +137,8 @@ func newNode(i instance.Instance, s settled, e *containers, m membership) (*node
 	port := int32(m.listener.Addr().(*net.TCPAddr).Port)
 	var err error
 	n.kubelet, err = kubelet.New(kubelet.Config{
-		NodeName: s.NodeName, NodeIPs: []string{ip.String()}, PodCIDRs: []string{m.podCIDR.String()},
+		NodeAnnotations: map[string]string{localpath.DirectoryAnnotation: volumesDir(i)},
+		NodeName:        s.NodeName, NodeIPs: []string{ip.String()}, PodCIDRs: []string{m.podCIDR.String()},
 		KubeletPort: port, Pressure: n.evict, Gate: n.evict,
 		Client: client, Runtime: e.service, Images: e.images, Volumes: n.volumes,
 		RootDir: root, LogDir: logDir(i), CgroupRoot: cgroupRoot(i), ClusterDomain: m.domain,
@@ -138,6 +147,7 @@ func newNode(i instance.Instance, s settled, e *containers, m membership) (*node
 	if err != nil {
 		return nil, fmt.Errorf("make kubelet: %w", err)
 	}
+	n.local = localvolumes.New(localvolumes.Config{Client: client, NodeName: s.NodeName, Dir: volumesDir(i), Recorder: n.kubelet.Recorder()})
 	who, may, err := server.Access(client, m.clientCA)
 	if err != nil {
 		return nil, err
@@ -167,7 +177,7 @@ func (n *node) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var parts sync.WaitGroup
-	all := []func(context.Context) error{n.volumes.Run, n.kubelet.Run, n.serve, n.evict.Run, n.images.Run}
+	all := []func(context.Context) error{n.volumes.Run, n.local.Run, n.kubelet.Run, n.serve, n.evict.Run, n.images.Run}
 	errs := make([]error, len(all))
 	for i, run := range all {
 		parts.Go(func() {

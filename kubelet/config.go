@@ -22,9 +22,9 @@ type Config struct {
 	NodeName string
 	// NodeIPs are the node's addresses, primary first.
 	NodeIPs []string
-	// NodeLabels and NodeTaints are registered; optional.
-	NodeLabels map[string]string
-	NodeTaints []v1.Taint
+	// NodeLabels, NodeAnnotations and NodeTaints are registered; optional.
+	NodeLabels, NodeAnnotations map[string]string
+	NodeTaints                  []v1.Taint
 	// PodCIDRs become the node's at registration; optional: without them
 	// somebody else assigns them.
 	PodCIDRs []string

@@ -70,7 +70,7 @@ func New(cfg Config) (*Kubelet, error) {
 	k.recorder = k.broadcaster.NewRecorder(scheme.Scheme, v1.EventSource{Component: "kubelet", Host: cfg.NodeName})
 	k.node, err = node.New(node.Config{
 		Name: cfg.NodeName, Client: cfg.Client, Runtime: cfg.Runtime, Images: cfg.Images, Recorder: k.recorder,
-		IPs: cfg.NodeIPs, Labels: cfg.NodeLabels, Taints: cfg.NodeTaints, PodCIDRs: cfg.PodCIDRs, Port: cfg.KubeletPort,
+		IPs: cfg.NodeIPs, Labels: cfg.NodeLabels, Annotations: cfg.NodeAnnotations, Taints: cfg.NodeTaints, PodCIDRs: cfg.PodCIDRs, Port: cfg.KubeletPort,
 		RootDir: cfg.RootDir, MaxPods: cfg.MaxPods, Reserved: cfg.Reserved, Pressure: cfg.Pressure,
 		Version: version.Info().GitVersion,
 	})

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"runtime"
 	"sync"
 	"time"
@@ -50,9 +51,9 @@ type Config struct {
 	Recorder record.EventRecorder
 	// IPs are the node's addresses, primary first; at least one.
 	IPs []string
-	// Labels and Taints are set when the node registers; labels also later.
-	Labels map[string]string
-	Taints []v1.Taint
+	// Labels, Annotations and Taints are set when the node registers; the first two also later.
+	Labels, Annotations map[string]string
+	Taints              []v1.Taint
 	// PodCIDRs, if any, become spec.podCIDRs at registration.
 	PodCIDRs []string
 	// Port is where the kubelet's server listens; 0: nowhere.
@@ -223,15 +224,11 @@ func (n *Node) register(ctx context.Context) error {
 	}
 	patch := map[string]any{}
 	meta := map[string]any{}
-	for k, v := range n.labels() {
-		if have.Labels[k] != v {
-			labels, _ := meta["labels"].(map[string]any)
-			if labels == nil {
-				labels = map[string]any{}
-				meta["labels"] = labels
-			}
-			labels[k] = v
-		}
+	if missing := differing(n.labels(), have.Labels); len(missing) > 0 {
+		meta["labels"] = missing
+	}
+	if missing := differing(n.cfg.Annotations, have.Annotations); len(missing) > 0 {
+		meta["annotations"] = missing
 	}
 	if len(meta) > 0 {
 		patch["metadata"] = meta
@@ -250,6 +247,17 @@ func (n *Node) register(ctx context.Context) error {
 	}
 	n.Observe(have)
 	return nil
+}
+
+// differing are those of want that are not so in have.
+func differing(want, have map[string]string) map[string]string {
+	out := map[string]string{}
+	for k, v := range want {
+		if now, ok := have[k]; !ok || now != v {
+			out[k] = v
+		}
+	}
+	return out
 }
 
 func (n *Node) labels() map[string]string {
@@ -271,6 +279,7 @@ func (n *Node) initial() *v1.Node {
 		},
 		Spec: v1.NodeSpec{Taints: n.cfg.Taints, PodCIDRs: n.cfg.PodCIDRs},
 	}
+	maps.Copy(node.Annotations, n.cfg.Annotations)
 	if len(n.cfg.PodCIDRs) > 0 {
 		node.Spec.PodCIDR = n.cfg.PodCIDRs[0]
 	}

@@ -37,7 +37,8 @@ func testNode(t *testing.T, client *fake.Clientset, p Pressure) (*Node, *record.
 	events := record.NewFakeRecorder(100)
 	n, err := New(Config{
 		Name: "n1", Client: client, Runtime: critest.New(), Images: critest.NewImages("img:1"), Recorder: events,
-		IPs: []string{"192.0.2.1", "2001:db8::1"}, Labels: map[string]string{"gpu": "true"}, PodCIDRs: []string{"10.244.0.0/24"},
+		IPs: []string{"192.0.2.1", "2001:db8::1"}, Labels: map[string]string{"gpu": "true"},
+		Annotations: map[string]string{"example.com/a": "b"}, PodCIDRs: []string{"10.244.0.0/24"},
 		Port: 10250, RootDir: t.TempDir(), Version: "v1.37.2", Pressure: p, Reserved: v1.ResourceList{v1.ResourceCPU: resource.MustParse("100m")},
 	})
 	if err != nil {
@@ -62,8 +63,8 @@ func TestRegisterAndReport(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got.Labels[v1.LabelHostname] != "n1" || got.Labels["gpu"] != "true" || got.Spec.PodCIDR != "10.244.0.0/24" {
-		t.Errorf("node %+v %+v", got.Labels, got.Spec)
+	if got.Labels[v1.LabelHostname] != "n1" || got.Labels["gpu"] != "true" || got.Annotations["example.com/a"] != "b" || got.Spec.PodCIDR != "10.244.0.0/24" {
+		t.Errorf("node %+v %+v %+v", got.Labels, got.Annotations, got.Spec)
 	}
 	s := got.Status
 	if fmt.Sprint(s.Addresses) != "[{InternalIP 192.0.2.1} {InternalIP 2001:db8::1} {Hostname n1}]" || s.DaemonEndpoints.KubeletEndpoint.Port != 10250 {

@@ -50,7 +50,7 @@ func (m *Manager) setUpClaim(ctx context.Context, pv *podVolumes, v *v1.Volume) 
 	if err != nil {
 		return err
 	}
-	c, err := m.mountVolume(pv.pod, v, volume, readOnly)
+	c, err := m.mountVolume(ctx, pv.pod, v, volume, readOnly)
 	if err != nil {
 		return err
 	}
@@ -136,13 +136,18 @@ func (m *Manager) wasMounted(p *v1.Pod, v *v1.Volume) bool {
 }
 
 // mountVolume makes a persistent volume ready for the containers of the Pod.
-func (m *Manager) mountVolume(p *v1.Pod, v *v1.Volume, volume *v1.PersistentVolume, readOnly bool) (claimed, error) {
+func (m *Manager) mountVolume(ctx context.Context, p *v1.Pod, v *v1.Volume, volume *v1.PersistentVolume, readOnly bool) (claimed, error) {
 	block := volume.Spec.VolumeMode != nil && *volume.Spec.VolumeMode == v1.PersistentVolumeBlock
 	if err := checkMode(p, v.Name, block); err != nil {
 		return claimed{}, &unprocessedError{err}
 	}
 	if err := m.checkNode(volume); err != nil {
 		return claimed{}, err
+	}
+	if m.cfg.Provide != nil {
+		if err := m.cfg.Provide(ctx, volume); err != nil {
+			return claimed{}, &mountError{fmt.Errorf("MountVolume.SetUp failed for volume %q : %w", volume.Name, err)}
+		}
 	}
 	out := claimed{volume: volume.Name, block: block, readOnly: readOnly}
 	var err error

@@ -43,6 +43,9 @@ type Config struct {
 	HostIPs func() []string
 	// NodeLabels are the node's, which persistent volumes may ask for; required for claims.
 	NodeLabels func() (map[string]string, error)
+	// Provide, if not nil, makes the directory of a persistent volume, where that is this node's to make, before it is
+	// mounted.
+	Provide func(ctx context.Context, v *v1.PersistentVolume) error
 	// PodIPs are a Pod's addresses once it has a sandbox.
 	PodIPs func(uid types.UID) []string
 	// Clock is the real one if nil.

@@ -80,6 +80,8 @@ func (p *Plugin) Admit(ctx context.Context, a admission.Attributes, _ admission.
 			return r.forbid("may only update PVC status")
 		}
 		return claimStatus(r)
+	case corev1.Resource("persistentvolumes"):
+		return ownVolume(r)
 	case corev1.Resource("serviceaccounts"):
 		return p.token(ctx, r)
 	case coordinationv1.Resource("leases"):

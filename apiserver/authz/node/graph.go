@@ -10,6 +10,8 @@ import (
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/peapod/peapod/internal/localpath"
 )
 
 // Resources that nodes reach through what runs on them.
@@ -23,6 +25,9 @@ const (
 	resourceClaims         = "resourceclaims"
 	resourceSlices         = "resourceslices"
 	volumeAttachments      = "volumeattachments"
+
+	// localVolumes are those persistent volumes that the built-in provisioner has put on a node.
+	localVolumes = "persistentvolumes of " + localpath.Provisioner
 )
 
 // object is one API object.
@@ -32,7 +37,7 @@ type object struct{ resource, namespace, name string }
 //
 //	node <- pod <- secret, configmap, serviceaccount, resourceclaim, persistentvolumeclaim
 //	               persistentvolumeclaim <- persistentvolume <- secret
-//	node <- volumeattachment, resourceslice
+//	node <- volumeattachment, resourceslice, persistentvolume of the built-in provisioner
 //
 // It is fed by informers. Its zero value is not usable.
 type Graph struct {
@@ -135,6 +140,7 @@ func (g *Graph) count(o object, node string, n int) {
 
 // SetVolume takes in a persistent volume as it is now.
 func (g *Graph) SetVolume(pv *corev1.PersistentVolume) {
+	g.setDirect(object{localVolumes, "", pv.Name}, localpath.Node(pv))
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.forgetVolume(pv.Name)
@@ -155,6 +161,7 @@ func (g *Graph) SetVolume(pv *corev1.PersistentVolume) {
 
 // DeleteVolume forgets a persistent volume.
 func (g *Graph) DeleteVolume(pv *corev1.PersistentVolume) {
+	g.setDirect(object{localVolumes, "", pv.Name}, "")
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.forgetVolume(pv.Name)

@@ -101,7 +101,7 @@ func (n *Authorizer) judge(ctx context.Context, node string, a authorizer.Attrib
 		}
 		return n.readOne(ctx, node, a)
 	case schema.GroupResource{Resource: persistentVolumes}:
-		return n.readOne(ctx, node, a)
+		return n.volume(ctx, node, a)
 	case schema.GroupResource{Group: "resource.k8s.io", Resource: resourceClaims},
 		schema.GroupResource{Group: "storage.k8s.io", Resource: volumeAttachments}:
 		return n.get(ctx, node, a)
@@ -123,10 +123,15 @@ func (n *Authorizer) judge(ctx context.Context, node string, a authorizer.Attrib
 
 // related judges a request for one object by the graph.
 func (n *Authorizer) related(ctx context.Context, node string, a authorizer.Attributes) verdict {
+	return n.relatedAs(ctx, node, a, a.GetResource())
+}
+
+// relatedAs judges it as one for an object of that kind in the graph.
+func (n *Authorizer) relatedAs(ctx context.Context, node string, a authorizer.Attributes, kind string) verdict {
 	if a.GetName() == "" {
 		return no("No Object name found")
 	}
-	o := object{a.GetResource(), a.GetNamespace(), a.GetName()}
+	o := object{kind, a.GetNamespace(), a.GetName()}
 	if n.cfg.Synced(ctx) && n.cfg.Graph.Related(ctx, node, o, n.cfg.Patience) {
 		return verdict{yes: true}
 	}
