@@ -70,7 +70,7 @@ lint: ## Check format, vet and staticcheck
 	$(GO) tool staticcheck ./...
 
 .PHONY: bench
-bench: test-packages build ## Measure start, create to Running, 100 Pods at once, idle memory and CPU
+bench: test-packages build ## Measure start, Pods, the API, workloads, Services, DNS, scheduling and idle cost against the budgets
 	$(GO) run ./bench -peapod $(PEAPOD)
 
 .PHONY: generate
