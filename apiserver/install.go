@@ -25,6 +25,7 @@ import (
 	openapiutil "k8s.io/kube-openapi/pkg/util"
 
 	"github.com/peapod/peapod/api/resource"
+	"github.com/peapod/peapod/apiserver/customresource"
 	"github.com/peapod/peapod/apiserver/registry"
 )
 
@@ -34,6 +35,8 @@ const (
 	// minWatch is the shortest time after which the server ends a watch that asked for no other; it ends up to twice
 	// that long, at random.
 	minWatch = 30 * time.Minute
+	// lastPriority in discovery is below that of every group that the server has by itself; those of custom resources have 1000.
+	lastPriority = 10000
 )
 
 // groupOrder is the order in which discovery lists the groups, and clients look names up that several of them have.
@@ -48,7 +51,7 @@ func groupOrder() []string {
 }
 
 // install makes the storage of every kind and routes requests to it.
-func (s *Server) install() error {
+func (s *Server) install(custom *customresource.Server) error {
 	byVersion := map[schema.GroupVersion]map[string]rest.Storage{}
 	made := map[*resource.Declaration]*registry.Storage{}
 	for _, d := range s.config.Kinds {
@@ -77,7 +80,7 @@ func (s *Server) install() error {
 	for gv := range byVersion {
 		byGroup[gv.Group] = append(byGroup[gv.Group], gv)
 	}
-	groups := make([]string, 0, len(byGroup))
+	groups := []string{customresource.Group}
 	for g := range byGroup {
 		groups = append(groups, g)
 	}
@@ -97,11 +100,15 @@ func (s *Server) install() error {
 	codecs := serializer.NewCodecFactory(s.scheme,
 		serializer.WithStreamingCollectionEncodingToJSON(), serializer.WithStreamingCollectionEncodingToProtobuf())
 	for i, g := range groups {
-		if err := s.installGroup(g, len(groups)-i, byVersion, codecs); err != nil {
+		if g == customresource.Group {
+			s.listDefinitions(lastPriority + len(groups) - i)
+			continue
+		}
+		if err := s.installGroup(g, lastPriority+len(groups)-i, byVersion, codecs); err != nil {
 			return fmt.Errorf("install API group %q: %w", g, err)
 		}
 	}
-	return nil
+	return custom.ListGroups(s.generic.DiscoveryGroupManager, func(group string) bool { return slices.Contains(groups, group) })
 }
 
 func (s *Server) storage(d *resource.Declaration, made map[*resource.Declaration]*registry.Storage) (*registry.Storage, error) {

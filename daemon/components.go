@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	v1 "k8s.io/api/core/v1"
+	apiextensions "k8s.io/apiextensions-apiserver/pkg/client/clientset/clientset"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/metadata"
@@ -61,9 +62,13 @@ func newControllers(c *control, shared informers.SharedInformerFactory) (func(co
 		if err != nil {
 			return nil, fmt.Errorf("make metadata client of %s: %w", row.Name, err)
 		}
+		extensions, err := apiextensions.NewForConfig(config)
+		if err != nil {
+			return nil, fmt.Errorf("make client of custom resource definitions of %s: %w", row.Name, err)
+		}
 		broadcaster := record.NewBroadcaster()
 		l, err := row.New(engine.Deps{
-			Client: client, Metadata: meta, Informers: shared,
+			Client: client, Metadata: meta, Extensions: extensions, Informers: shared,
 			Recorder: broadcaster.NewRecorder(scheme.Scheme, v1.EventSource{Component: row.Source()}),
 			RootCA:   c.keys.ServerCA().CurrentCABundleContent, ClusterCIDR: c.ranges.Cluster,
 			SignClient: c.keys.ClientCA().Sign, SignServing: c.keys.ServerCA().Sign,

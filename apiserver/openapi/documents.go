@@ -44,14 +44,27 @@ func New(c Config) *Documents {
 	return d
 }
 
-// Install serves /openapi/v2 and /openapi/v3 and what is beneath it. The documents describe the routes that the
-// container has when they are first asked for.
-func (d *Documents) Install(c *restful.Container, to *mux.PathRecorderMux) {
-	v2 := sync.OnceValues(func() (*document, error) { return d.buildV2(c) })
-	v3 := sync.OnceValues(func() (map[string]*document, error) { return d.buildV3(c) })
-	to.Handle("/openapi/v2", serveV2(v2))
-	to.Handle("/openapi/v3", serveV3Index(v3))
-	to.HandlePrefix("/openapi/v3/", serveV3(v3))
+// Install serves /openapi/v2 and /openapi/v3 and what is beneath it. The documents describe the routes that the containers have
+// when they are first asked for, and the custom resources that are defined whenever they are asked for.
+func (d *Documents) Install(to *mux.PathRecorderMux, custom Custom, containers ...*restful.Container) {
+	services := func() []*restful.WebService {
+		var all []*restful.WebService
+		have := map[string]bool{} // Of two at one path ("/version") the first answers.
+		for _, c := range containers {
+			for _, ws := range c.RegisteredWebServices() {
+				if !have[ws.RootPath()] {
+					have[ws.RootPath()] = true
+					all = append(all, ws)
+				}
+			}
+		}
+		return all
+	}
+	v2 := &customV2{custom: custom, builtin: sync.OnceValues(func() (*document, error) { return d.buildV2(services()) })}
+	v3 := &customV3{custom: custom, builtin: sync.OnceValues(func() (map[string]*document, error) { return d.buildV3(services()) })}
+	to.Handle("/openapi/v2", serveV2(v2.document))
+	to.Handle("/openapi/v3", serveV3Index(v3.documents))
+	to.HandlePrefix("/openapi/v3/", serveV3(v3.documents))
 }
 
 func (d *Documents) info() *spec.Info {
@@ -86,7 +99,7 @@ func (d *Documents) newV3Config() (*common.OpenAPIV3Config, error) {
 	return c, nil
 }
 
-func (d *Documents) buildV2(c *restful.Container) (*document, error) {
+func (d *Documents) buildV2(services []*restful.WebService) (*document, error) {
 	namer, err := d.namer()
 	if err != nil {
 		return nil, err
@@ -98,7 +111,7 @@ func (d *Documents) buildV2(c *restful.Container) (*document, error) {
 	}}}
 	config.DefaultSecurity = []map[string][]string{{bearer: {}}}
 	config.CommonResponses = map[int]spec.Response{401: {ResponseProps: spec.ResponseProps{Description: "Unauthorized"}}}
-	swagger, err := builder.BuildOpenAPISpecFromRoutes(restfuladapter.AdaptWebServices(c.RegisteredWebServices()), config)
+	swagger, err := builder.BuildOpenAPISpecFromRoutes(restfuladapter.AdaptWebServices(services), config)
 	if err != nil {
 		return nil, fmt.Errorf("build OpenAPI v2: %w", err)
 	}
@@ -111,13 +124,13 @@ func (d *Documents) buildV2(c *restful.Container) (*document, error) {
 }
 
 // buildV3 returns a document for each root ("api/v1", "apis/apps/v1", "version").
-func (d *Documents) buildV3(c *restful.Container) (map[string]*document, error) {
+func (d *Documents) buildV3(services []*restful.WebService) (map[string]*document, error) {
 	config, err := d.newV3Config() // Its own copy: it is garbage when the documents are built.
 	if err != nil {
 		return nil, err
 	}
 	documents := map[string]*document{}
-	for _, ws := range c.RegisteredWebServices() {
+	for _, ws := range services {
 		root := strings.TrimPrefix(ws.RootPath(), "/")
 		api, err := builder3.BuildOpenAPISpecFromRoutes(restfuladapter.AdaptWebServices([]*restful.WebService{ws}), config)
 		if err != nil {

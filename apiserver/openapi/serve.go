@@ -99,8 +99,9 @@ func location(root string, d *document) string {
 	return (&url.URL{Path: "/openapi/v3/" + root, RawQuery: url.Values{"hash": {d.etag}}.Encode()}).String()
 }
 
+// serveV3Index makes the index anew for each request: a line for each group version, whose documents are hashed already.
 func serveV3Index(build func() (map[string]*document, error)) http.Handler {
-	index := sync.OnceValues(func() (*document, error) {
+	index := func() (*document, error) {
 		documents, err := build()
 		if err != nil {
 			return nil, err
@@ -114,7 +115,7 @@ func serveV3Index(build func() (map[string]*document, error)) http.Handler {
 			return nil, fmt.Errorf("encode index of OpenAPI v3: %w", err)
 		}
 		return newDocument(data, nil), nil
-	})
+	}
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		d, err := index()
 		if err != nil {
@@ -123,7 +124,7 @@ func serveV3Index(build func() (map[string]*document, error)) http.Handler {
 		}
 		w.Header().Set("Content-Type", "application/json")
 		w.Header().Set("Etag", strconv.Quote(d.etag))
-		http.ServeContent(w, req, "", d.built, bytes.NewReader(d.json))
+		http.ServeContent(w, req, "", time.Time{}, bytes.NewReader(d.json))
 	})
 }
 

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	apiextensions "k8s.io/apiextensions-apiserver/pkg/client/clientset/clientset"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
@@ -29,10 +30,12 @@ import (
 // what they hand out is read-only.
 type Deps struct {
 	// Client acts as the controller's own user, so that RBAC limits it to what it needs.
-	Client    kubernetes.Interface
-	Metadata  metadata.Interface
-	Informers informers.SharedInformerFactory
-	Recorder  record.EventRecorder
+	Client   kubernetes.Interface
+	Metadata metadata.Interface
+	// Extensions reads the definitions of custom resources as that user.
+	Extensions apiextensions.Interface
+	Informers  informers.SharedInformerFactory
+	Recorder   record.EventRecorder
 	// RootCA is the PEM bundle that clients in Pods trust for the API server. It is called at each use: the bundle may
 	// change while the server runs.
 	RootCA func() []byte

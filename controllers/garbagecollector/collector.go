@@ -12,6 +12,7 @@ import (
 	"slices"
 	"sync"
 
+	apiextensions "k8s.io/apiextensions-apiserver/pkg/client/clientset/clientset"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -33,9 +34,10 @@ const Name = "generic-garbage-collector"
 
 // Collector is the controller.
 type Collector struct {
-	metadata metadata.Interface
-	discover discovery.DiscoveryInterface
-	mapper   meta.ResettableRESTMapper
+	metadata   metadata.Interface
+	extensions apiextensions.Interface
+	discover   discovery.DiscoveryInterface
+	mapper     meta.ResettableRESTMapper
 
 	mu    sync.Mutex
 	graph *graph
@@ -46,7 +48,7 @@ type Collector struct {
 // New returns the controller.
 func New(d engine.Deps) (engine.Runner, error) {
 	c := &Collector{
-		metadata: d.Metadata, discover: d.Client.Discovery(), graph: newGraph(),
+		metadata: d.Metadata, extensions: d.Extensions, discover: d.Client.Discovery(), graph: newGraph(),
 		mapper: restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(d.Client.Discovery())),
 	}
 	c.remove = engine.Queue[types.UID]{Name: Name, Workers: 8, Sync: c.consider}
@@ -54,9 +56,9 @@ func New(d engine.Deps) (engine.Runner, error) {
 	return c, nil
 }
 
-// Run watches every kind that can be deleted until ctx ends.
+// Run watches every kind that can be deleted, custom resources among them, until ctx ends.
 func (c *Collector) Run(ctx context.Context) error {
-	resources, err := c.resources()
+	resources, err := c.resources(ctx)
 	if err != nil {
 		return err
 	}
@@ -78,14 +80,16 @@ func (c *Collector) Run(ctx context.Context) error {
 	var running sync.WaitGroup
 	running.Go(func() { _ = c.remove.Run(ctx) }) // both end with ctx only
 	running.Go(func() { _ = c.orphan.Run(ctx) })
+	custom := &customKinds{Collector: c, ctx: ctx, running: map[schema.GroupResource]customWatch{}}
+	err = custom.run()
 	running.Wait()
 	factory.Shutdown()
-	return nil
+	return err
 }
 
-// resources lists what can own or be owned: all that can be listed, watched and deleted. Events are left out, as upstream
+// resources lists the built-in kinds that can own or be owned: all that can be listed, watched and deleted. Events are left out, as upstream
 // does: they are many, and expire by themselves.
-func (c *Collector) resources() ([]schema.GroupVersionResource, error) {
+func (c *Collector) resources(ctx context.Context) ([]schema.GroupVersionResource, error) {
 	lists, err := c.discover.ServerPreferredResources()
 	if err != nil {
 		return nil, fmt.Errorf("discover kinds: %w", err)
@@ -95,9 +99,17 @@ func (c *Collector) resources() ([]schema.GroupVersionResource, error) {
 	if err != nil {
 		return nil, fmt.Errorf("discover kinds: %w", err)
 	}
+	crds, err := c.extensions.ApiextensionsV1().CustomResourceDefinitions().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("list definitions of custom resources: %w", err)
+	}
+	left := map[schema.GroupResource]bool{{Resource: "events"}: true, {Group: "events.k8s.io", Resource: "events"}: true}
+	for i := range crds.Items {
+		left[resourceOf(&crds.Items[i])] = true
+	}
 	var out []schema.GroupVersionResource
 	for gvr := range set {
-		if gvr.Resource != "events" {
+		if !left[gvr.GroupResource()] {
 			out = append(out, gvr)
 		}
 	}

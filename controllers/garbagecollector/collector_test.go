@@ -2,10 +2,12 @@ package garbagecollector_test
 
 import (
 	"context"
+	"sync"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	extensions "k8s.io/apiextensions-apiserver/pkg/client/clientset/clientset"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
@@ -23,7 +25,13 @@ import (
 // start runs the collector on a real API server and returns a client of it.
 func start(t *testing.T) kubernetes.Interface {
 	t.Helper()
-	server := servertest.Start(t, nil)
+	client, _ := startOn(t, servertest.Start(t, nil))
+	return client
+}
+
+// startOn runs it on a server and returns what ends it, too.
+func startOn(t *testing.T, server *servertest.Server) (client kubernetes.Interface, end func()) {
+	t.Helper()
 	config := server.Transport.Config(&user.DefaultInfo{Name: "gc", Groups: []string{user.SystemPrivilegedGroup}})
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
@@ -33,20 +41,25 @@ func start(t *testing.T) kubernetes.Interface {
 	if err != nil {
 		t.Fatal(err)
 	}
-	run, err := garbagecollector.New(engine.Deps{Client: client, Metadata: meta})
+	definitions, err := extensions.NewForConfig(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	run, err := garbagecollector.New(engine.Deps{Client: client, Metadata: meta, Extensions: definitions})
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- run.Run(ctx) }()
-	t.Cleanup(func() {
+	end = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
 	})
-	return client
+	t.Cleanup(end)
+	return client, end
 }
 
 const ns = "default"

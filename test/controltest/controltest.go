@@ -9,6 +9,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apiextensions "k8s.io/apiextensions-apiserver/pkg/client/clientset/clientset"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
@@ -56,11 +57,15 @@ func Start(t *testing.T, news ...New) *World {
 	if err != nil {
 		t.Fatal(err)
 	}
+	extensions, err := apiextensions.NewForConfig(config)
+	if err != nil {
+		t.Fatal(err)
+	}
 	w := &World{Client: client, Informers: informers.NewSharedInformerFactory(client, 0), changed: make(chan struct{}, 1)}
 	broadcaster := record.NewBroadcaster()
 	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: client.CoreV1().Events("")})
 	deps := engine.Deps{
-		Client: client, Metadata: meta, Informers: w.Informers,
+		Client: client, Metadata: meta, Extensions: extensions, Informers: w.Informers,
 		Recorder: broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "test"}),
 	}
 	ctx, cancel := context.WithCancel(t.Context())

@@ -1,0 +1,156 @@
+package garbagecollector
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"k8s.io/apiextensions-apiserver/pkg/apihelpers"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	extensionsinformers "k8s.io/apiextensions-apiserver/pkg/client/informers/externalversions"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/version"
+	"k8s.io/client-go/metadata/metadatainformer"
+	"k8s.io/client-go/tools/cache"
+)
+
+// customKinds watches the objects of the kinds that CustomResourceDefinitions define, as these come and go.
+type customKinds struct {
+	*Collector
+	ctx     context.Context
+	watches sync.WaitGroup
+	// running has the version that is watched of each kind, and what ends that. Only the definitions' informer uses it.
+	running map[schema.GroupResource]customWatch
+}
+
+type customWatch struct {
+	version string
+	stop    func()
+}
+
+// run follows the definitions until ctx ends.
+func (k *customKinds) run() error {
+	factory := extensionsinformers.NewSharedInformerFactory(k.extensions, 0)
+	informer := factory.Apiextensions().V1().CustomResourceDefinitions().Informer()
+	if err := informer.SetTransform(outline); err != nil {
+		return fmt.Errorf("watch definitions of custom resources: %w", err)
+	}
+	set := func(obj any) {
+		if crd, ok := obj.(*apiextensionsv1.CustomResourceDefinition); ok {
+			k.set(crd)
+		}
+	}
+	if _, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc:    set,
+		UpdateFunc: func(_, obj any) { set(obj) },
+		DeleteFunc: func(obj any) {
+			if last, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+				obj = last.Obj
+			}
+			if crd, ok := obj.(*apiextensionsv1.CustomResourceDefinition); ok {
+				k.end(resourceOf(crd))
+			}
+		},
+	}); err != nil {
+		return fmt.Errorf("watch definitions of custom resources: %w", err)
+	}
+	factory.Start(k.ctx.Done())
+	<-k.ctx.Done()
+	factory.Shutdown()
+	k.watches.Wait()
+	return nil
+}
+
+// outline keeps of a definition what is needed to watch its objects: schemas can be large.
+func outline(obj any) (any, error) {
+	crd, ok := obj.(*apiextensionsv1.CustomResourceDefinition)
+	if !ok {
+		return obj, nil
+	}
+	short := &apiextensionsv1.CustomResourceDefinition{}
+	short.Name, short.UID, short.ResourceVersion = crd.Name, crd.UID, crd.ResourceVersion
+	short.Spec.Group, short.Spec.Names.Plural = crd.Spec.Group, crd.Spec.Names.Plural
+	for _, v := range crd.Spec.Versions {
+		short.Spec.Versions = append(short.Spec.Versions, apiextensionsv1.CustomResourceDefinitionVersion{Name: v.Name, Served: v.Served})
+	}
+	short.Status.Conditions = crd.Status.Conditions
+	return short, nil
+}
+
+func resourceOf(crd *apiextensionsv1.CustomResourceDefinition) schema.GroupResource {
+	return schema.GroupResource{Group: crd.Spec.Group, Resource: crd.Spec.Names.Plural}
+}
+
+// set watches the objects of a definition that is established, in the version that discovery prefers.
+func (k *customKinds) set(crd *apiextensionsv1.CustomResourceDefinition) {
+	best := ""
+	for _, v := range crd.Spec.Versions {
+		if v.Served && (best == "" || version.CompareKubeAwareVersionStrings(v.Name, best) > 0) {
+			best = v.Name
+		}
+	}
+	gr := resourceOf(crd)
+	if best == "" || !apihelpers.IsCRDConditionTrue(crd, apiextensionsv1.Established) {
+		k.end(gr)
+		return
+	}
+	old, ok := k.running[gr]
+	if ok && old.version == best {
+		return
+	}
+	if ok {
+		old.stop()
+	}
+	k.mapper.Reset()
+	ctx, cancel := context.WithCancel(k.ctx)
+	gvr := gr.WithVersion(best)
+	informer := metadatainformer.NewFilteredMetadataInformer(k.metadata, gvr, "", 0, nil, nil).Informer()
+	// Neither fails with an informer that has not started.
+	_ = informer.SetTransform(ownership)
+	handle, _ := informer.AddEventHandler(k.handler(gvr))
+	var done sync.WaitGroup
+	done.Go(func() { informer.RunWithContext(ctx) })
+	if ok {
+		// What the other version showed and this one does not went in between.
+		done.Go(func() {
+			if cache.WaitForCacheSync(ctx.Done(), handle.HasSynced) {
+				k.forget(gr.WithVersion(old.version))
+			}
+		})
+	}
+	k.watches.Go(done.Wait)
+	k.running[gr] = customWatch{best, func() { cancel(); done.Wait() }}
+}
+
+// end stops watching the objects of a kind that is gone. They are, too: a definition goes after its objects.
+func (k *customKinds) end(gr schema.GroupResource) {
+	now, ok := k.running[gr]
+	if !ok {
+		return
+	}
+	now.stop()
+	delete(k.running, gr)
+	k.mapper.Reset()
+	k.forget(gr.WithVersion(now.version))
+}
+
+// forget takes in that the objects that were seen in a version of their kind are gone.
+func (c *Collector) forget(gvr schema.GroupVersionResource) {
+	for _, uid := range c.of(gvr) {
+		c.gone(uid)
+	}
+}
+
+// of lists the objects that were seen in a version of their kind.
+func (c *Collector) of(gvr schema.GroupVersionResource) []types.UID {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var out []types.UID
+	for uid, n := range c.graph.nodes {
+		if !n.virtual && n.resource == gvr {
+			out = append(out, uid)
+		}
+	}
+	return out
+}

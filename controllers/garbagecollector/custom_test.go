@@ -1,0 +1,165 @@
+package garbagecollector_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	extensions "k8s.io/apiextensions-apiserver/pkg/client/clientset/clientset"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/utils/ptr"
+
+	"github.com/peapod/peapod/apiserver/servertest"
+)
+
+// things is the client of a custom kind in one version.
+type things struct {
+	t           *testing.T
+	definitions extensions.Interface
+	client      dynamic.Interface
+	gvr         schema.GroupVersionResource
+}
+
+// define makes the kind Thing of example.com/v1beta1 and waits until it is served.
+func define(t *testing.T, server *servertest.Server) things {
+	t.Helper()
+	definitions, err := extensions.NewForConfig(server.Config("admin"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := dynamic.NewForConfig(server.Config("admin"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	any := apiextensionsv1.CustomResourceDefinitionVersion{
+		Name: "v1beta1", Served: true, Storage: true, Schema: &apiextensionsv1.CustomResourceValidation{
+			OpenAPIV3Schema: &apiextensionsv1.JSONSchemaProps{Type: "object", XPreserveUnknownFields: ptr.To(true)}},
+	}
+	crd := &apiextensionsv1.CustomResourceDefinition{
+		ObjectMeta: metav1.ObjectMeta{Name: "things.example.com"},
+		Spec: apiextensionsv1.CustomResourceDefinitionSpec{
+			Group: "example.com", Scope: apiextensionsv1.NamespaceScoped, Versions: []apiextensionsv1.CustomResourceDefinitionVersion{any},
+			Names: apiextensionsv1.CustomResourceDefinitionNames{Plural: "things", Kind: "Thing"},
+		},
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	w, err := definitions.ApiextensionsV1().CustomResourceDefinitions().Watch(ctx, metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Stop()
+	if _, err := definitions.ApiextensionsV1().CustomResourceDefinitions().Create(ctx, crd, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for e := range w.ResultChan() {
+		for _, c := range e.Object.(*apiextensionsv1.CustomResourceDefinition).Status.Conditions {
+			if c.Type == apiextensionsv1.Established && c.Status == apiextensionsv1.ConditionTrue {
+				return things{t, definitions, client, schema.GroupVersionResource{Group: "example.com", Version: "v1beta1", Resource: "things"}}
+			}
+		}
+	}
+	t.Fatal("the definition is not established in time")
+	return things{}
+}
+
+func (k things) put(name string, owner *corev1.ConfigMap) *unstructured.Unstructured {
+	k.t.Helper()
+	u := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "example.com/v1beta1", "kind": "Thing"}}
+	u.SetName(name)
+	if owner != nil {
+		u.SetOwnerReferences([]metav1.OwnerReference{{APIVersion: "v1", Kind: "ConfigMap", Name: owner.Name, UID: owner.UID}})
+	}
+	made, err := k.client.Resource(k.gvr).Namespace(ns).Create(k.t.Context(), u, metav1.CreateOptions{})
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	return made
+}
+
+func (k things) remove(name string) {
+	k.t.Helper()
+	if err := k.client.Resource(k.gvr).Namespace(ns).Delete(k.t.Context(), name, metav1.DeleteOptions{}); err != nil {
+		k.t.Fatal(err)
+	}
+}
+
+// awaitGone waits until a Thing has been deleted, watching from before what deletes it.
+func (k things) awaitGone(name string, from *unstructured.Unstructured) {
+	k.t.Helper()
+	ctx, cancel := context.WithTimeout(k.t.Context(), time.Minute)
+	defer cancel()
+	w, err := k.client.Resource(k.gvr).Namespace(ns).Watch(ctx, metav1.ListOptions{ResourceVersion: from.GetResourceVersion(), FieldSelector: "metadata.name=" + name})
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	defer w.Stop()
+	for e := range w.ResultChan() {
+		if e.Type == watch.Deleted {
+			return
+		}
+	}
+	k.t.Fatalf("Thing %s is not deleted in time", name)
+}
+
+// ownedBy makes a config map that a Thing owns.
+func ownedBy(t *testing.T, c kubernetes.Interface, name string, owner *unstructured.Unstructured) {
+	t.Helper()
+	cm := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name, OwnerReferences: []metav1.OwnerReference{{
+		APIVersion: owner.GetAPIVersion(), Kind: owner.GetKind(), Name: owner.GetName(), UID: owner.GetUID()}}}}
+	if _, err := c.CoreV1().ConfigMaps(ns).Create(t.Context(), cm, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func isGone(cm *corev1.ConfigMap) bool { return cm == nil }
+
+// Custom resources own and are owned like all others: those of a kind that is defined while the collector runs, after a change of
+// its versions, and after the collector was started anew.
+func TestCustomResources(t *testing.T) {
+	server := servertest.Start(t, nil)
+	c, end := startOn(t, server)
+	k := define(t, server)
+
+	owner := k.put("owner", nil)
+	ownedBy(t, c, "owned", owner)
+	stays := k.put("stays", nil)
+	ownedBy(t, c, "stays", stays)
+	k.remove("owner")
+	await(t, c, "owned", "deleted with its owner", isGone)
+
+	cm := put(t, c, "map", false)
+	thing := k.put("thing", cm)
+	remove(t, c, "map", metav1.DeletePropagationBackground)
+	k.awaitGone("thing", thing)
+
+	// From now on discovery prefers v1.
+	add := `[{"op":"copy","from":"/spec/versions/0","path":"/spec/versions/0"},{"op":"replace","path":"/spec/versions/0/name","value":"v1"},{"op":"replace","path":"/spec/versions/0/storage","value":false}]`
+	if _, err := k.definitions.ApiextensionsV1().CustomResourceDefinitions().Patch(t.Context(), "things.example.com", types.JSONPatchType, []byte(add), metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	owner = k.put("owner", nil)
+	ownedBy(t, c, "owned", owner)
+	k.remove("owner")
+	await(t, c, "owned", "deleted after a change of versions", isGone)
+
+	end()
+	again, _ := startOn(t, server)
+	k.remove("stays")
+	await(t, again, "stays", "deleted by another collector", isGone)
+
+	// With the definition go the objects, and what they own.
+	ownedBy(t, again, "last", k.put("last", nil))
+	if err := k.definitions.ApiextensionsV1().CustomResourceDefinitions().Delete(t.Context(), "things.example.com", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	await(t, again, "last", "deleted with its owner's kind", isGone)
+}
