@@ -40,6 +40,19 @@ func Write(path string, data []byte, perm os.FileMode) (err error) {
 	return SyncDir(dir)
 }
 
+// Replace is Write without the fsyncs, for what need not survive a power cut: a crash of this process leaves the old content
+// or the new, and perhaps a file named path+".new", which the next call overwrites. A path has one writer at a time.
+func Replace(path string, data []byte, perm os.FileMode) error {
+	unfinished := path + ".new"
+	if err := os.WriteFile(unfinished, data, perm); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	if err := os.Rename(unfinished, path); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return nil
+}
+
 // SyncDir makes renames and removals in dir durable.
 func SyncDir(dir string) error {
 	d, err := os.Open(dir)

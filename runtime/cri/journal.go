@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 
 	"google.golang.org/protobuf/proto"
+
+	"github.com/peapod/peapod/internal/atomicfile"
 )
 
 const journalName = "journal.json"
@@ -21,11 +23,7 @@ func writeJournal(dir string, entry any) error {
 	if err != nil {
 		return fmt.Errorf("encode journal of %s: %w", filepath.Base(dir), err)
 	}
-	path := filepath.Join(dir, journalName)
-	if err := os.WriteFile(path+".new", body, 0o600); err != nil {
-		return fmt.Errorf("write journal: %w", err)
-	}
-	if err := os.Rename(path+".new", path); err != nil {
+	if err := atomicfile.Replace(filepath.Join(dir, journalName), body, 0o600); err != nil {
 		return fmt.Errorf("write journal: %w", err)
 	}
 	return nil

@@ -9,7 +9,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -20,6 +19,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/peapod/peapod/internal/ownthread"
 	"github.com/peapod/peapod/runtime/image"
 )
 
@@ -142,30 +142,23 @@ func TestServe(t *testing.T) {
 
 // readAs connects as a user, says what an HTTP/2 client says first, and returns how many bytes come back at first.
 func readAs(uid int, socket string) (n int, err error) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		// The thread keeps the user and ends with the goroutine.
-		runtime.LockOSThread()
+	err = ownthread.Run(func() error {
 		if _, _, errno := syscall.RawSyscall(syscall.SYS_SETRESUID, ^uintptr(0), uintptr(uid), ^uintptr(0)); errno != 0 {
-			err = errno
-			return
+			return errno
 		}
-		c, dialErr := net.Dial("unix", socket)
-		if dialErr != nil {
-			err = dialErr
-			return
+		c, err := net.Dial("unix", socket)
+		if err != nil {
+			return err
 		}
 		defer c.Close()
-		if _, err = io.WriteString(c, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"); errors.Is(err, syscall.EPIPE) {
-			err = nil
-			return
+		if _, err := io.WriteString(c, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"); err != nil {
+			return err
 		}
 		n, err = c.Read(make([]byte, 100))
-		if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) {
-			err = nil
-		}
-	}()
-	<-done
+		return err
+	})
+	if errors.Is(err, io.EOF) || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) {
+		err = nil
+	}
 	return n, err
 }

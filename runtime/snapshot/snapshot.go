@@ -25,6 +25,8 @@ import (
 	"github.com/containerd/continuity/fs"
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"github.com/peapod/peapod/internal/atomicfile"
 )
 
 const (
@@ -179,11 +181,7 @@ func (s *Snapshots) makeDirs(ctx context.Context, dir, chainID string, writable 
 			return err
 		}
 	}
-	temporary := filepath.Join(dir, chainFile+".new")
-	if err := os.WriteFile(temporary, []byte(chainID), 0o600); err != nil {
-		return err
-	}
-	return os.Rename(temporary, filepath.Join(dir, chainFile))
+	return atomicfile.Replace(filepath.Join(dir, chainFile), []byte(chainID), 0o600)
 }
 
 // mounts describes what is there; the error of what is not satisfies os.ErrNotExist. The caller holds mu.

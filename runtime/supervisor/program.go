@@ -10,6 +10,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/peapod/peapod/internal/atomicfile"
 )
 
 // artifacts holds podinit when the build put it there before it built peapod.
@@ -66,10 +68,7 @@ func (p *Program) sealed() (*os.File, error) {
 
 // WriteTo puts a copy of the program at path for a container to execute, replacing what is there.
 func (p *Program) WriteTo(path string) error {
-	if err := os.WriteFile(path+".new", p.body, 0o555); err != nil {
-		return fmt.Errorf("copy podinit: %w", err)
-	}
-	if err := os.Rename(path+".new", path); err != nil {
+	if err := atomicfile.Replace(path, p.body, 0o555); err != nil {
 		return fmt.Errorf("copy podinit: %w", err)
 	}
 	return nil

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/peapod/peapod/internal/atomicfile"
 	"github.com/peapod/peapod/runtime/supervisor/protocol"
 )
 
@@ -52,31 +53,12 @@ func (s *Server) writeRecord(r *record, sync bool) error {
 	if err != nil {
 		return fmt.Errorf("encode record of container %s: %w", r.ID, err)
 	}
-	path := s.recordPath(r.ID)
-	if err := writeFile(path+".new", body, sync); err != nil {
-		return fmt.Errorf("write record of container %s: %w", r.ID, err)
-	}
-	if err := os.Rename(path+".new", path); err != nil {
-		return fmt.Errorf("write record of container %s: %w", r.ID, err)
-	}
-	return nil
-}
-
-func writeFile(path string, body []byte, sync bool) (err error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if cerr := f.Close(); err == nil {
-			err = cerr
-		}
-	}()
-	if _, err := f.Write(body); err != nil {
-		return err
-	}
+	write := atomicfile.Replace
 	if sync {
-		return f.Sync()
+		write = atomicfile.Write
+	}
+	if err := write(s.recordPath(r.ID), body, 0o600); err != nil {
+		return fmt.Errorf("write record of container %s: %w", r.ID, err)
 	}
 	return nil
 }
