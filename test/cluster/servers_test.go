@@ -260,7 +260,7 @@ func serverDies(s *several) {
 	s.eventually(s.second, "Service kubernetes leads to the second alone", func(out string) bool { return out == s.second.ip },
 		"get", "endpointslice", "kubernetes", "-o", "jsonpath={.endpoints[*].addresses[0]}")
 	// The agent was told of the first server only. It goes on with the second: the Pod can only run there.
-	s.on(s.second, "cordon", "two")
+	s.on(s.second, "cordon", "one", "two")
 	s.on(s.second, "create", "deployment", "after", "--image=peapod.local/hello:latest", "--replicas=1")
 	s.on(s.second, "wait", "--for=condition=Ready", "node/three", "--timeout=60s")
 	s.on(s.second, "rollout", "status", "deployment/after", "--timeout=120s")
@@ -269,7 +269,7 @@ func serverDies(s *several) {
 	s.node.start("agent", "--node-name", s.node.name, "--node-ip", s.node.ip)
 	s.on(s.second, "scale", "deployment/after", "--replicas=2")
 	s.on(s.second, "rollout", "status", "deployment/after", "--timeout=120s")
-	s.on(s.second, "uncordon", "two")
+	s.on(s.second, "uncordon", "one", "two")
 	s.startServer(s.first)
 	s.eventually(s.second, "Service kubernetes leads to both again", func(out string) bool { return out == s.first.ip+" "+s.second.ip },
 		"get", "endpointslice", "kubernetes", "-o", "jsonpath={.endpoints[*].addresses[0]}")

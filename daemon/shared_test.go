@@ -1,0 +1,119 @@
+package daemon
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/peapod/peapod/daemon/instance"
+)
+
+// A data directory goes on with the objects that it began with, or says why not.
+func TestSameStorage(t *testing.T) {
+	withStore := instance.Instance{DataDir: t.TempDir()}
+	if err := os.Mkdir(filepath.Join(withStore.DataDir, "store"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	fresh := instance.Instance{DataDir: t.TempDir()}
+	alone, shared := settled{Options: DefaultOptions()}, settled{Options: DefaultOptions()}
+	alone.NodeName, shared.NodeName = "one", "one"
+	shared.EtcdServers = []string{"https://10.0.0.9:2379"}
+	elsewhere, renamed := shared, shared
+	elsewhere.EtcdPrefix, renamed.NodeName = "/other", "two"
+	was := sharedRecord{ID: "x", Prefix: "/registry", NodeName: "one"}
+	for name, test := range map[string]struct {
+		i    instance.Instance
+		s    settled
+		r    sharedRecord
+		want string
+	}{
+		"new, alone":                   {fresh, alone, sharedRecord{}, ""},
+		"new, shared":                  {fresh, shared, sharedRecord{}, ""},
+		"alone again":                  {withStore, alone, sharedRecord{}, ""},
+		"shared again":                 {fresh, shared, was, ""},
+		"from its own store to etcd":   {withStore, shared, sharedRecord{}, "has a store of its own"},
+		"from etcd to its own store":   {fresh, alone, was, "--etcd-servers is needed"},
+		"to another place in etcd":     {fresh, elsewhere, was, `--etcd-prefix "/other": the objects of data directory`},
+		"as another node than it was":  {fresh, renamed, was, `--node-name "two": this machine has joined as one`},
+		"its own store, a new node":    {withStore, alone, sharedRecord{}, ""},
+		"a server's directory, shared": {fresh, shared, was, ""},
+	} {
+		err := sameStorage(test.i, test.s, test.r)
+		if test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
+			t.Errorf("%s: got %v, want %q", name, err, test.want)
+		}
+	}
+	// An agent keeps out of a server's directory, whichever kind of server it is.
+	if err := onlyAgent(withStore); err == nil {
+		t.Error("an agent runs beside a store")
+	}
+	if err := was.write(fresh); err != nil {
+		t.Fatal(err)
+	}
+	if err := onlyAgent(fresh); err == nil {
+		t.Error("an agent runs in the directory of a server of several")
+	}
+	if got, err := readShared(fresh); err != nil || got != was {
+		t.Errorf("got %+v, %v", got, err)
+	}
+}
+
+func TestEtcdOptions(t *testing.T) {
+	for want, change := range map[string]func(*Options){
+		"": func(o *Options) {},
+		"--etcd-cafile: has a meaning only with --etcd-servers":          func(o *Options) { o.EtcdCAFile = "ca" },
+		"--token: has a meaning only with --etcd-servers":                func(o *Options) { o.Token = "0123456789abcdef" },
+		`--etcd-prefix "registry": must begin with a slash`:              func(o *Options) { o.EtcdPrefix = "registry" },
+		`--etcd-prefix "/registry/": must begin with a slash`:            func(o *Options) { o.EtcdPrefix = "/registry/" },
+		"--etcd-compaction-interval -1s: must not be negative; 0 leaves": func(o *Options) { o.EtcdCompactionInterval = metav1.Duration{Duration: -time.Second} },
+	} {
+		o := DefaultOptions()
+		change(&o)
+		_, err := o.settle()
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("got %v, want %q", err, want)
+		}
+	}
+	o := DefaultOptions()
+	o.EtcdCompactionInterval = metav1.Duration{}
+	if got := o.etcd().CompactionInterval; got >= 0 {
+		t.Errorf("no compaction is %s for the store", got)
+	}
+}
+
+// The file's options hold where no flag says otherwise.
+func TestEtcdOptionsInFile(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "config.yaml")
+	const text = "etcdServers: [\"https://10.0.0.9:2379\"]\netcdPrefix: /file\netcdCompactionInterval: 1m\ntoken: from-the-file-it-is\n"
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	o := DefaultOptions()
+	o.EtcdPrefix = "/flag"
+	if err := o.Load(file, func(flag string) bool { return flag == "etcd-prefix" }); err != nil {
+		t.Fatal(err)
+	}
+	if len(o.EtcdServers) != 1 || o.EtcdPrefix != "/flag" || o.EtcdCompactionInterval.Duration != time.Minute || o.Token != "from-the-file-it-is" {
+		t.Errorf("got %+v", o)
+	}
+}
+
+func TestServerToken(t *testing.T) {
+	i := instance.Instance{DataDir: t.TempDir()}
+	if _, err := serverToken(i, "short"); err == nil || strings.Contains(err.Error(), "short\"") {
+		t.Errorf("a short token: %v", err)
+	}
+	if got, err := serverToken(i, ""); err != nil || got != "" {
+		t.Errorf("got %q, %v", got, err)
+	}
+	if err := keepToken(i, "0123456789abcdef"); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := serverToken(i, ""); err != nil || got != "0123456789abcdef" {
+		t.Errorf("got %q, %v", got, err)
+	}
+}
