@@ -8,7 +8,13 @@ import (
 	"net/netip"
 
 	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
+	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/tools/record"
 
 	"github.com/peapod/peapod/controllers/kubernetesservice"
 	"github.com/peapod/peapod/daemon/instance"
@@ -35,6 +41,9 @@ func serviceTable(i instance.Instance) string { return "peapod_" + i.Name + "_se
 type nodeServices struct {
 	proxy *proxy.Proxy
 	dns   *dns.Server
+	// events takes what the proxy has to say to the API, as client.
+	events record.EventBroadcaster
+	client kubernetes.Interface
 }
 
 // serviceConfig says which node of which cluster that is.
@@ -47,17 +56,20 @@ type serviceConfig struct {
 	service, cluster, pods netip.Prefix
 	// reserved are ports of the node that no Service may take from it.
 	reserved []uint16
+	// client acts as the proxy, to record events.
+	client kubernetes.Interface
 	// informers are started by their owner, after newNodeServices.
 	informers informers.SharedInformerFactory
 }
 
 func newNodeServices(i instance.Instance, c serviceConfig) (*nodeServices, error) {
-	n := &nodeServices{}
+	n := &nodeServices{events: record.NewBroadcaster(), client: c.client}
 	var err error
 	n.proxy, err = proxy.New(proxy.Config{
 		Table: serviceTable(i), NodeName: c.nodeName, NodeIPs: []netip.Addr{c.nodeIP},
 		Networks: proxy.Networks{Service: []netip.Prefix{c.service}, Pods: []netip.Prefix{c.pods}},
 		Own:      []netip.Addr{dnsAddress(c.service)}, Reserved: c.reserved, Informers: c.informers,
+		Recorder: n.events.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "kube-proxy", Host: c.nodeName}),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("make service proxy: %w", err)
@@ -74,6 +86,8 @@ func newNodeServices(i instance.Instance, c serviceConfig) (*nodeServices, error
 
 // run leads connections and answers names until ctx ends. Rules stay.
 func (n *nodeServices) run(ctx context.Context) error {
+	n.events.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: n.client.CoreV1().Events("")})
+	defer n.events.Shutdown()
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return n.proxy.Run(ctx) })
 	group.Go(func() error { return n.dns.Run(ctx) })
@@ -107,8 +121,12 @@ func newOwnServices(s settled, c *control, k keyed) (func(context.Context) error
 
 // newServerServices returns what makes Services work on a server's own node, whose Pods have the addresses pods.
 func newServerServices(i instance.Instance, s settled, c *control, k keyed, pods netip.Prefix) (*nodeServices, error) {
+	client, _, err := c.clientFor(asUser(user.KubeProxy))
+	if err != nil {
+		return nil, err
+	}
 	return newNodeServices(i, serviceConfig{
-		nodeName: s.NodeName, nodeIP: s.nodeIP, domain: clusterDomain,
+		client: client, nodeName: s.NodeName, nodeIP: s.nodeIP, domain: clusterDomain,
 		service: k.ranges.Service, cluster: k.ranges.Cluster, pods: pods,
 		reserved: []uint16{uint16(s.Port), uint16(k.kubeletListener.Addr().(*net.TCPAddr).Port)}, informers: c.informers,
 	})

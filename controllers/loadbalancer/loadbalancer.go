@@ -1,6 +1,8 @@
 // Package loadbalancer answers Services of type LoadBalancer with the addresses of the cluster's own nodes: no cloud is
 // needed, since every node's service proxy takes what comes for such an address and port. Two Services cannot have the
-// same port of the nodes: the older one has it, the other stays pending.
+// same port of the nodes: the older one has it, the other stays pending. A port on which a process of a node listens stays
+// with that process: the node's service proxy leaves it alone and says so in an event HostPortInUse of the Service. The
+// status names that node all the same, since other ports and other nodes do lead to the Service.
 //
 // A Service with a loadBalancerClass belongs to somebody else's controller and is left alone.
 package loadbalancer

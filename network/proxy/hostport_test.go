@@ -1,0 +1,117 @@
+package proxy
+
+import (
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/record"
+)
+
+// listen opens a port of the host, and returns it.
+func listen(t *testing.T, network, address string) (uint16, func()) {
+	t.Helper()
+	var at net.Addr
+	var end func() error
+	if strings.HasPrefix(network, "tcp") {
+		l, err := net.Listen(network, address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		at, end = l.Addr(), l.Close
+	} else {
+		l, err := net.ListenPacket(network, address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		at, end = l.LocalAddr(), l.Close
+	}
+	t.Cleanup(func() { _ = end() }) // closed twice where the test did
+	_, text, err := net.SplitHostPort(at.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	port, err := strconv.ParseUint(text, 10, 16)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return uint16(port), func() { _ = end() }
+}
+
+func TestPortsOfTheHost(t *testing.T) {
+	own4, own6 := netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("::1")
+	for _, c := range []struct {
+		network, address string
+		addr             netip.Addr
+		protocol, other  uint8
+	}{
+		{"tcp4", "127.0.0.1:0", own4, unix.IPPROTO_TCP, unix.IPPROTO_UDP},
+		{"tcp4", "0.0.0.0:0", own4, unix.IPPROTO_TCP, unix.IPPROTO_UDP},
+		{"tcp", "[::]:0", own4, unix.IPPROTO_TCP, unix.IPPROTO_UDP}, // takes IPv4, too
+		{"tcp6", "[::1]:0", own6, unix.IPPROTO_TCP, unix.IPPROTO_UDP},
+		{"udp4", "127.0.0.1:0", own4, unix.IPPROTO_UDP, unix.IPPROTO_TCP},
+	} {
+		port, end := listen(t, c.network, c.address)
+		for protocol, want := range map[uint8]bool{c.protocol: true, c.other: false} {
+			if got, err := inUse(Frontend{c.addr, protocol, port}); err != nil || got != want {
+				t.Errorf("%s %s: %s in use: %v, %v; want %v", c.network, c.address, protocolName(protocol), got, err, want)
+			}
+		}
+		end()
+		if got, err := inUse(Frontend{c.addr, c.protocol, port}); err != nil || got {
+			t.Errorf("%s %s, closed: in use: %v, %v", c.network, c.address, got, err)
+		}
+	}
+	if used, err := inUse(Frontend{netip.MustParseAddr("192.0.2.77"), unix.IPPROTO_TCP, 22}); used || err != nil {
+		t.Errorf("an address that the machine does not have: %v, %v", used, err)
+	}
+}
+
+func TestServiceYieldsToTheHost(t *testing.T) {
+	own := netip.MustParseAddr("127.0.0.1")
+	port, end := listen(t, "tcp4", "0.0.0.0:0")
+	events := record.NewFakeRecorder(10)
+	p := &Proxy{cfg: Config{NodeName: "n", Recorder: events}, at: where{addresses: map[netip.Addr]bool{own: true}},
+		state: newState(), told: map[types.NamespacedName]map[Frontend]bool{}}
+	svc := &corev1.Service{}
+	svc.Namespace, svc.Name = "ns", "s"
+	name := types.NamespacedName{Namespace: "ns", Name: "s"}
+	taken, clusterIP := Frontend{own, unix.IPPROTO_TCP, port}, Frontend{netip.MustParseAddr("10.96.0.9"), unix.IPPROTO_TCP, port}
+	nodePort := Frontend{netip.IPv4Unspecified(), unix.IPPROTO_TCP, port}
+	look := func() map[Frontend]*target {
+		fronts := map[Frontend]*target{taken: {}, clusterIP: {}, nodePort: {}}
+		p.yield(t.Context(), svc, fronts)
+		p.state.set(name, svc.CreationTimestamp.Time, fronts)
+		return fronts
+	}
+	for range 2 { // it is said once
+		if got := look(); got[taken] != nil || got[clusterIP] == nil || got[nodePort] == nil {
+			t.Fatalf("frontends while the host listens: %v", got)
+		}
+	}
+	if len(events.Events) != 1 {
+		t.Fatalf("%d events", len(events.Events))
+	}
+	want := "Warning HostPortInUse A process of node n listens on TCP port " + strconv.Itoa(int(port)) + " at 127.0.0.1: "
+	if got := <-events.Events; !strings.HasPrefix(got, want) {
+		t.Errorf("event is %q\nwant %q...", got, want)
+	}
+	end()
+	if got := look(); got[taken] == nil {
+		t.Error("the Service does not get the port that is free now")
+	}
+	// What it has it keeps.
+	l, err := net.Listen("tcp4", net.JoinHostPort("127.0.0.1", strconv.Itoa(int(port))))
+	if err != nil {
+		t.Skip("somebody else has taken the port meanwhile")
+	}
+	defer l.Close()
+	if got := look(); got[taken] == nil {
+		t.Error("the Service lost a port that it had")
+	}
+}
