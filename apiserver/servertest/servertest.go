@@ -45,9 +45,10 @@ type Server struct {
 	Transport *inprocess.Transport
 	// CA issues serving and client certificates.
 	CA *Authority
-	// URL is where it listens; FS is its store's disk.
-	URL string
-	FS  vfs.FS
+	// URL is where it listens; Store is where its objects are, and FS that store's disk.
+	URL   string
+	Store *store.Store
+	FS    vfs.FS
 
 	ended chan struct{}
 	stop  func()
@@ -83,7 +84,7 @@ func New(t testing.TB, fs vfs.FS, change func(*apiserver.Config)) *Server {
 	if err != nil {
 		t.Fatalf("listen: %v", err)
 	}
-	s := &Server{Transport: inprocess.NewTransport(), CA: NewAuthority(t), URL: "https://" + l.Addr().String(), FS: fs}
+	s := &Server{Transport: inprocess.NewTransport(), CA: NewAuthority(t), URL: "https://" + l.Addr().String(), Store: st, FS: fs}
 	config := apiserver.Config{
 		Kinds:         api.All(),
 		Storage:       st.Decorator(),
