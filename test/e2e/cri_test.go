@@ -22,6 +22,7 @@ import (
 	internalapi "k8s.io/cri-api/pkg/apis"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	remote "k8s.io/cri-client/pkg"
+	"k8s.io/klog/v2"
 
 	"github.com/peapod/peapod/test/e2e/cluster"
 )
@@ -30,6 +31,7 @@ import (
 type criNode struct {
 	internalapi.RuntimeService
 	t      *testing.T
+	ctx    context.Context
 	images internalapi.ImageManagerService
 	count  int
 }
@@ -63,12 +65,12 @@ func newCRINode(t *testing.T) *criNode {
 	for !strings.Contains(line(), "serving CRI on unix://"+c.Instance.Socket()) {
 	}
 	appears(t, filepath.Dir(c.Instance.Socket()), func(name string) bool { return name == filepath.Base(c.Instance.Socket()) })
-	n := &criNode{t: t}
+	n := &criNode{t: t, ctx: klog.NewContext(t.Context(), klog.Logger{})} // The client logs refusals, which are asked for.
 	// The last argument asks for lists as streams, as the newest kubelets do.
-	if n.RuntimeService, err = remote.NewRemoteRuntimeService(t.Context(), "unix://"+c.Instance.Socket(), patience, nil, true); err != nil {
+	if n.RuntimeService, err = remote.NewRemoteRuntimeService(n.ctx, "unix://"+c.Instance.Socket(), patience, nil, true); err != nil {
 		t.Fatal(err)
 	}
-	if n.images, err = remote.NewRemoteImageService(t.Context(), "unix://"+c.Instance.Socket(), patience, nil, true); err != nil {
+	if n.images, err = remote.NewRemoteImageService(n.ctx, "unix://"+c.Instance.Socket(), patience, nil, true); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -81,7 +83,7 @@ func newCRINode(t *testing.T) *criNode {
 
 func (n *criNode) pull(image string) string {
 	n.t.Helper()
-	id, err := n.images.PullImage(n.t.Context(), &runtimeapi.ImageSpec{Image: image}, nil, nil)
+	id, err := n.images.PullImage(n.ctx, &runtimeapi.ImageSpec{Image: image}, nil, nil)
 	if err != nil {
 		n.t.Fatal(err)
 	}
@@ -91,7 +93,7 @@ func (n *criNode) pull(image string) string {
 // image is what is known of an image, nil if nothing.
 func (n *criNode) image(name string) *runtimeapi.Image {
 	n.t.Helper()
-	status, err := n.images.ImageStatus(n.t.Context(), &runtimeapi.ImageSpec{Image: name}, false)
+	status, err := n.images.ImageStatus(n.ctx, &runtimeapi.ImageSpec{Image: name}, false)
 	if err != nil {
 		n.t.Fatal(err)
 	}
@@ -110,7 +112,7 @@ func (n *criNode) sandbox(edit func(*runtimeapi.PodSandboxConfig)) (string, *run
 	if edit != nil {
 		edit(config)
 	}
-	id, err := n.RunPodSandbox(n.t.Context(), config, "")
+	id, err := n.RunPodSandbox(n.ctx, config, "")
 	if err != nil {
 		n.t.Fatal(err)
 	}
@@ -144,11 +146,11 @@ func container(edit func(*runtimeapi.ContainerConfig)) *runtimeapi.ContainerConf
 // run starts a container.
 func (n *criNode) run(sandbox string, of *runtimeapi.PodSandboxConfig, c *runtimeapi.ContainerConfig) string {
 	n.t.Helper()
-	id, err := n.CreateContainer(n.t.Context(), sandbox, c, of)
+	id, err := n.CreateContainer(n.ctx, sandbox, c, of)
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	if err := n.StartContainer(n.t.Context(), id); err != nil {
+	if err := n.StartContainer(n.ctx, id); err != nil {
 		n.t.Fatal(err)
 	}
 	return id
@@ -162,14 +164,14 @@ func secure(sc *runtimeapi.LinuxContainerSecurityContext) *runtimeapi.ContainerC
 // do runs a shell command in a container, and returns all that it wrote.
 func (n *criNode) do(id, command string) (string, error) {
 	n.t.Helper()
-	out, errs, err := n.ExecSync(n.t.Context(), id, []string{"sh", "-c", command}, patience)
+	out, errs, err := n.ExecSync(n.ctx, id, []string{"sh", "-c", command}, patience)
 	return string(out) + string(errs), err
 }
 
 func TestCRIImages(t *testing.T) {
 	t.Parallel()
 	n := newCRINode(t)
-	ctx := t.Context()
+	ctx := n.ctx
 	short, cancel := context.WithTimeout(ctx, time.Nanosecond)
 	defer cancel()
 	if _, err := n.images.PullImage(short, &runtimeapi.ImageSpec{Image: "busybox"}, nil, nil); err == nil {
@@ -214,7 +216,7 @@ func TestCRIImages(t *testing.T) {
 func TestCRIContainers(t *testing.T) {
 	t.Parallel()
 	n := newCRINode(t)
-	ctx := t.Context()
+	ctx := n.ctx
 	id := n.pull("busybox")
 	sandbox, of := n.sandbox(func(c *runtimeapi.PodSandboxConfig) {
 		c.Hostname = "named"
@@ -275,7 +277,7 @@ func (n *criNode) refuses(sandbox string, of *runtimeapi.PodSandboxConfig) {
 			RecursiveReadOnly: true, Propagation: runtimeapi.MountPropagation_PROPAGATION_HOST_TO_CONTAINER}),
 	} {
 		c.Metadata.Name = "refused"
-		if _, err := n.CreateContainer(n.t.Context(), sandbox, c, of); err == nil {
+		if _, err := n.CreateContainer(n.ctx, sandbox, c, of); err == nil {
 			n.t.Errorf("%s was not refused", what)
 		}
 	}
@@ -284,7 +286,7 @@ func (n *criNode) refuses(sandbox string, of *runtimeapi.PodSandboxConfig) {
 // measures looks for a Pod and its container in statistics and metrics.
 func (n *criNode) measures(sandbox, container string) {
 	n.t.Helper()
-	ctx := n.t.Context()
+	ctx := n.ctx
 	stats, err := n.ListContainerStats(ctx, &runtimeapi.ContainerStatsFilter{Id: container})
 	if err != nil || len(stats) != 1 || stats[0].Cpu.Timestamp == 0 || stats[0].Memory.WorkingSetBytes.GetValue() == 0 || stats[0].WritableLayer == nil {
 		n.t.Errorf("statistics of the container: %v, %v", stats, err)
@@ -360,7 +362,7 @@ func TestCRISecurity(t *testing.T) {
 		config := &runtimeapi.PodSandboxConfig{Metadata: &runtimeapi.PodSandboxMetadata{Name: "userns", Uid: what},
 			Linux: &runtimeapi.LinuxPodSandboxConfig{SecurityContext: &runtimeapi.LinuxSandboxSecurityContext{
 				NamespaceOptions: &runtimeapi.NamespaceOption{UsernsOptions: o}}}}
-		if id, err := n.RunPodSandbox(t.Context(), config, ""); err == nil {
+		if id, err := n.RunPodSandbox(n.ctx, config, ""); err == nil {
 			t.Errorf("user namespace with %s: sandbox %s runs", what, id)
 		}
 	}
@@ -378,7 +380,7 @@ func TestCRINetwork(t *testing.T) {
 		c.PortMappings = []*runtimeapi.PortMapping{{ContainerPort: 80, HostPort: int32(port)}}
 	})
 	n.run(sandbox, of, container(func(c *runtimeapi.ContainerConfig) { c.Image.Image, c.Command = "nginx:1.20.2", nil }))
-	status, err := n.PodSandboxStatus(t.Context(), sandbox, false)
+	status, err := n.PodSandboxStatus(n.ctx, sandbox, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -413,7 +415,7 @@ func TestCRINetwork(t *testing.T) {
 // forward forwards a port of a sandbox as crictl does, and returns the address where.
 func (n *criNode) forward(sandbox string, port int) string {
 	n.t.Helper()
-	response, err := n.PortForward(n.t.Context(), &runtimeapi.PortForwardRequest{PodSandboxId: sandbox})
+	response, err := n.PortForward(n.ctx, &runtimeapi.PortForwardRequest{PodSandboxId: sandbox})
 	if err != nil {
 		n.t.Fatal(err)
 	}
