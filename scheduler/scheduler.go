@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -88,8 +89,9 @@ func New(cfg Config) (*Scheduler, error) {
 	}
 	s.cluster = cluster.New(s.namespaceLabels)
 	storage := cfg.Informers.Storage().V1()
-	s.synced = []cache.DoneChecker{core.Namespaces().Informer().HasSyncedChecker(), budgets.Informer().HasSyncedChecker()}
+	s.synced = []cache.DoneChecker{budgets.Informer().HasSyncedChecker()}
 	if err := errors.Join(
+		watch(s, core.Namespaces().Informer(), s.namespaceChanged),
 		watch(s, core.Nodes().Informer(), s.nodeChanged),
 		watch(s, core.Pods().Informer(), s.podChanged),
 		watch(s, core.PersistentVolumeClaims().Informer(), s.claimChanged),
@@ -226,6 +228,18 @@ func (s *Scheduler) nodeChanged(old, new *corev1.Node) {
 		s.cluster.SetNode(new)
 	}
 	s.queue.Happened(framework.Event{OldNode: old, NewNode: new}, s.cfg.Clock.Now())
+	s.signal()
+}
+
+// namespaceChanged takes in that a namespace appeared (old nil), changed, or went (new nil).
+func (s *Scheduler) namespaceChanged(old, new *corev1.Namespace) {
+	if old != nil && new != nil && maps.Equal(old.Labels, new.Labels) {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.cluster.View().Index.NamespaceChanged()
+	s.queue.Happened(framework.Event{OldNamespace: old, NewNamespace: new}, s.cfg.Clock.Now())
 	s.signal()
 }
 

@@ -22,7 +22,7 @@ type Cluster struct {
 // New returns an empty cluster; namespaces returns a namespace's labels.
 func New(namespaces func(string) map[string]string) *Cluster {
 	return &Cluster{
-		view: framework.Cluster{Namespaces: namespaces, Refusing: map[*framework.Node]int{}, Storage: framework.NewStorage(),
+		view: framework.Cluster{Namespaces: namespaces, Index: framework.NewIndex(namespaces), Storage: framework.NewStorage(),
 			ClaimUsers: map[types.NamespacedName]map[*framework.Node]int{}},
 		nodes: map[string]*framework.Node{}, where: map[types.UID]string{}, promised: map[types.UID]string{},
 	}
@@ -33,11 +33,7 @@ func (c *Cluster) View() *framework.Cluster { return &c.view }
 
 // SetNode adds or replaces a node.
 func (c *Cluster) SetNode(n *corev1.Node) {
-	node := c.nodes[n.Name]
-	if node == nil {
-		node = framework.NewNode(nil)
-		c.nodes[n.Name] = node
-	}
+	node := c.node(n.Name)
 	if node.Node == nil {
 		c.view.Nodes = append(c.view.Nodes, node)
 	}
@@ -55,26 +51,20 @@ func (c *Cluster) RemoveNode(name string) {
 	c.forget(name, node)
 }
 
-// forget drops a node that is neither known nor has Pods.
+// forget drops a node that is neither known nor has Pods, nor is promised to any.
 func (c *Cluster) forget(name string, node *framework.Node) {
-	if node.Node == nil && len(node.Pods) == 0 {
+	if node.Node == nil && len(node.Pods)+len(node.Promised) == 0 {
 		delete(c.nodes, name)
+		c.view.Index.NodeGone(node)
 	}
 }
 
 // SetPod puts a Pod on the node, which need not be known, taking it off any other.
 func (c *Cluster) SetPod(p *framework.Pod, nodeName string) {
 	c.RemovePod(p.UID)
-	node := c.nodes[nodeName]
-	if node == nil {
-		node = framework.NewNode(nil)
-		c.nodes[nodeName] = node
-	}
+	node := c.node(nodeName)
 	node.Put(p)
 	c.where[p.UID] = nodeName
-	if refuses(p) {
-		c.view.Refusing[node]++
-	}
 	for _, claim := range p.Claims {
 		if c.view.ClaimUsers[claim.NamespacedName] == nil {
 			c.view.ClaimUsers[claim.NamespacedName] = map[*framework.Node]int{}
@@ -91,11 +81,6 @@ func (c *Cluster) RemovePod(uid types.UID) {
 	}
 	delete(c.where, uid)
 	node := c.nodes[name]
-	if refuses(node.Pods[uid]) {
-		if c.view.Refusing[node]--; c.view.Refusing[node] == 0 {
-			delete(c.view.Refusing, node)
-		}
-	}
 	for _, claim := range node.Pods[uid].Claims {
 		users := c.view.ClaimUsers[claim.NamespacedName]
 		if users[node]--; users[node] == 0 {
@@ -109,17 +94,19 @@ func (c *Cluster) RemovePod(uid types.UID) {
 	c.forget(name, node)
 }
 
-// Promise keeps room on the node for a Pod that is to be bound there, against Pods of lower priority. An empty name takes the
-// promise back.
+// Promise keeps room on the node, which need not be known yet, for a Pod that is to be bound there, against Pods of lower
+// priority. An empty name takes the promise back.
 func (c *Cluster) Promise(p *framework.Pod, nodeName string) {
-	if old := c.nodes[c.promised[p.UID]]; old != nil {
+	if name, ok := c.promised[p.UID]; ok {
+		delete(c.promised, p.UID)
+		old := c.nodes[name]
 		delete(old.Promised, p.UID)
+		c.forget(name, old)
 	}
-	delete(c.promised, p.UID)
-	node := c.nodes[nodeName]
-	if node == nil {
+	if nodeName == "" {
 		return
 	}
+	node := c.node(nodeName)
 	if node.Promised == nil {
 		node.Promised = map[types.UID]*framework.Pod{}
 	}
@@ -127,10 +114,21 @@ func (c *Cluster) Promise(p *framework.Pod, nodeName string) {
 	c.promised[p.UID] = nodeName
 }
 
-// Promised returns the node on which room is kept for the Pod, nil for none.
-func (c *Cluster) Promised(uid types.UID) *framework.Node { return c.nodes[c.promised[uid]] }
+// node returns the node of that name, which is made where there is none.
+func (c *Cluster) node(name string) *framework.Node {
+	node := c.nodes[name]
+	if node == nil {
+		node = framework.NewNode(c.view.Index)
+		c.nodes[name] = node
+	}
+	return node
+}
 
-func refuses(p *framework.Pod) bool {
-	a := p.Spec.Affinity
-	return a != nil && a.PodAntiAffinity != nil && len(a.PodAntiAffinity.RequiredDuringSchedulingIgnoredDuringExecution) > 0
+// Promised returns the node on which room is kept for the Pod, nil for none.
+func (c *Cluster) Promised(uid types.UID) *framework.Node {
+	name, ok := c.promised[uid]
+	if !ok {
+		return nil
+	}
+	return c.nodes[name]
 }

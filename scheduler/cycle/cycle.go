@@ -128,16 +128,26 @@ func (c *Cycle) checks(pod *framework.Pod, cluster *framework.Cluster) (checks, 
 }
 
 // ask returns what the first filter that has something against the node has. Pods of no lower priority that have been
-// promised room on the node count as if they were there.
+// promised room on the node count as if they were there; but as they may never come, the Pod must fit without them too.
 func (cs checks) ask(pod *framework.Pod, n *framework.Node) (against []framework.Reason, plugin string) {
-	if len(n.Promised) > 0 {
-		for _, p := range n.Promised {
-			if p.UID != pod.UID && p.Priority() >= pod.Priority() && n.Pods[p.UID] == nil {
-				n.Put(p)
-				defer n.Remove(p.UID)
-			}
+	var tried []*framework.Pod
+	for _, p := range n.Promised {
+		if p.UID != pod.UID && p.Priority() >= pod.Priority() && n.Pods[p.UID] == nil {
+			n.Put(p)
+			tried = append(tried, p)
 		}
 	}
+	against, plugin = cs.first(n)
+	for _, p := range tried {
+		n.Remove(p.UID)
+	}
+	if len(against) == 0 && len(tried) > 0 {
+		return cs.first(n)
+	}
+	return against, plugin
+}
+
+func (cs checks) first(n *framework.Node) (against []framework.Reason, plugin string) {
 	for _, ch := range cs {
 		if against = ch.of(n); len(against) > 0 {
 			return against, ch.plugin

@@ -81,6 +81,8 @@ type Event struct {
 	// OldPod and NewPod are Pods that are bound to a node.
 	OldPod, NewPod *corev1.Pod
 
+	OldNamespace, NewNamespace *corev1.Namespace
+
 	OldClaim, NewClaim   *corev1.PersistentVolumeClaim
 	OldVolume, NewVolume *corev1.PersistentVolume
 	OldClass, NewClass   *storagev1.StorageClass

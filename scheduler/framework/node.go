@@ -19,30 +19,46 @@ type Node struct {
 	Promised map[types.UID]*Pod
 	// Images are the sizes of the images the node has, by each of their names.
 	Images map[string]int64
+
+	index *Index
 }
 
-// NewNode returns a node without Pods. n may be nil: a node that Pods are bound to but that is not known yet.
-func NewNode(n *corev1.Node) *Node {
-	node := &Node{Pods: map[types.UID]*Pod{}}
-	node.Set(n)
-	return node
+// NewNode returns a node without Pods that is not known yet; index follows it.
+func NewNode(index *Index) *Node {
+	n := &Node{Pods: map[types.UID]*Pod{}, index: index}
+	index.nodes[n] = true
+	return n
 }
 
-// Set replaces what is known of the node itself.
+// Set replaces what is known of the node itself; nil for nothing any more.
 func (n *Node) Set(node *corev1.Node) {
+	old := n.Node
 	n.Node = node
-	n.Allocatable, n.MaxPods, n.Images = Resources{}, 0, nil
-	if node == nil {
+	n.Allocatable, n.MaxPods = Resources{}, 0
+	if node != nil {
+		n.Allocatable = ResourcesOf(node.Status.Allocatable)
+		n.MaxPods = node.Status.Allocatable.Pods().Value()
+	}
+	n.setImages(old, node)
+	n.index.nodeChanged(n, old, node)
+}
+
+func (n *Node) setImages(old, new *corev1.Node) {
+	if old != nil && new != nil && slices.EqualFunc(old.Status.Images, new.Status.Images, func(a, b corev1.ContainerImage) bool {
+		return a.SizeBytes == b.SizeBytes && slices.Equal(a.Names, b.Names)
+	}) {
 		return
 	}
-	n.Allocatable = ResourcesOf(node.Status.Allocatable)
-	n.MaxPods = node.Status.Allocatable.Pods().Value()
-	n.Images = make(map[string]int64, len(node.Status.Images))
-	for _, image := range node.Status.Images {
-		for _, name := range image.Names {
-			n.Images[name] = image.SizeBytes
+	images := map[string]int64{}
+	if new != nil {
+		for _, image := range new.Status.Images {
+			for _, name := range image.Names {
+				images[name] = image.SizeBytes
+			}
 		}
 	}
+	n.index.imagesChanged(n.Images, images)
+	n.Images = images
 }
 
 // Put adds a Pod or replaces the one of the same UID.
@@ -51,6 +67,7 @@ func (n *Node) Put(p *Pod) {
 	n.Pods[p.UID] = p
 	n.Requested.Add(p.Requests, 1)
 	n.Spread.Add(p.Spread, 1)
+	n.index.count(n, p, 1)
 }
 
 // Remove takes a Pod away, if it is there.
@@ -59,6 +76,7 @@ func (n *Node) Remove(uid types.UID) {
 		delete(n.Pods, uid)
 		n.Requested.Add(p.Requests, -1)
 		n.Spread.Add(p.Spread, -1)
+		n.index.count(n, p, -1)
 	}
 }
 
@@ -78,9 +96,8 @@ type Cluster struct {
 	Nodes []*Node
 	// Namespaces are the labels of each namespace, for Pod affinity's namespace selectors.
 	Namespaces func(name string) map[string]string
-	// Refusing are the nodes with Pods that have required anti-affinity, by how many: only those Pods may refuse a
-	// newcomer.
-	Refusing map[*Node]int
+	// Index counts Pods by what they match and what they want.
+	Index *Index
 	// Storage are the claims, volumes and classes.
 	Storage *Storage
 	// ClaimUsers are the nodes with Pods that use a claim, by how many.

@@ -66,6 +66,8 @@ type Pod struct {
 	Ports []HostPort
 	// Claims are the persistent volume claims it uses.
 	Claims []Claim
+	// Terms are its affinity to other Pods, nil for none.
+	Terms *Terms
 }
 
 // NewPod works out what the scheduler needs of p, which must not change afterwards.
@@ -78,7 +80,7 @@ func NewPod(p *corev1.Pod) *Pod {
 	if spread.Memory == 0 {
 		spread.Memory = defaultMemory * int64(len(p.Spec.Containers))
 	}
-	return &Pod{Pod: p, Requests: requests, Spread: spread, Ports: hostPorts(p), Claims: claimsOf(p)}
+	return &Pod{Pod: p, Requests: requests, Spread: spread, Ports: hostPorts(p), Claims: claimsOf(p), Terms: termsOf(p)}
 }
 
 // Priority is the Pod's, zero where none is set.

@@ -152,11 +152,7 @@ func (ImageLocality) PrepareScore(pod *framework.Pod, cluster *framework.Cluster
 	}
 	have := map[string]int64{}
 	for _, name := range names {
-		for _, n := range cluster.Nodes {
-			if _, ok := n.Images[name]; ok {
-				have[name]++
-			}
-		}
+		have[name] = int64(cluster.Index.WithImage(name))
 	}
 	upper := int64(maxImage * len(names))
 	return func(n *framework.Node) int64 {

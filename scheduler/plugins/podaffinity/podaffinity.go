@@ -1,13 +1,9 @@
-// Package podaffinity puts Pods near or far from others: required Pod affinity and anti-affinity.
+// Package podaffinity puts Pods near or far from others: Pod affinity and anti-affinity, required and preferred.
 package podaffinity
 
 import (
 	"maps"
 	"slices"
-
-	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/peapod/peapod/scheduler/framework"
 )
@@ -30,150 +26,38 @@ const (
 	existingRefuse = "node(s) didn't satisfy existing pods anti-affinity rules"
 )
 
-// term is a PodAffinityTerm ready to match: topologyKey's domain must (not) hold a Pod that matches.
-type term struct {
-	topologyKey string
-	selector    labels.Selector
-	namespaces  []string
-	// nsSelector selects further namespaces; nil selects none.
-	nsSelector labels.Selector
-}
-
-// newTerm prepares t as written in a Pod of the given namespace and labels. A selector that does not parse, which
-// validation refuses, selects nothing.
-func newTerm(t *corev1.PodAffinityTerm, owner *corev1.Pod) term {
-	sel, err := metav1.LabelSelectorAsSelector(withMatchKeys(t, owner.Labels))
-	if err != nil {
-		sel = labels.Nothing()
-	}
-	out := term{topologyKey: t.TopologyKey, selector: sel, namespaces: t.Namespaces}
-	if t.NamespaceSelector != nil {
-		if out.nsSelector, err = metav1.LabelSelectorAsSelector(t.NamespaceSelector); err != nil {
-			out.nsSelector = nil
-		}
-	} else if len(t.Namespaces) == 0 {
-		out.namespaces = []string{owner.Namespace}
-	}
-	return out
-}
-
-// withMatchKeys returns the label selector with matchLabelKeys and mismatchLabelKeys merged in (KEP-3633).
-func withMatchKeys(t *corev1.PodAffinityTerm, owner map[string]string) *metav1.LabelSelector {
-	if t.LabelSelector == nil || len(t.MatchLabelKeys)+len(t.MismatchLabelKeys) == 0 {
-		return t.LabelSelector
-	}
-	sel := t.LabelSelector.DeepCopy()
-	add := func(keys []string, op metav1.LabelSelectorOperator) {
-		for _, k := range keys {
-			if v, ok := owner[k]; ok {
-				sel.MatchExpressions = append(sel.MatchExpressions, metav1.LabelSelectorRequirement{Key: k, Operator: op, Values: []string{v}})
-			}
-		}
-	}
-	add(t.MatchLabelKeys, metav1.LabelSelectorOpIn)
-	add(t.MismatchLabelKeys, metav1.LabelSelectorOpNotIn)
-	return sel
-}
-
-func (t term) matches(p *corev1.Pod, namespaces func(string) map[string]string) bool {
-	if !slices.Contains(t.namespaces, p.Namespace) &&
-		(t.nsSelector == nil || !t.nsSelector.Matches(labels.Set(namespaces(p.Namespace)))) {
-		return false
-	}
-	return t.selector.Matches(labels.Set(p.Labels))
-}
-
-func terms(list []corev1.PodAffinityTerm, owner *corev1.Pod) []term {
-	out := make([]term, len(list))
-	for i := range list {
-		out[i] = newTerm(&list[i], owner)
-	}
-	return out
-}
-
-func affinityOf(p *corev1.Pod) (affinity, anti []corev1.PodAffinityTerm) {
-	if p.Spec.Affinity == nil {
-		return nil, nil
-	}
-	if a := p.Spec.Affinity.PodAffinity; a != nil {
-		affinity = a.RequiredDuringSchedulingIgnoredDuringExecution
-	}
-	if a := p.Spec.Affinity.PodAntiAffinity; a != nil {
-		anti = a.RequiredDuringSchedulingIgnoredDuringExecution
-	}
-	return affinity, anti
-}
-
-// domain is a topology key and one of its values.
-type domain struct{ key, value string }
-
-// domainsOf returns, for each term, the domains that hold a Pod that matches it.
-func domainsOf(ts []term, cluster *framework.Cluster) []map[domain]bool {
-	out := make([]map[domain]bool, len(ts))
-	for i, t := range ts {
-		out[i] = map[domain]bool{}
-		for _, n := range cluster.Nodes {
-			value, ok := n.Node.Labels[t.topologyKey]
-			d := domain{t.topologyKey, value}
-			if !ok || out[i][d] {
-				continue
-			}
-			for _, p := range n.Pods {
-				if t.matches(p.Pod, cluster.Namespaces) {
-					out[i][d] = true
-					break
-				}
-			}
-		}
-	}
-	return out
-}
-
-// refused returns the domains in which a Pod that is there already does not want pod.
-func refused(pod *framework.Pod, cluster *framework.Cluster) map[domain]bool {
-	out := map[domain]bool{}
-	for n := range cluster.Refusing {
-		for _, p := range n.Pods {
-			_, anti := affinityOf(p.Pod)
-			for i := range anti {
-				t := newTerm(&anti[i], p.Pod)
-				if value, ok := n.Node.Labels[t.topologyKey]; ok && t.matches(pod.Pod, cluster.Namespaces) {
-					out[domain{t.topologyKey, value}] = true
-				}
-			}
-		}
-	}
-	return out
-}
-
-// Prepare implements framework.Filter. It costs a look at every Pod for each term that the Pod has, and nothing where
-// neither it nor any Pod that runs has one.
+// Prepare implements framework.Filter. It costs a look-up for each term of the Pod, and for each kind of Pod that does not
+// want it near; the counts behind them follow the Pods that come and go.
 func (Plugin) Prepare(pod *framework.Pod, cluster *framework.Cluster) (func(*framework.Node) []framework.Reason, framework.Reason) {
-	affinity, anti := affinityOf(pod.Pod)
-	if len(affinity)+len(anti)+len(cluster.Refusing) == 0 {
+	var near, far, refusing []*framework.Tally
+	first := false
+	if pod.Terms != nil {
+		near, first = nearOf(pod, cluster)
+		for _, t := range pod.Terms.Far {
+			far = append(far, cluster.Index.Matching(false, t))
+		}
+	}
+	if cluster.Index.Grouped() {
+		cluster.Index.Refusing(pod, func(t *framework.Tally) { refusing = append(refusing, t) })
+	}
+	if len(near)+len(far)+len(refusing) == 0 {
 		return nil, framework.Reason{}
 	}
-	near, far := terms(affinity, pod.Pod), terms(anti, pod.Pod)
-	nearDomains, farDomains, refusing := domainsOf(near, cluster), domainsOf(far, cluster), refused(pod, cluster)
-	// The first Pod of a group that wants to be together may go anywhere.
-	first := len(near) > 0
-	for i, t := range near {
-		first = first && len(nearDomains[i]) == 0 && t.matches(pod.Pod, cluster.Namespaces)
-	}
+	// Pods that are tried on a node for a preemption change the counts while the check is in use.
 	return func(n *framework.Node) []framework.Reason {
-		for i, t := range near {
-			value, ok := n.Node.Labels[t.topologyKey]
-			if !ok || !first && !nearDomains[i][domain{t.topologyKey, value}] {
+		alone := first && !slices.ContainsFunc(near, func(t *framework.Tally) bool { return !t.Empty() })
+		for _, t := range near {
+			if count, ok := t.Near(n); !ok || count == 0 && !alone {
 				return []framework.Reason{{Verdict: framework.Wrong, Message: noAffinity}}
 			}
 		}
-		for i, t := range far {
-			if value, ok := n.Node.Labels[t.topologyKey]; ok && farDomains[i][domain{t.topologyKey, value}] {
+		for _, t := range far {
+			if count, _ := t.Near(n); count > 0 {
 				return []framework.Reason{{Verdict: framework.Busy, Message: noAntiAffinity}}
 			}
 		}
-		for d := range refusing {
-			if n.Node.Labels[d.key] == d.value {
+		for _, t := range refusing {
+			if count, _ := t.Near(n); count > 0 {
 				return []framework.Reason{{Verdict: framework.Busy, Message: existingRefuse}}
 			}
 		}
@@ -181,51 +65,62 @@ func (Plugin) Prepare(pod *framework.Pod, cluster *framework.Cluster) (func(*fra
 	}, framework.Reason{}
 }
 
-// Helps implements framework.Waker: a Pod came, went or changed its labels; a node came or changed its labels.
-func (Plugin) Helps(_ *framework.Pod, e framework.Event) bool {
-	if e.OldNode != nil || e.NewNode != nil {
-		return e.NodeAppearedOr(func(old, new *corev1.Node) bool { return !maps.Equal(old.Labels, new.Labels) })
+// nearOf counts, for the topology of each required term, the Pods that all of the terms match. A Pod that its own terms
+// match may be the first of its group.
+func nearOf(pod *framework.Pod, cluster *framework.Cluster) (near []*framework.Tally, first bool) {
+	terms := pod.Terms.Near
+	first = len(terms) > 0
+	for i := range terms {
+		all := append([]framework.Term{terms[i]}, terms[:i]...)
+		near = append(near, cluster.Index.Matching(false, append(all, terms[i+1:]...)...))
+		first = first && terms[i].Matches(pod.Pod, cluster.Namespaces)
+	}
+	return near, first
+}
+
+// Helps implements framework.Waker: a Pod came, went or changed its labels; a node came or changed its labels; a namespace
+// that may be selected changed its labels.
+func (Plugin) Helps(pod *framework.Pod, e framework.Event) bool {
+	switch {
+	case e.OldNode != nil || e.NewNode != nil:
+		return e.NodeLabelsChanged()
+	case e.NewNamespace != nil:
+		return pod.Terms != nil && slices.ContainsFunc(slices.Concat(pod.Terms.Near, pod.Terms.Far), func(t framework.Term) bool { return t.SelectsNamespaces() })
+	case e.OldPod == nil && e.NewPod == nil:
+		return false
 	}
 	return e.OldPod == nil || e.PodLeft() || e.NewPod != nil && !maps.Equal(e.OldPod.Labels, e.NewPod.Labels)
 }
 
-// PrepareScore implements framework.Score: the weights of the Pod's preferred terms that a node's domain satisfies, less
-// those of the preferred anti-affinity.
+// PrepareScore implements framework.Score: the weights of the Pod's preferred terms that a node's domain satisfies, and of
+// those that Pods in the domain have and that the Pod would satisfy, for each Pod; anti-affinity counts against.
 func (Plugin) PrepareScore(pod *framework.Pod, cluster *framework.Cluster) func(*framework.Node) int64 {
-	weights := map[domain]int64{}
-	collect := func(list []corev1.WeightedPodAffinityTerm, sign int64) {
-		for i := range list {
-			t := newTerm(&list[i].PodAffinityTerm, pod.Pod)
-			for _, n := range cluster.Nodes {
-				value, ok := n.Node.Labels[t.topologyKey]
-				if !ok {
-					continue
-				}
-				for _, p := range n.Pods {
-					if t.matches(p.Pod, cluster.Namespaces) {
-						weights[domain{t.topologyKey, value}] += sign * int64(list[i].Weight)
-					}
-				}
-			}
+	type weighted struct {
+		*framework.Tally
+		weight int64
+	}
+	var all []weighted
+	collect := func(t *framework.Tally, weight int64) {
+		if !t.Empty() {
+			all = append(all, weighted{t, weight})
 		}
 	}
-	if a := pod.Spec.Affinity; a != nil {
-		if a.PodAffinity != nil {
-			collect(a.PodAffinity.PreferredDuringSchedulingIgnoredDuringExecution, 1)
-		}
-		if a.PodAntiAffinity != nil {
-			collect(a.PodAntiAffinity.PreferredDuringSchedulingIgnoredDuringExecution, -1)
+	if pod.Terms != nil {
+		for _, t := range pod.Terms.Preferred {
+			collect(cluster.Index.Matching(false, t.Term), t.Weight)
 		}
 	}
-	if len(weights) == 0 {
+	if cluster.Index.Grouped() {
+		cluster.Index.Attracting(pod, collect)
+	}
+	if len(all) == 0 {
 		return nil
 	}
 	return func(n *framework.Node) int64 {
 		var sum int64
-		for d, w := range weights {
-			if v, ok := n.Node.Labels[d.key]; ok && v == d.value {
-				sum += w
-			}
+		for _, w := range all {
+			count, _ := w.Near(n)
+			sum += w.weight * int64(count)
 		}
 		return sum
 	}

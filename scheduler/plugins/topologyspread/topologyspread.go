@@ -4,10 +4,10 @@ package topologyspread
 
 import (
 	"maps"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	schedulinghelpers "k8s.io/component-helpers/scheduling/corev1"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 	"k8s.io/klog/v2"
@@ -27,60 +27,65 @@ var (
 // Name implements framework.Plugin.
 func (Plugin) Name() string { return "PodTopologySpread" }
 
-// constraint is one of the Pod's, with the matching Pods of each domain counted.
+// constraint is one of the Pod's.
 type constraint struct {
 	corev1.TopologySpreadConstraint
-	selector labels.Selector
-	counts   map[string]int32
+	index *framework.Index
+	// matching are the Pods that count, in all domains.
+	matching *framework.Tally
+	// counts are those of each domain where not all nodes count; nil where they do.
+	counts map[string]int
 	// self is 1 where the Pod would count itself.
-	self int32
+	self int
 }
 
-// constraintsOf prepares the constraints of one kind. Nodes without every key of that kind count for none of them.
+// constraintsOf prepares the constraints of one kind. Nodes without every key of that kind count for none of them. It costs
+// a look-up for each, and a look at each node where some nodes do not count.
 func constraintsOf(pod *framework.Pod, cluster *framework.Cluster, when corev1.UnsatisfiableConstraintAction) []constraint {
 	var out []constraint
 	for _, c := range pod.Spec.TopologySpreadConstraints {
 		if c.WhenUnsatisfiable != when {
 			continue
 		}
-		sel, err := metav1.LabelSelectorAsSelector(withMatchKeys(c, pod.Labels))
-		if err != nil {
-			sel = labels.Nothing()
-		}
-		k := constraint{TopologySpreadConstraint: c, selector: sel, counts: map[string]int32{}}
-		if sel.Matches(labels.Set(pod.Labels)) {
+		selector := framework.WithKeys(c.LabelSelector, c.MatchLabelKeys, metav1.LabelSelectorOpIn, pod.Labels)
+		term := framework.NewTerm(c.TopologyKey, selector, []string{pod.Namespace}, nil)
+		k := constraint{TopologySpreadConstraint: c, index: cluster.Index, matching: cluster.Index.Matching(true, term)}
+		if term.Matches(pod.Pod, cluster.Namespaces) {
 			k.self = 1
 		}
 		out = append(out, k)
 	}
-	if len(out) == 0 {
-		return nil
+	if len(out) == 0 || allCount(pod, out) {
+		return out
 	}
 	required := nodeaffinity.GetRequiredNodeAffinity(pod.Pod)
+	for i := range out {
+		out[i].counts = map[string]int{}
+	}
 	for _, n := range cluster.Nodes {
 		if !hasKeys(n, out) {
 			continue
 		}
 		for i := range out {
 			if included(&out[i], pod, n, required) {
-				out[i].count(pod.Namespace, n)
+				out[i].counts[n.Node.Labels[out[i].TopologyKey]] += out[i].matching.On(n)
 			}
 		}
 	}
 	return out
 }
 
-func withMatchKeys(c corev1.TopologySpreadConstraint, own map[string]string) *metav1.LabelSelector {
-	if len(c.MatchLabelKeys) == 0 || c.LabelSelector == nil {
-		return c.LabelSelector
-	}
-	sel := c.LabelSelector.DeepCopy()
-	for _, k := range c.MatchLabelKeys {
-		if v, ok := own[k]; ok {
-			sel.MatchExpressions = append(sel.MatchExpressions, metav1.LabelSelectorRequirement{Key: k, Operator: metav1.LabelSelectorOpIn, Values: []string{v}})
+// allCount says whether all nodes that have a constraint's key count for it.
+func allCount(pod *framework.Pod, cs []constraint) bool {
+	selects := len(pod.Spec.NodeSelector) > 0 || pod.Spec.Affinity != nil && pod.Spec.Affinity.NodeAffinity != nil
+	for i := range cs {
+		honours := cs[i].NodeAffinityPolicy == nil || *cs[i].NodeAffinityPolicy == corev1.NodeInclusionPolicyHonor
+		taints := cs[i].NodeTaintsPolicy != nil && *cs[i].NodeTaintsPolicy == corev1.NodeInclusionPolicyHonor
+		if selects && honours || taints || len(cs) > 1 && !cs[i].index.AllHave(cs[i].TopologyKey) {
+			return false
 		}
 	}
-	return sel
+	return true
 }
 
 func hasKeys(n *framework.Node, cs []constraint) bool {
@@ -109,30 +114,28 @@ func included(c *constraint, pod *framework.Pod, n *framework.Node, required nod
 	return true
 }
 
-func (c *constraint) count(namespace string, n *framework.Node) {
-	value := n.Node.Labels[c.TopologyKey]
-	count := c.counts[value]
-	for _, p := range n.Pods {
-		if p.Namespace == namespace && p.DeletionTimestamp == nil && c.selector.Matches(labels.Set(p.Labels)) {
-			count++
-		}
+// near is how many Pods that count are in the node's domain.
+func (c *constraint) near(n *framework.Node) (count int, ok bool) {
+	if c.counts == nil {
+		return c.matching.Near(n)
 	}
-	c.counts[value] = count
+	value, ok := n.Node.Labels[c.TopologyKey]
+	return c.counts[value], ok
 }
 
 // least is the smallest count of a domain; zero where there are fewer domains than the constraint asks for.
-func (c *constraint) least() int32 {
-	if c.MinDomains != nil && int32(len(c.counts)) < *c.MinDomains {
+func (c *constraint) least() int {
+	if c.counts == nil {
+		least, domains := c.index.Least(c.matching)
+		if c.MinDomains != nil && domains < int(*c.MinDomains) {
+			return 0
+		}
+		return least
+	}
+	if len(c.counts) == 0 || c.MinDomains != nil && len(c.counts) < int(*c.MinDomains) {
 		return 0
 	}
-	first := true
-	var least int32
-	for _, n := range c.counts {
-		if first || n < least {
-			least, first = n, false
-		}
-	}
-	return least
+	return slices.Min(slices.Collect(maps.Values(c.counts)))
 }
 
 // Prepare implements framework.Filter.
@@ -141,18 +144,14 @@ func (Plugin) Prepare(pod *framework.Pod, cluster *framework.Cluster) (func(*fra
 	if len(cs) == 0 {
 		return nil, framework.Reason{}
 	}
-	least := make([]int32, len(cs))
-	for i := range cs {
-		least[i] = cs[i].least()
-	}
 	const mismatch = "node(s) didn't match pod topology spread constraints"
 	return func(n *framework.Node) []framework.Reason {
 		for i := range cs {
-			value, ok := n.Node.Labels[cs[i].TopologyKey]
+			count, ok := cs[i].near(n)
 			if !ok {
 				return []framework.Reason{{Verdict: framework.Wrong, Message: mismatch + " (missing required label)"}}
 			}
-			if cs[i].counts[value]+cs[i].self-least[i] > cs[i].MaxSkew {
+			if count+cs[i].self-cs[i].least() > int(cs[i].MaxSkew) {
 				return []framework.Reason{{Verdict: framework.Busy, Message: mismatch}}
 			}
 		}
@@ -163,7 +162,10 @@ func (Plugin) Prepare(pod *framework.Pod, cluster *framework.Cluster) (func(*fra
 // Helps implements framework.Waker: the same changes as matter to Pod affinity, since both count Pods by label.
 func (Plugin) Helps(_ *framework.Pod, e framework.Event) bool {
 	if e.OldNode != nil || e.NewNode != nil {
-		return e.NewNode == nil || e.NodeAppearedOr(func(old, new *corev1.Node) bool { return !maps.Equal(old.Labels, new.Labels) })
+		return e.NewNode == nil || e.NodeLabelsChanged()
+	}
+	if e.OldPod == nil && e.NewPod == nil {
+		return false
 	}
 	return e.OldPod == nil || e.PodLeft() || e.NewPod != nil && !maps.Equal(e.OldPod.Labels, e.NewPod.Labels)
 }
@@ -177,9 +179,8 @@ func (Plugin) PrepareScore(pod *framework.Pod, cluster *framework.Cluster) func(
 	return func(n *framework.Node) int64 {
 		var sum int64
 		for i := range cs {
-			if value, ok := n.Node.Labels[cs[i].TopologyKey]; ok {
-				sum += int64(cs[i].counts[value])
-			}
+			count, _ := cs[i].near(n)
+			sum += int64(count)
 		}
 		return sum
 	}
