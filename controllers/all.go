@@ -30,6 +30,7 @@ import (
 	"github.com/peapod/peapod/controllers/tainteviction"
 	"github.com/peapod/peapod/controllers/tokencleaner"
 	"github.com/peapod/peapod/controllers/ttlafterfinished"
+	"github.com/peapod/peapod/controllers/volumeexpand"
 	"github.com/peapod/peapod/controllers/volumeprotection"
 )
 
@@ -49,6 +50,8 @@ func (c Controller) Source() string {
 		return "ephemeral_volume"
 	case localpath.Name:
 		return "peapod.io/local-path"
+	case volumeexpand.Name:
+		return "volume_expand"
 	}
 	return c.Name
 }
@@ -81,6 +84,7 @@ func All() []Controller {
 		{volumeprotection.ClaimName, volumeprotection.NewClaims},
 		{volumeprotection.VolumeName, volumeprotection.NewVolumes},
 		{ephemeralvolume.Name, ephemeralvolume.New},
+		{volumeexpand.Name, volumeexpand.New},
 		{disruption.Name, disruption.New},
 		{ttlafterfinished.Name, ttlafterfinished.New},
 		{clusterroleaggregation.Name, clusterroleaggregation.New},

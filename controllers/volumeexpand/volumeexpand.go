@@ -1,0 +1,75 @@
+// Package volumeexpand answers claims that ask for more than they have. Nothing here can make a volume grow: the claim is told
+// whom it waits for, and a CSI driver's resizer does the rest.
+package volumeexpand
+
+import (
+	"context"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/peapod/peapod/controllers/engine"
+)
+
+// Name is that of the service account in kube-system as which the controller acts; upstream's, so that the bootstrap role
+// of the same name fits.
+const Name = "expand-controller"
+
+// New returns the controller. A key is a claim that has come to ask for more.
+func New(d engine.Deps) (engine.Runner, error) {
+	claims, volumes := d.Informers.Core().V1().PersistentVolumeClaims(), d.Informers.Core().V1().PersistentVolumes()
+	loop := &engine.Loop{Name: Name}
+	loop.Sync = func(_ context.Context, key cache.ObjectName) error {
+		claim, err := claims.Lister().PersistentVolumeClaims(key.Namespace).Get(key.Name)
+		if apierrors.IsNotFound(err) || err == nil && !grows(claim) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("read claim: %w", err)
+		}
+		volume, err := volumes.Lister().Get(claim.Spec.VolumeName)
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("read volume: %w", err)
+		}
+		if ref := volume.Spec.ClaimRef; ref == nil || ref.UID != claim.UID {
+			return nil
+		}
+		if volume.Spec.CSI != nil {
+			d.Recorder.Event(claim, corev1.EventTypeNormal, "ExternalExpanding", "waiting for an external controller to expand this PVC")
+			return nil
+		}
+		d.Recorder.Event(claim, corev1.EventTypeWarning, "ExternalExpanding",
+			"Ignoring the PVC: didn't find a plugin capable of expanding the volume; waiting for an external controller to process this PVC.")
+		return nil
+	}
+	claimsSeen, err := claims.Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc: engine.Object(loop),
+		UpdateFunc: func(old, now any) {
+			was, ok := old.(*corev1.PersistentVolumeClaim)
+			is, isClaim := now.(*corev1.PersistentVolumeClaim)
+			if ok && isClaim && was.Spec.Resources.Requests.Storage().Cmp(*is.Spec.Resources.Requests.Storage()) < 0 {
+				engine.Object(loop)(is)
+			}
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	volumesSeen, err := volumes.Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{})
+	if err != nil {
+		return nil, err
+	}
+	loop.Synced = []cache.DoneChecker{claimsSeen.HasSyncedChecker(), volumesSeen.HasSyncedChecker()}
+	return loop, nil
+}
+
+// grows says whether the claim asks for more than its volume was when they were bound.
+func grows(claim *corev1.PersistentVolumeClaim) bool {
+	has, ok := claim.Status.Capacity[corev1.ResourceStorage]
+	return ok && claim.Status.Phase == corev1.ClaimBound && claim.Spec.Resources.Requests.Storage().Cmp(has) > 0
+}
