@@ -45,7 +45,10 @@ import (
 	"github.com/peapod/peapod/api/rbac/rolebinding"
 	"github.com/peapod/peapod/api/resource"
 	"github.com/peapod/peapod/api/scheduling/priorityclass"
+	"github.com/peapod/peapod/api/storage/csidriver"
+	"github.com/peapod/peapod/api/storage/csinode"
 	"github.com/peapod/peapod/api/storage/storageclass"
+	"github.com/peapod/peapod/api/storage/volumeattachment"
 )
 
 // All returns every kind, group by group. A kind that is AliasOf another comes after it.
@@ -108,6 +111,9 @@ func All() []*resource.Declaration {
 
 		priorityclass.Declaration(),
 
+		csidriver.Declaration(),
+		csinode.Declaration(),
 		storageclass.Declaration(),
+		volumeattachment.Declaration(),
 	}
 }
