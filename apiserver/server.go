@@ -26,6 +26,7 @@ import (
 
 	"github.com/peapod/peapod/api/resource"
 	"github.com/peapod/peapod/apiserver/customresource"
+	"github.com/peapod/peapod/apiserver/gather"
 	"github.com/peapod/peapod/apiserver/openapi"
 	"github.com/peapod/peapod/apiserver/registry"
 	"github.com/peapod/peapod/apiserver/router"
@@ -117,6 +118,9 @@ func (s *Server) genericConfig() *genericapiserver.Config {
 	c.RuleResolver = s.config.Rules
 	c.AdmissionControl = s.config.Admission
 	c.SkipOpenAPIInstallation = true
+	c.BuildHandlerChainFunc = func(api http.Handler, c *genericapiserver.Config) http.Handler {
+		return genericapiserver.DefaultBuildHandlerChain(gather.Lists(api), c)
+	}
 	c.MaxRequestsInFlight, c.MaxMutatingRequestsInFlight = s.config.MaxReads, s.config.MaxWrites
 	c.LongRunningFunc = genericfilters.BasicLongRunningRequestCheck(
 		sets.NewString("watch", "proxy"), sets.NewString("attach", "exec", "proxy", "log", "portforward"))
