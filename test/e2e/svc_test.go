@@ -117,6 +117,40 @@ func TestServiceHeadless(t *testing.T) {
 	}
 }
 
+// Names are more than addresses: other names, ports, and the way back.
+func TestServiceNames(t *testing.T) {
+	t.Parallel()
+	s := newSpace(t)
+	domain := s.name + ".svc.cluster.local"
+	s.apply(pageOf("one", "\n  hostname: first\n  subdomain: pages") + pages("page", "") + pages("pages", ", clusterIP: None") + fmt.Sprintf(`apiVersion: v1
+kind: Service
+metadata: {name: elsewhere}
+spec: {type: ExternalName, externalName: page.%s}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: asker}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers: [{name: main, image: busybox, command: [sleep, '1000000']}]
+`, domain))
+	s.ready("one", "asker")
+	s.endpoints("page", 1)
+	s.endpoints("pages", 1)
+	nslookup := func(args ...string) string {
+		t.Helper()
+		return s.kubectl(append([]string{"exec", "asker", "--", "nslookup"}, args...)...)
+	}
+	contains(t, "ExternalName", s.curl("one", "elsewhere"), welcome)
+	contains(t, "CNAME", nslookup("elsewhere."+domain), "canonical name = page."+domain)
+	ip := s.kubectl("get", "service", "page", "-o", "jsonpath={.spec.clusterIP}")
+	contains(t, "A", nslookup("page."+domain), ip)
+	contains(t, "SRV", nslookup("-type=srv", "_http._tcp.page."+domain), " 80 page."+domain)
+	contains(t, "SRV of a headless Service", nslookup("-type=srv", "_http._tcp.pages."+domain), " 80 first.pages."+domain)
+	contains(t, "PTR of a cluster IP", nslookup(ip), "name = page."+domain)
+	contains(t, "PTR of a Pod", nslookup(s.get("one").Status.PodIP), "name = first.pages."+domain)
+}
+
 // The init container that waits for a Service's name ends once the Service is there.
 func TestServiceAwaitedByInit(t *testing.T) {
 	t.Parallel()
