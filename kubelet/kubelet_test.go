@@ -32,6 +32,8 @@ func (noVolumes) Devices(context.Context, *v1.Pod, *v1.Container) ([]*runtimeapi
 	return nil, nil
 }
 
+func (noVolumes) File(*v1.Pod, string, string) ([]byte, error) { return nil, nil }
+
 func (noVolumes) Mounts(context.Context, *v1.Pod, *v1.Container, map[string]string) ([]*runtimeapi.Mount, error) {
 	return nil, nil
 }

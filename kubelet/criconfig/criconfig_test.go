@@ -3,6 +3,7 @@ package criconfig
 import (
 	"context"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 	"testing"
@@ -132,10 +133,11 @@ func TestEnvironmentErrors(t *testing.T) {
 		"secretKeyRef: {name: s, key: none}":           "couldn't find key none in Secret ns/s",
 		"fieldRef: {fieldPath: spec.nothing}":          "unsupported fieldPath: spec.nothing",
 		"resourceFieldRef: {resource: limits.nothing}": "unsupported container resource : limits.nothing",
-		"fileKeyRef: {volumeName: v, path: x, key: y}": "env X: this kind of valueFrom is not supported on this node",
+		"fileKeyRef: {volumeName: v, path: x, key: y}": `couldn't read env file "x" of volume "v": file does not exist`,
 	} {
 		p := parse(t, fmt.Sprintf("spec: {containers: [{name: c, env: [{name: X, valueFrom: {%s}}]}]}", from))
-		_, err := BuildEnv(t.Context(), &EnvInput{Pod: p, Container: &p.Spec.Containers[0], Objects: someWorld()})
+		_, err := BuildEnv(t.Context(), &EnvInput{Pod: p, Container: &p.Spec.Containers[0], Objects: someWorld(),
+			File: func(string, string) ([]byte, error) { return nil, fs.ErrNotExist }})
 		if err == nil || err.Error() != want {
 			t.Errorf("%s: %v, want %s", from, err, want)
 		}

@@ -30,6 +30,8 @@ type EnvInput struct {
 	HostIPs     []string
 	Allocatable v1.ResourceList // of the node, for unset limits
 	Objects     Objects
+	// File reads a file of one of the Pod's volumes.
+	File func(volume, path string) ([]byte, error)
 }
 
 // Env is a finished environment, in order, every name once.
@@ -169,6 +171,8 @@ func valueFrom(ctx context.Context, in *EnvInput, v *v1.EnvVar) (value string, s
 		return configMapKey(ctx, in, from.ConfigMapKeyRef)
 	case from.SecretKeyRef != nil:
 		return secretKey(ctx, in, from.SecretKeyRef)
+	case from.FileKeyRef != nil:
+		return fileKey(in, from.FileKeyRef)
 	default:
 		err = fmt.Errorf("env %s: this kind of valueFrom is not supported on this node", v.Name)
 	}

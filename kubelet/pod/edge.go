@@ -39,6 +39,9 @@ type Volumes interface {
 	// Devices returns the CRI devices of one container for its volumeDevices,
 	// in order. Called as Mounts is.
 	Devices(ctx context.Context, pod *v1.Pod, container *v1.Container) ([]*runtimeapi.Device, error)
+	// File reads a file of one of the Pod's emptyDir volumes, which containers
+	// may have put there. Called as Mounts is.
+	File(pod *v1.Pod, volume, path string) ([]byte, error)
 	// Teardown unmounts and removes all that the Pod had, also when Prepare
 	// never ran or ran in an earlier process. Called once no container of the
 	// Pod runs; called again with back-off after an error.

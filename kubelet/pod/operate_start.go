@@ -129,6 +129,7 @@ func (s *starter) config(ctx context.Context, img *image.Image) (*runtimeapi.Con
 	env, err := criconfig.BuildEnv(ctx, &criconfig.EnvInput{
 		Pod: s.pod, Container: s.c, PodIPs: podIPs, HostIPs: s.node.HostIPs,
 		Allocatable: s.w.m.cfg.Allocatable(), Objects: s.w.m.cfg.Objects,
+		File: func(volume, path string) ([]byte, error) { return s.w.m.cfg.Volumes.File(s.pod, volume, path) },
 	})
 	if err != nil {
 		return nil, err

@@ -47,6 +47,8 @@ func (v *volumes) Devices(context.Context, *v1.Pod, *v1.Container) ([]*runtimeap
 	return nil, nil
 }
 
+func (v *volumes) File(*v1.Pod, string, string) ([]byte, error) { return nil, nil }
+
 func (v *volumes) Mounts(context.Context, *v1.Pod, *v1.Container, map[string]string) ([]*runtimeapi.Mount, error) {
 	return nil, nil
 }
