@@ -77,6 +77,7 @@ func TestSeveralServers(t *testing.T) {
 		{"a server without the token, or with another, joins nothing", wrongServerToken},
 		{"a second server joins", secondServer},
 		{"addresses are given once", addressesOnce},
+		{"custom resources", customResources},
 		{"an agent joins", agentJoins},
 		{"etcd is killed and comes back", etcdReturns},
 		{"a server is killed and the other goes on", serverDies},
@@ -190,6 +191,22 @@ func addressesOnce(s *several) {
 	s.on(s.second, "create", "service", "clusterip", "again", "--clusterip="+taken, "--tcp=80")
 	s.on(s.second, "delete", "service", "again")
 	s.on(s.second, "delete", "services", "-l", "test=once")
+}
+
+// customResources are defined through one server and made through the other, whose watch cache learns of the definition.
+func customResources(s *several) {
+	const definition = `{apiVersion: apiextensions.k8s.io/v1, kind: CustomResourceDefinition, metadata: {name: crabs.example.com},
+spec: {group: example.com, scope: Namespaced, names: {plural: crabs, kind: Crab},
+versions: [{name: v1, served: true, storage: true, schema: {openAPIV3Schema: {type: object, properties: {legs: {type: integer, default: 8}}}}}]}}`
+	file := filepath.Join(s.TempDir(), "crd.yaml")
+	must(s.T, os.WriteFile(file, []byte(definition), 0o600))
+	s.on(s.first, "create", "-f", file)
+	s.on(s.second, "wait", "--for=condition=Established", "crd/crabs.example.com", "--timeout=60s")
+	crab := filepath.Join(s.TempDir(), "crab.yaml")
+	must(s.T, os.WriteFile(crab, []byte("{apiVersion: example.com/v1, kind: Crab, metadata: {name: hermit}}"), 0o600))
+	s.eventually(s.second, "the second server serves them", func(string) bool { return true }, "apply", "-f", crab)
+	s.eventually(s.first, "the first shows what the second made", func(out string) bool { return out == "8" }, "get", "crab", "hermit", "-o", "jsonpath={.legs}")
+	s.on(s.first, "delete", "crd", "crabs.example.com")
 }
 
 func agentJoins(s *several) {
