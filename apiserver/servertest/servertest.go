@@ -230,6 +230,18 @@ func (a *Authority) ClientCert(t testing.TB, name string) dynamiccertificates.Ce
 	})
 }
 
+// Sign issues the client certificate that is asked for, PEM.
+func (a *Authority) Sign(request *x509.CertificateRequest, notBefore, notAfter time.Time) ([]byte, error) {
+	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
+		Subject: request.Subject, SerialNumber: big.NewInt(time.Now().UnixNano()), NotBefore: notBefore, NotAfter: notAfter,
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	}, a.cert, request.PublicKey, a.key)
+	if err != nil {
+		return nil, err
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), nil
+}
+
 func (a *Authority) issue(t testing.TB, template *x509.Certificate) dynamiccertificates.CertKeyContentProvider {
 	t.Helper()
 	key := newKey(t)
