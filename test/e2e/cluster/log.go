@@ -70,13 +70,22 @@ func (l *Log) rest() ([]byte, error) {
 	return b, err
 }
 
-// lastLines is the excerpt of a text, without noise.
+// lastLines is the excerpt of a text, without noise. Of a program that crashed it is what it said of that first: the stacks of
+// all its goroutines come after, and are many.
 func lastLines(text []byte) []byte {
 	var lines [][]byte
+	crash := -1
 	for line := range bytes.Lines(text) {
-		if !bytes.Contains(line, noise) {
-			lines = append(lines, line)
+		if bytes.Contains(line, noise) {
+			continue
 		}
+		if crash < 0 && (bytes.HasPrefix(line, []byte("fatal error: ")) || bytes.HasPrefix(line, []byte("panic: "))) {
+			crash = len(lines)
+		}
+		lines = append(lines, line)
+	}
+	if crash >= 0 && len(lines)-crash > excerpt/2 {
+		return bytes.Join(lines[max(0, crash-excerpt/2):min(len(lines), crash+excerpt/2)], nil)
 	}
 	return bytes.Join(lines[max(0, len(lines)-excerpt):], nil)
 }

@@ -46,3 +46,25 @@ func TestLogTellsItsLastLinesOnce(t *testing.T) {
 		t.Errorf("one more line is told as %q", got)
 	}
 }
+
+func TestLogTellsOfACrash(t *testing.T) {
+	l := &Log{File: filepath.Join(t.TempDir(), "log")}
+	f, err := l.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for i := range 1000 {
+		if i == 300 {
+			fmt.Fprintln(f, "fatal error: concurrent map writes")
+		}
+		fmt.Fprintln(f, "line", i)
+	}
+	var b strings.Builder
+	if err := l.Tell(&b, "TestX"); err != nil {
+		t.Fatal(err)
+	}
+	if got := b.String(); strings.Count(got, "\n") != excerpt+2 || !strings.Contains(got, "line 299\nfatal error: concurrent map writes\nline 300\n") {
+		t.Errorf("the excerpt is\n%s", got)
+	}
+}
