@@ -13,7 +13,8 @@ import (
 )
 
 // portAllocator hands out node ports, each once for each protocol. Any free one is free in every protocol, so that it
-// can be used for the next port of the same Service too.
+// can be used for the next port of the same Service too. Upstream gives a number to one Service only, whatever the protocol;
+// here another Service may ask for it by number in another protocol.
 type portAllocator struct {
 	ports utilnet.PortRange
 	mu    sync.Mutex
