@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	extensions "k8s.io/apiextensions-apiserver/pkg/client/clientset/clientset"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -73,7 +74,7 @@ func define(t *testing.T, server *servertest.Server) things {
 
 func (k things) put(name string, owner *corev1.ConfigMap) *unstructured.Unstructured {
 	k.t.Helper()
-	u := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "example.com/v1beta1", "kind": "Thing"}}
+	u := &unstructured.Unstructured{Object: map[string]any{"apiVersion": k.gvr.GroupVersion().String(), "kind": "Thing"}}
 	u.SetName(name)
 	if owner != nil {
 		u.SetOwnerReferences([]metav1.OwnerReference{{APIVersion: "v1", Kind: "ConfigMap", Name: owner.Name, UID: owner.UID}})
@@ -83,6 +84,22 @@ func (k things) put(name string, owner *corev1.ConfigMap) *unstructured.Unstruct
 		k.t.Fatal(err)
 	}
 	return made
+}
+
+// awaitServed asks until the version is served: nothing tells when.
+func (k things) awaitServed() {
+	k.t.Helper()
+	ctx, cancel := context.WithTimeout(k.t.Context(), time.Minute)
+	defer cancel()
+	for {
+		_, err := k.client.Resource(k.gvr).Namespace(ns).List(ctx, metav1.ListOptions{})
+		if err == nil {
+			return
+		}
+		if !apierrors.IsNotFound(err) {
+			k.t.Fatal(err)
+		}
+	}
 }
 
 func (k things) remove(name string) {
@@ -131,8 +148,6 @@ func TestCustomResources(t *testing.T) {
 
 	owner := k.put("owner", nil)
 	ownedBy(t, c, "owned", owner)
-	stays := k.put("stays", nil)
-	ownedBy(t, c, "stays", stays)
 	k.remove("owner")
 	await(t, c, "owned", "deleted with its owner", isGone)
 
@@ -141,15 +156,18 @@ func TestCustomResources(t *testing.T) {
 	remove(t, c, "map", metav1.DeletePropagationBackground)
 	k.awaitGone("thing", thing)
 
-	// From now on discovery prefers v1.
-	add := `[{"op":"copy","from":"/spec/versions/0","path":"/spec/versions/0"},{"op":"replace","path":"/spec/versions/0/name","value":"v1"},{"op":"replace","path":"/spec/versions/0/storage","value":false}]`
+	// From now on there is v1 alone.
+	add := `[{"op":"copy","from":"/spec/versions/0","path":"/spec/versions/0"},{"op":"replace","path":"/spec/versions/0/name","value":"v1"},{"op":"replace","path":"/spec/versions/0/storage","value":false},{"op":"replace","path":"/spec/versions/1/served","value":false}]`
 	if _, err := k.definitions.ApiextensionsV1().CustomResourceDefinitions().Patch(t.Context(), "things.example.com", types.JSONPatchType, []byte(add), metav1.PatchOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	owner = k.put("owner", nil)
-	ownedBy(t, c, "owned", owner)
-	k.remove("owner")
-	await(t, c, "owned", "deleted after a change of versions", isGone)
+	k.gvr.Version = "v1"
+	k.awaitServed()
+	cm = put(t, c, "map", false)
+	thing = k.put("thing", cm)
+	remove(t, c, "map", metav1.DeletePropagationBackground)
+	k.awaitGone("thing", thing)
+	ownedBy(t, c, "stays", k.put("stays", nil))
 
 	end()
 	again, _ := startOn(t, server)
