@@ -84,6 +84,7 @@ func TestSeveralNodes(t *testing.T) {
 		{"Pods reach each other", reach},
 		{"streams from any node", streams},
 		{"drain and uncordon", drain},
+		{"a volume is on its node", localVolumes},
 		{"an agent restarts under its Pods", restartAgent},
 		{"the server restarts", restartServer},
 		{"a node is cut off and comes back", cutOff},
