@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
@@ -19,18 +20,30 @@ func (m *Manager) setUpEmptyDir(p *v1.Pod, v *v1.Volume) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("make directory: %w", err)
 	}
-	switch v.EmptyDir.Medium {
-	case v1.StorageMediumDefault:
-	case v1.StorageMediumMemory:
+	switch medium := v.EmptyDir.Medium; {
+	case medium == v1.StorageMediumDefault:
+	case medium == v1.StorageMediumMemory:
 		options := "mode=0777"
 		if size := memorySize(p, v.EmptyDir.SizeLimit); size > 0 {
 			options += fmt.Sprintf(",size=%d", size)
 		}
-		if err := mountTmpfs(dir, options); err != nil {
+		if err := mountMemory(dir, "tmpfs", unix.TMPFS_MAGIC, options); err != nil {
+			return err
+		}
+	case medium == v1.StorageMediumHugePages, strings.HasPrefix(string(medium), string(v1.StorageMediumHugePagesPrefix)):
+		size, err := pageSize(p, medium)
+		if err != nil {
+			return err
+		}
+		options := fmt.Sprintf("mode=0777,pagesize=%d", size)
+		if limit := v.EmptyDir.SizeLimit; limit != nil && limit.Value() > 0 {
+			options += fmt.Sprintf(",size=%d", limit.Value())
+		}
+		if err := mountMemory(dir, "hugetlbfs", unix.HUGETLBFS_MAGIC, options); err != nil {
 			return err
 		}
 	default:
-		return fmt.Errorf("storage medium %q is not supported by this node", v.EmptyDir.Medium)
+		return fmt.Errorf("storage medium %q is not supported by this node", medium)
 	}
 	if err := os.Chmod(dir, 0o777); err != nil {
 		return fmt.Errorf("set mode of directory: %w", err)
@@ -62,20 +75,60 @@ func memorySize(p *v1.Pod, limit *resource.Quantity) int64 {
 	return size
 }
 
-// mountTmpfs mounts a tmpfs at dir unless it has one.
-func mountTmpfs(dir, options string) error {
+// pageSize is how large the huge pages of a volume are, in bytes: what the medium says, or what the Pod's containers ask
+// for where it says no more than that they are huge. The containers must ask for such pages, else they could use none.
+func pageSize(p *v1.Pod, medium v1.StorageMedium) (int64, error) {
+	wanted := int64(0)
+	if text, ok := strings.CutPrefix(string(medium), string(v1.StorageMediumHugePagesPrefix)); ok {
+		q, err := resource.ParseQuantity(text)
+		if err != nil || q.Value() <= 0 {
+			return 0, fmt.Errorf("medium %s: %q is no size of a page", medium, text)
+		}
+		wanted = q.Value()
+	}
+	asked := map[int64]bool{}
+	for _, list := range [][]v1.Container{p.Spec.InitContainers, p.Spec.Containers} {
+		for i := range list {
+			for name := range list[i].Resources.Requests {
+				text, ok := strings.CutPrefix(string(name), v1.ResourceHugePagesPrefix)
+				if !ok {
+					continue
+				}
+				q, err := resource.ParseQuantity(text)
+				if err != nil {
+					return 0, fmt.Errorf("resource %s: %q is no size of a page", name, text)
+				}
+				asked[q.Value()] = true
+			}
+		}
+	}
+	switch {
+	case wanted != 0 && asked[wanted]:
+		return wanted, nil
+	case wanted == 0 && len(asked) == 1:
+		for size := range asked {
+			return size, nil
+		}
+	case wanted == 0 && len(asked) > 1:
+		return 0, fmt.Errorf("medium %s cannot be used if containers request huge pages of several sizes: name one in the medium", medium)
+	}
+	return 0, fmt.Errorf("medium %s is requested, but no container requests such huge pages", medium)
+}
+
+// mountMemory mounts a file system of that kind at dir unless it has one.
+func mountMemory(dir, kind string, magic int64, options string) error {
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
 		return fmt.Errorf("look at %s: %w", dir, err)
 	}
-	if st.Type == unix.TMPFS_MAGIC {
+	if st.Type == magic {
 		mounted, err := isMountPoint(dir)
 		if err != nil || mounted {
 			return err
 		}
 	}
-	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
-		return fmt.Errorf("mount tmpfs: %w", err)
+	if err := unix.Mount(kind, dir, kind, unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
+		return fmt.Errorf("mount %s: %w", kind, err)
 	}
 	return nil
 }

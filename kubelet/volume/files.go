@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -33,7 +34,7 @@ func (m *Manager) setUpFiles(ctx context.Context, p *v1.Pod, v *v1.Volume) (rene
 	}
 	// What is secret never reaches a disk.
 	if v.Secret != nil || v.Projected != nil {
-		if err := mountTmpfs(dir, "mode=0755"); err != nil {
+		if err := mountMemory(dir, "tmpfs", unix.TMPFS_MAGIC, "mode=0755"); err != nil {
 			return time.Time{}, err
 		}
 	}

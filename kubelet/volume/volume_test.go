@@ -3,6 +3,7 @@ package volume
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -226,6 +227,49 @@ func TestEmptyDirInMemoryWithLimitAndGroup(t *testing.T) {
 	var st unix.Stat_t
 	if err := unix.Stat(m.volumeDir(p.UID, &p.Spec.Volumes[1]), &st); err != nil || st.Gid != 2000 || st.Mode&unix.S_ISGID == 0 {
 		t.Errorf("directory of group %d, mode %o (%v)", st.Gid, st.Mode, err)
+	}
+}
+
+func TestEmptyDirOfHugePages(t *testing.T) {
+	const small, large = v1.ResourceHugePagesPrefix + "2Mi", v1.ResourceHugePagesPrefix + "1Gi"
+	for _, test := range []struct {
+		medium string
+		asked  []v1.ResourceName
+		size   int64 // of a page
+		err    string
+	}{
+		{"HugePages", []v1.ResourceName{small}, 2 << 20, ""},
+		{"HugePages-2Mi", []v1.ResourceName{small, large}, 2 << 20, ""},
+		{"HugePages", []v1.ResourceName{small, large}, 0, "huge pages of several sizes"},
+		{"HugePages", nil, 0, "no container requests such huge pages"},
+		{"HugePages-1Gi", []v1.ResourceName{small}, 0, "no container requests such huge pages"},
+		{"HugePages-x", []v1.ResourceName{small}, 0, "no size of a page"},
+		{"Tape", nil, 0, "not supported by this node"},
+	} {
+		t.Run(fmt.Sprint(test.medium, test.asked), func(t *testing.T) {
+			m, _ := newManager(t)
+			p := podWith(v1.Volume{Name: "huge", VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{
+				Medium: v1.StorageMedium(test.medium), SizeLimit: mustQuantity("8Mi")}}})
+			p.Spec.Containers[0].Resources.Requests = v1.ResourceList{}
+			for _, name := range test.asked {
+				p.Spec.Containers[0].Resources.Requests[name] = *mustQuantity("1Gi")
+			}
+			for range 2 { // idempotent
+				if err := m.Prepare(t.Context(), p); (err == nil) != (test.err == "") || err != nil && !strings.Contains(err.Error(), test.err) {
+					t.Fatalf("error is %v", err)
+				}
+			}
+			if test.err != "" {
+				return
+			}
+			var st unix.Statfs_t
+			if err := unix.Statfs(m.volumeDir(p.UID, &p.Spec.Volumes[0]), &st); err != nil {
+				t.Fatal(err)
+			}
+			if st.Type != unix.HUGETLBFS_MAGIC || st.Bsize != test.size || int64(st.Blocks)*st.Bsize != 8<<20 {
+				t.Errorf("file system %x of %d pages of %d bytes", st.Type, st.Blocks, st.Bsize)
+			}
+		})
 	}
 }
 
