@@ -67,3 +67,19 @@ securityContext: {fsGroup: 4321}
 	s.start("logs", "-f", "late").until("touch 1")
 	contains(t, "log", s.kubectl("logs", "late"), "kept\n")
 }
+
+// A container's variables come from a file that an init container wrote.
+func TestVariablesFromAFile(t *testing.T) {
+	t.Parallel()
+	s := newSpace(t)
+	s.apply(script("reader", "echo got=$GOT none=${NONE-unset}; sleep 1000000", `volumes: [{name: v, emptyDir: {}}]
+initContainers: [{name: writer, image: busybox, command: [sh, -c, "echo \"A='one two'\" > /v/env"], volumeMounts: [{name: v, mountPath: /v}]}]
+`, `env:
+- {name: GOT, valueFrom: {fileKeyRef: {volumeName: v, path: env, key: A}}}
+- {name: NONE, valueFrom: {fileKeyRef: {volumeName: v, path: env, key: B, optional: true}}}
+`))
+	s.start("logs", "-f", "reader", "-c", "main").until("got=one two none=unset")
+	s.apply(script("lost", "true", "volumes: [{name: v, emptyDir: {}}]\n",
+		"env: [{name: A, valueFrom: {fileKeyRef: {volumeName: v, path: env, key: A}}}]"))
+	contains(t, "message", s.waiting("lost", "main", "CreateContainerConfigError"), `couldn't read env file "env" of volume "v"`)
+}
