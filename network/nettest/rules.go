@@ -10,16 +10,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Rules hears of every transaction of nftables in the network namespace of the thread that made it.
+// Rules hears of every transaction of nftables in a network namespace.
 type Rules struct {
 	t       *testing.T
 	changed chan struct{} // has room for one
 }
 
-// FollowRules listens until the test ends.
+// FollowRules listens, in the test's own network namespace, until the test ends.
 func FollowRules(t *testing.T) *Rules {
 	t.Helper()
-	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{Groups: 1 << (unix.NFNLGRP_NFTABLES - 1)})
+	return FollowRulesIn(t, 0)
+}
+
+// FollowRulesIn listens in the network namespace of a file descriptor; 0 is the test's own.
+func FollowRulesIn(t *testing.T, namespace int) *Rules {
+	t.Helper()
+	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{Groups: 1 << (unix.NFNLGRP_NFTABLES - 1), NetNS: namespace})
 	Must(t, err)
 	r := &Rules{t: t, changed: make(chan struct{}, 1)}
 	ended := make(chan struct{})

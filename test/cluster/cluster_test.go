@@ -32,15 +32,21 @@ func (w *world) kubectl(args ...string) string {
 	return w.server.do(append([]string{"kubectl"}, args...)...)
 }
 
-// pod makes a Pod on a node, which greets with its name on port 8080 and has a client beside that, and waits until it is
-// ready.
-func (w *world) pod(name, node string, more string) {
+// create makes a Pod on a node, which greets with its name on port 8080 and has a client beside that. Labels and more of the spec
+// are JSON.
+func (w *world) create(name, node, labels, more string) {
 	w.Helper()
-	manifest := fmt.Sprintf(`{"apiVersion":"v1","kind":"Pod","metadata":{"name":%q,"labels":{"app":"web"}},"spec":{"nodeName":%q,"terminationGracePeriodSeconds":1,%s
-"containers":[{"name":"web","image":"peapod.local/hello:latest"},{"name":"client","image":%q,"imagePullPolicy":"IfNotPresent","command":["sleep","1000000"]}]}}`, name, node, more, client)
+	manifest := fmt.Sprintf(`{"apiVersion":"v1","kind":"Pod","metadata":{"name":%q,"labels":{%s}},"spec":{"nodeName":%q,"terminationGracePeriodSeconds":1,%s
+"containers":[{"name":"web","image":"peapod.local/hello:latest"},{"name":"client","image":%q,"imagePullPolicy":"IfNotPresent","command":["sleep","1000000"]}]}}`, name, labels, node, more, client)
 	file := filepath.Join(w.TempDir(), name+".json")
 	must(w.T, os.WriteFile(file, []byte(manifest), 0o600))
 	w.kubectl("apply", "-f", file)
+}
+
+// pod makes a Pod of the label app=web, and waits until it is ready.
+func (w *world) pod(name, node string, more string) {
+	w.Helper()
+	w.create(name, node, `"app":"web"`, more)
 	w.kubectl("wait", "--for=condition=Ready", "pod/"+name, "--timeout=120s")
 }
 
@@ -82,7 +88,10 @@ func TestSeveralNodes(t *testing.T) {
 	}{
 		{"a wrong token joins nothing", wrongToken},
 		{"Pods reach each other", reach},
+		{"Services lead to all nodes", services},
 		{"streams from any node", streams},
+		{"a port is forwarded to another node", forward},
+		{"a node is cut off ten times", cutOften},
 		{"drain and uncordon", drain},
 		{"a volume is on its node", localVolumes},
 		{"an agent restarts under its Pods", restartAgent},
@@ -199,8 +208,12 @@ func deleteNode(w *world) {
 	w.second.running = nil
 	w.kubectl("delete", "node", "two")
 	w.kubectl("wait", "--for=delete", "pod/on-two", "--timeout=120s")
+	w.server.wantWays(1)
+	w.third.wantWays(1)
 	// It joins again, under the same name.
 	w.agent(w.second)
 	w.kubectl("wait", "--for=condition=Ready", "node/two", "--timeout=120s")
+	w.server.wantWays(2)
+	w.third.wantWays(2)
 	w.pod("again-on-two", "two", "")
 }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/peapod/peapod/internal/netdump"
 	"github.com/peapod/peapod/internal/ownthread"
+	"github.com/peapod/peapod/network/nettest"
 	"github.com/peapod/peapod/test/e2e/cluster"
 )
 
@@ -93,6 +94,8 @@ type machine struct {
 
 	running *exec.Cmd
 	ended   chan error
+	// rules hears of changes on the machine; nil until somebody wants to.
+	rules *nettest.Rules
 }
 
 func newMachine(t *testing.T, w *wire, binary, name string, number int) *machine {
