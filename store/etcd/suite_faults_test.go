@@ -1,0 +1,106 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/storage"
+	"k8s.io/apiserver/pkg/storage/etcd3/testserver"
+	storagetesting "k8s.io/apiserver/pkg/storage/testing"
+	"k8s.io/apiserver/pkg/storage/value"
+)
+
+// brokenTransformer and brokenCodec fail to read on demand.
+type brokenTransformer struct {
+	value.Transformer
+	fail atomic.Bool
+}
+
+func (b *brokenTransformer) TransformFromStorage(ctx context.Context, data []byte, dc value.Context) ([]byte, bool, error) {
+	if b.fail.Load() {
+		return nil, false, errors.New("synthetic error")
+	}
+	return b.Transformer.TransformFromStorage(ctx, data, dc)
+}
+
+type brokenCodec struct {
+	runtime.Codec
+	fail atomic.Bool
+}
+
+func (b *brokenCodec) Decode(data []byte, gvk *schema.GroupVersionKind, into runtime.Object) (runtime.Object, *schema.GroupVersionKind, error) {
+	if b.fail.Load() {
+		return nil, nil, errors.New("synthetic error")
+	}
+	return b.Codec.Decode(data, gvk, into)
+}
+
+// TestStorageCorrupt runs the part of the suite that deletes objects which cannot be read.
+func TestStorageCorrupt(t *testing.T) {
+	tolerate(t, true)
+	prefix := storagetesting.NewPrefixTransformer([]byte(testPrefix), false)
+	run := map[string]func(context.Context, *testing.T, storage.Interface, func(bool)){
+		"DeleteExpected": func(ctx context.Context, t *testing.T, s storage.Interface, fail func(bool)) {
+			storagetesting.RunTestDeleteExpectedTransformOrDecodeError(ctx, t, s, fail)
+		},
+		"DeleteWithConflictAndMissingExpected": func(ctx context.Context, t *testing.T, s storage.Interface, fail func(bool)) {
+			storagetesting.RunTestDeleteWithConflictAndMissingExpectedTransformOrDecodeError(ctx, t, s, fail)
+		},
+	}
+	for name, test := range run {
+		t.Run(fmt.Sprintf("%sTransformError", name), func(t *testing.T) {
+			b := &brokenTransformer{Transformer: prefix}
+			test(context.Background(), t, newTolerant(t, testCodec(), b), b.fail.Store)
+		})
+		t.Run(fmt.Sprintf("%sDecodeError", name), func(t *testing.T) {
+			b := &brokenCodec{Codec: testCodec()}
+			test(context.Background(), t, newTolerant(t, b, prefix), b.fail.Store)
+		})
+	}
+}
+
+// newTolerant is the storage of Pods as it is made for the API server, without the watch cache.
+func newTolerant(t *testing.T, codec runtime.Codec, transformer value.Transformer) storage.Interface {
+	t.Helper()
+	raw, stop, err := openTest(t, nil).uncached(podConfig(codec, transformer), "/pods/", newPod, newPodList)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(stop)
+	return raw
+}
+
+// TestProgress runs the suite's test of progress against an etcd that notifies often.
+func TestProgress(t *testing.T) {
+	etcd := testserver.NewTestConfig(t)
+	etcd.WatchProgressNotifyInterval = time.Second
+	client := testserver.RunEtcd(t, etcd)
+	s, err := Open(t.Context(), Config{Servers: client.Endpoints(), CompactionInterval: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, stop, err := s.uncached(podConfig(testCodec(), nil), "/pods/", newPod, newPodList)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		stop()
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	storagetesting.RunOptionalTestProgressNotify(context.Background(), t, raw, func(ctx context.Context, t *testing.T) int64 {
+		r, err := client.Put(ctx, "increaseRV", "ok", clientv3.WithPrevKV())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r.Header.Revision
+	})
+}
