@@ -50,6 +50,9 @@ func (m *Manager) setUpClaim(ctx context.Context, pv *podVolumes, v *v1.Volume) 
 	if err != nil {
 		return err
 	}
+	if err := m.hold(pv, volume); err != nil {
+		return err
+	}
 	c, err := m.mountVolume(ctx, pv.pod, v, volume, readOnly)
 	if err != nil {
 		return err
@@ -250,6 +253,32 @@ func (m *Manager) setUpLocal(p *v1.Pod, volume *v1.PersistentVolume, c *claimed)
 		return nil
 	}
 	return ownTree(c.path, int(*gid), p.Spec.SecurityContext.FSGroupChangePolicy)
+}
+
+// hold gives the Pod a volume that is for one Pod only (ReadWriteOncePod), which the scheduler sees to, but not for a Pod
+// that names its node itself.
+func (m *Manager) hold(pv *podVolumes, volume *v1.PersistentVolume) error {
+	// With several access modes it is not known which one the Pod means.
+	if modes := volume.Spec.AccessModes; len(modes) != 1 || modes[0] != v1.ReadWriteOncePod {
+		return nil
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if holder := m.exclusive[volume.Name]; holder != nil && holder != pv {
+		return &pod.RetryError{Ready: holder.ended, Err: &mountError{fmt.Errorf(
+			"MountVolume.SetUp failed for volume %q : volume uses the ReadWriteOncePod access mode and is already in use by another pod", volume.Name)}}
+	}
+	m.exclusive[volume.Name] = pv
+	return nil
+}
+
+// release forgets a Pod that is torn down, and lets others have what it had. The caller holds pv.mu.
+func (m *Manager) release(pv *podVolumes) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.pods, pv.pod.UID)
+	maps.DeleteFunc(m.exclusive, func(_ string, holder *podVolumes) bool { return holder == pv })
+	close(pv.ended)
 }
 
 // shared says whether another Pod on this node has the volume.

@@ -327,6 +327,37 @@ func TestForbiddenClaim(t *testing.T) {
 	}
 }
 
+// A volume for one Pod is for one Pod, also where Pods name their node themselves; the next one has it when the first has
+// gone.
+func TestReadWriteOncePod(t *testing.T) {
+	c, v := boundClaim(t)
+	v.Spec.AccessModes = []v1.PersistentVolumeAccessMode{v1.ReadWriteOncePod}
+	m, _ := newManager(t, c, v)
+	p, q := podWith(claimVolume(false)), podWith(claimVolume(false))
+	q.UID = "uid-2"
+	for range 2 {
+		if err := m.Prepare(t.Context(), p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	err := m.Prepare(t.Context(), q)
+	var retry *pod.RetryError
+	if !errors.As(err, &retry) || err.Error() != `MountVolume.SetUp failed for volume "pv" : volume uses the ReadWriteOncePod access mode and is already in use by another pod` {
+		t.Fatalf("error %v", err)
+	}
+	if err := m.Teardown(t.Context(), p.UID); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-retry.Ready:
+	case <-time.After(60 * time.Second):
+		t.Fatal("not told that the first Pod has gone")
+	}
+	if err := m.Prepare(t.Context(), q); err != nil {
+		t.Error(err)
+	}
+}
+
 // The root directory is reached through a link, so the mount table has other paths: what is mounted must not be emptied.
 func TestTeardownThroughALinkKeepsData(t *testing.T) {
 	c, v := boundClaim(t)

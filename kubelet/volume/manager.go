@@ -63,6 +63,8 @@ type Manager struct {
 	// mu is taken within a Pod's, never the other way round.
 	mu   sync.Mutex
 	pods map[types.UID]*podVolumes
+	// exclusive are the Pods that have a persistent volume which is for one Pod only.
+	exclusive map[string]*podVolumes
 }
 
 // podVolumes is a Pod that is prepared, or being so.
@@ -79,6 +81,8 @@ type podVolumes struct {
 	// ready says that every volume was set up once.
 	ready bool
 	gone  bool
+	// ended is closed when the Pod is torn down.
+	ended chan struct{}
 }
 
 var _ pod.Volumes = (*Manager)(nil)
@@ -88,7 +92,7 @@ func New(cfg Config) *Manager {
 	if cfg.Clock == nil {
 		cfg.Clock = queueclock.Clock{}
 	}
-	m := &Manager{cfg: cfg, pods: map[types.UID]*podVolumes{}}
+	m := &Manager{cfg: cfg, pods: map[types.UID]*podVolumes{}, exclusive: map[string]*podVolumes{}}
 	m.stale = workqueue.NewTypedRateLimitingQueueWithConfig(
 		workqueue.NewTypedItemExponentialFailureRateLimiter[types.UID](500*time.Millisecond, 2*time.Minute),
 		workqueue.TypedRateLimitingQueueConfig[types.UID]{Name: "volumes", Clock: cfg.Clock})
@@ -161,7 +165,7 @@ func (m *Manager) track(p *v1.Pod) *podVolumes {
 	m.mu.Lock()
 	pv := m.pods[p.UID]
 	if pv == nil {
-		pv = &podVolumes{}
+		pv = &podVolumes{ended: make(chan struct{})}
 		m.pods[p.UID] = pv
 	}
 	m.mu.Unlock()
@@ -276,7 +280,6 @@ func (m *Manager) setUpVolume(ctx context.Context, pv *podVolumes, v *v1.Volume)
 func (m *Manager) Teardown(_ context.Context, uid types.UID) error {
 	m.mu.Lock()
 	pv := m.pods[uid]
-	delete(m.pods, uid)
 	m.mu.Unlock()
 	if pv != nil {
 		pv.mu.Lock()
@@ -288,6 +291,9 @@ func (m *Manager) Teardown(_ context.Context, uid types.UID) error {
 	m.tokens.forget(uid)
 	if err := removeTree(m.podDir(uid)); err != nil {
 		return fmt.Errorf("remove volumes of pod %s: %w", uid, err)
+	}
+	if pv != nil {
+		m.release(pv)
 	}
 	return nil
 }
