@@ -130,6 +130,9 @@ func (o Options) settle() (settled, error) {
 	if s.want.Service, err = parseCIDR("service-cidr", o.ServiceCIDR, 28); err != nil {
 		return s, err
 	}
+	if s.want.Cluster.IsValid() && s.want.Service.IsValid() && s.want.Cluster.Overlaps(s.want.Service) {
+		return s, fmt.Errorf("--cluster-cidr %s, --service-cidr %s: they overlap each other; choose others", s.want.Cluster, s.want.Service)
+	}
 	return s, o.checkEtcd()
 }
 

@@ -241,6 +241,10 @@ func openStorage(ctx context.Context, i instance.Instance, s *settled, used []ne
 		return nil, nil, err
 	}
 	if len(s.EtcdServers) == 0 {
+		// Ranges that cannot be had are refused before there is a store. With others, the store says which they are.
+		if _, err := i.ClaimRanges(s.want, used); err != nil {
+			return nil, nil, err
+		}
 		st, err := store.Open(ctx, store.Config{Dir: filepath.Join(i.DataDir, "store")})
 		if err != nil {
 			return nil, nil, fmt.Errorf("open store: %w", err)
