@@ -297,7 +297,7 @@ spec: {selector: {app: greeter}, ports: [{port: 80, targetPort: 8080}]}
 	l.until("ready", func() bool { return len(l.ready()) == 3 }, eager)
 	s.endpoints("greeter", 3)
 	address := s.kubectl("get", "service", "greeter", "-o", "jsonpath={.spec.clusterIP}")
-	answers(t, address)
+	reached(t, address)
 
 	flapping, stop := keepAsking(t, address)
 	pods := l.ready()

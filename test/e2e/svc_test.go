@@ -9,6 +9,8 @@ import (
 
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/peapod/peapod/network/nettest"
 )
 
 // pages is a Service of the web Pods with a label.
@@ -80,6 +82,12 @@ func host(t *testing.T, address string) error {
 	return a.Body.Close()
 }
 
+// reached waits until this machine gets a page from a Service, whose rules come after its endpoints.
+func reached(t *testing.T, address string) {
+	t.Helper()
+	nettest.FollowRules(t).Until("this machine reaches "+address, func() error { return host(t, address) })
+}
+
 func TestServiceReaches(t *testing.T) {
 	t.Parallel()
 	s := newSpace(t)
@@ -87,6 +95,7 @@ func TestServiceReaches(t *testing.T) {
 	s.ready("one", "client")
 	s.endpoints("page", 1)
 	ip := s.kubectl("get", "service", "page", "-o", "jsonpath={.spec.clusterIP}")
+	reached(t, ip)
 	port := s.kubectl("get", "service", "page", "-o", "jsonpath={.spec.ports[0].nodePort}")
 	node := s.kubectl("get", "pod", "one", "-o", "jsonpath={.status.hostIP}")
 	for _, url := range []string{ip, "page", "page." + s.name, "page." + s.name + ".svc.cluster.local", net.JoinHostPort(node, port)} {
@@ -114,6 +123,25 @@ func TestServiceHeadless(t *testing.T) {
 	s.endpoints("pages", 1)
 	for _, name := range []string{"pages", "first.pages"} {
 		contains(t, name, s.curl("client", name), welcome)
+	}
+}
+
+// A Pod that is not ready is behind a Service that publishes it all the same, and behind no other.
+func TestServiceOfUnreadyPods(t *testing.T) {
+	t.Parallel()
+	s := newSpace(t)
+	s.apply(pageOf("one", "\n  readinessGates: [{conditionType: example.com/never}]") + pages("page", "") + pages("early", ", publishNotReadyAddresses: true"))
+	s.kubectl("wait", "--for=condition=ContainersReady", "pod/one", "--timeout=60s")
+	s.endpoints("early", 1)
+	ip := func(service string) string {
+		return s.kubectl("get", "service", service, "-o", "jsonpath={.spec.clusterIP}")
+	}
+	reached(t, ip("early"))
+	contains(t, "by name", s.curl("one", "early"), welcome)
+	ready := s.kubectl("get", "endpointslice", "-l", "kubernetes.io/service-name=page", "-o", "jsonpath={.items[*].endpoints[*].conditions.ready}")
+	equal(t, "readiness of the other Service's endpoint", ready, "false")
+	if err := host(t, ip("page")); err == nil {
+		t.Error("a Pod that is not ready answers")
 	}
 }
 
