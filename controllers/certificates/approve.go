@@ -114,7 +114,7 @@ func ready(node *corev1.Node) bool {
 // node's address, or for the API's, a node could pose as that.
 func (a *approver) owns(name string, r *x509.CertificateRequest) bool {
 	for _, dns := range r.DNSNames {
-		if dns != name {
+		if dns != name || namesService(dns) {
 			return false
 		}
 	}
@@ -143,6 +143,14 @@ func (a *approver) owns(name string, r *x509.CertificateRequest) bool {
 		}
 	}
 	return true
+}
+
+// namesService says whether a name is one by which Pods and agents know the API server or another Service, or one that every
+// machine has for itself. A machine may join under such a name, but it must not serve under it.
+func namesService(dns string) bool {
+	parts := strings.Split(strings.ToLower(dns), ".")
+	return parts[0] == "localhost" || parts[0] == "kubernetes" && (len(parts) == 1 || parts[1] == metav1.NamespaceDefault) ||
+		slices.Contains(parts, "svc")
 }
 
 // review asks whether who made the request may have it approved without anybody's looking at it.

@@ -84,6 +84,10 @@ func TestApproval(t *testing.T) {
 	name := func(n string) func(*x509.CertificateRequest) {
 		return func(r *x509.CertificateRequest) { r.DNSNames = []string{n} }
 	}
+	// poses is a machine that has joined under a name which is somebody else's.
+	poses := func(n string) *csr {
+		return asked(t, "system:node:"+n, servingSigner, "system:node:"+n, "system:nodes", forServers, name(n))
+	}
 	const asClient, asSelf = " create certificatesigningrequests/nodeclient", " create certificatesigningrequests/selfnodeclient"
 	for _, c := range []struct {
 		name    string
@@ -108,6 +112,10 @@ func TestApproval(t *testing.T) {
 		{"at an address that two have", serve(address("10.0.0.1")), true, []*corev1.Node{here, machine("n2", "10.0.0.1", corev1.ConditionTrue)}, "", "", ""},
 		{"at the API's address", serve(address("10.96.0.1")), true, []*corev1.Node{machine("n1", "10.96.0.1", corev1.ConditionTrue)}, "", "", ""},
 		{"at the machine's own", serve(address("127.0.0.1")), true, []*corev1.Node{machine("n1", "127.0.0.1", corev1.ConditionTrue)}, "", "", ""},
+		{"under the API's name", poses("kubernetes.default.svc"), true, []*corev1.Node{machine("kubernetes.default.svc", "10.0.0.1", corev1.ConditionTrue)}, "", "", ""},
+		{"under the API's short name", poses("kubernetes"), true, []*corev1.Node{machine("kubernetes", "10.0.0.1", corev1.ConditionTrue)}, "", "", ""},
+		{"under a Service's name", poses("a.b.svc.cluster.local"), true, []*corev1.Node{machine("a.b.svc.cluster.local", "10.0.0.1", corev1.ConditionTrue)}, "", "", ""},
+		{"under every machine's name", poses("localhost"), true, []*corev1.Node{machine("localhost", "10.0.0.1", corev1.ConditionTrue)}, "", "", ""},
 		{"somebody else", asked(t, "someone", clientSigner, "jane", "", forClients, nil), true, nil, "", "", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
