@@ -26,6 +26,11 @@ type mountError struct{ err error }
 func (e *mountError) Error() string { return e.err.Error() }
 func (e *mountError) Unwrap() error { return e.err }
 
+// eventError is worded as the event of Kubernetes that it becomes.
+type eventError struct{ message string }
+
+func (e *eventError) Error() string { return e.message }
+
 // report words failures as FailedMount events do, keeping what says when to try again. Claims that could not be processed
 // are told of together; otherwise the first failure stands for all.
 func report(failed []failure) error {
@@ -42,8 +47,8 @@ func report(failed []failure) error {
 	var mount *mountError
 	switch {
 	case len(unprocessed) > 0:
-		worded = fmt.Errorf("Unable to attach or mount volumes: unmounted volumes=%v, unattached volumes=[], failed to process volumes=%v: %s",
-			all, unprocessed, strings.Join(why, "; "))
+		worded = &eventError{fmt.Sprintf("Unable to attach or mount volumes: unmounted volumes=%v, unattached volumes=[], failed to process volumes=%v: %s",
+			all, unprocessed, strings.Join(why, "; "))}
 	case errors.As(failed[0].err, &mount):
 		worded = failed[0].err
 	default:
