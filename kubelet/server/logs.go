@@ -55,10 +55,14 @@ func (s *Server) logs(w http.ResponseWriter, r *http.Request) {
 	case v1.LogStreamStderr:
 		stdout = io.Discard
 	}
-	err = logs.ReadLogs(r.Context(), path, id, options, s.cfg.Runtime, stdout, stderr)
+	runtime := s.cfg.Runtime
+	if options.Follow {
+		runtime = follow(runtime, path, out)
+	}
+	err = logs.ReadLogs(r.Context(), path, id, options, runtime, stdout, stderr)
 	switch {
 	case err == nil, r.Context().Err() != nil, errors.Is(err, context.Canceled):
-	case out.wrote:
+	case out.writes > 0:
 		// The status has been sent: end the connection so that the client does not take this for the log's end.
 		panic(http.ErrAbortHandler)
 	default:
@@ -68,12 +72,12 @@ func (s *Server) logs(w http.ResponseWriter, r *http.Request) {
 
 // flusher sends each write at once.
 type flusher struct {
-	w     http.ResponseWriter
-	wrote bool
+	w      http.ResponseWriter
+	writes int
 }
 
 func (f *flusher) Write(b []byte) (int, error) {
-	f.wrote = true
+	f.writes++
 	n, err := f.w.Write(b)
 	if flush, ok := f.w.(http.Flusher); ok && err == nil {
 		flush.Flush()

@@ -2,10 +2,18 @@ package server
 
 import (
 	"bufio"
+	"context"
+	"errors"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"strings"
 	"testing"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/cri-client/pkg/logs"
+
+	"github.com/peapod/peapod/kubelet/critest"
 )
 
 func TestLogs(t *testing.T) {
@@ -92,5 +100,46 @@ func TestFollow(t *testing.T) {
 	}
 	if strings.Contains(resp.Header.Get("Content-Type"), "json") {
 		t.Error("logs are text")
+	}
+}
+
+// rotating is a runtime whose container ends, just as the reader asks whether it runs, after its log was rotated.
+type rotating struct {
+	*critest.Runtime
+	rotate func()
+}
+
+func (r *rotating) ContainerStatus(ctx context.Context, id string, verbose bool) (*runtimeapi.ContainerStatusResponse, error) {
+	if r.rotate != nil {
+		r.rotate()
+		r.rotate = nil
+	}
+	return r.Runtime.ContainerStatus(ctx, id, verbose)
+}
+
+// What a container writes between the rotation of its log and its end reaches whoever follows.
+func TestFollowToTheEndOfARotatedLog(t *testing.T) {
+	r := newRig(t, nil)
+	id := r.ids["c"]
+	status, err := r.runtime.ContainerStatus(t.Context(), id, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := status.Status.LogPath
+	runtime := &rotating{Runtime: r.runtime, rotate: func() {
+		err := errors.Join(os.Rename(path, path+".20260102-030405"),
+			os.WriteFile(path, []byte("2026-01-02T03:04:09.000000000Z stdout F the last line\n"), 0o600),
+			r.runtime.Exit("c", 0, "Completed"))
+		if err != nil {
+			t.Error(err)
+		}
+	}}
+	got := httptest.NewRecorder()
+	out := &flusher{w: got}
+	if err := logs.ReadLogs(t.Context(), path, id, &logs.LogOptions{Follow: true}, follow(runtime, path, out), out, out); err != nil {
+		t.Fatal(err)
+	}
+	if got := got.Body.String(); got != "c one\nc two\nc three\nthe last line\n" {
+		t.Errorf("followed %q", got)
 	}
 }
