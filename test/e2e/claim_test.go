@@ -107,7 +107,8 @@ func TestVolumeIsRetained(t *testing.T) {
 	s.kubectl("patch", "pv", volume, "-p", `{"spec":{"persistentVolumeReclaimPolicy":"Retain"}}`)
 	s.kubectl("delete", "pod/writer", "pvc/data", "--now")
 	s.kubectl("wait", "--for=jsonpath={.status.phase}=Released", "pv/"+volume, "--timeout=60s")
-	s.kubectl("patch", "pv", volume, "-p", `{"spec":{"claimRef":null}}`)
+	// For that claim alone: other tests' claims would do with a free volume too.
+	s.kubectl("patch", "pv", volume, "-p", `{"spec":{"claimRef":{"name":"again","uid":null,"resourceVersion":null}}}`)
 	s.kubectl("wait", "--for=jsonpath={.status.phase}=Available", "pv/"+volume, "--timeout=60s")
 	s.apply(strings.Replace(claimOf("again"), "spec: {", "spec: {volumeName: "+volume+", ", 1) + claiming("reader", "again", "cat /data/file; sleep 1000000"))
 	s.ready("reader")
