@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"runtime"
 	"runtime/debug"
@@ -142,39 +143,67 @@ func trim() error {
 	})
 }
 
-// forExecutable calls fn with each mapping of the running executable that cannot have been written to.
+// mapping is a part of the address space that is read from a file.
+type mapping struct {
+	from, to uintptr
+	// changed says that pages of it are the process's own: what is in them is not in the file, whether or not they can be
+	// written to now. Such are addresses that the loader filled in before it took away the right to write (RELRO).
+	changed bool
+}
+
+// forExecutable calls fn with each mapping of the running executable whose pages are all as they are in the file.
 func forExecutable(fn func(from, to uintptr) error) error {
 	exe, err := os.Readlink("/proc/self/exe")
 	if err != nil {
 		return fmt.Errorf("find the executable: %w", err)
 	}
-	f, err := os.Open("/proc/self/maps")
+	f, err := os.Open("/proc/self/smaps")
 	if err != nil {
 		return fmt.Errorf("find mappings of the executable: %w", err)
 	}
 	defer f.Close()
-	lines := bufio.NewScanner(f)
-	for lines.Scan() {
-		// from-to, permissions, offset, device, inode, path
-		if !strings.HasSuffix(lines.Text(), " "+exe) {
+	mappings, err := readOnly(f, exe)
+	if err != nil {
+		return fmt.Errorf("find mappings of the executable: %w", err)
+	}
+	for _, m := range mappings {
+		if m.changed {
 			continue
 		}
-		fields := strings.Fields(lines.Text())
-		from, to, ok := strings.Cut(fields[0], "-")
-		if !ok || strings.Contains(fields[1], "w") {
-			continue
-		}
-		a, errA := strconv.ParseUint(from, 16, 64)
-		b, errB := strconv.ParseUint(to, 16, 64)
-		if errA != nil || errB != nil {
-			return fmt.Errorf("read mapping %q", lines.Text())
-		}
-		if err := fn(uintptr(a), uintptr(b)); err != nil {
+		if err := fn(m.from, m.to); err != nil {
 			return err
 		}
 	}
-	if err := lines.Err(); err != nil {
-		return fmt.Errorf("find mappings of the executable: %w", err)
-	}
 	return nil
+}
+
+// readOnly reads the mappings of a file that cannot be written to, in the form of proc(5)'s smaps.
+func readOnly(smaps io.Reader, path string) (mappings []mapping, err error) {
+	wanted := false // the mapping that the present lines are about
+	for lines := bufio.NewScanner(smaps); ; {
+		if !lines.Scan() {
+			return mappings, lines.Err()
+		}
+		fields := strings.Fields(lines.Text())
+		if len(fields) == 0 {
+			continue
+		}
+		if !strings.HasSuffix(fields[0], ":") {
+			// from-to, permissions, offset, device, inode, path
+			from, to, ok := strings.Cut(fields[0], "-")
+			a, errA := strconv.ParseUint(from, 16, 64)
+			b, errB := strconv.ParseUint(to, 16, 64)
+			if !ok || errA != nil || errB != nil || len(fields) < 5 {
+				return nil, fmt.Errorf("read mapping %q", lines.Text())
+			}
+			wanted = strings.HasSuffix(lines.Text(), " "+path) && !strings.Contains(fields[1], "w")
+			if wanted {
+				mappings = append(mappings, mapping{from: uintptr(a), to: uintptr(b)})
+			}
+			continue
+		}
+		if wanted && (fields[0] == "Anonymous:" || fields[0] == "Swap:") && len(fields) > 1 && fields[1] != "0" {
+			mappings[len(mappings)-1].changed = true
+		}
+	}
 }

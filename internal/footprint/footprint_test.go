@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // resident returns what the process holds in memory, in kB: not any file's, and of its own executable.
@@ -120,6 +122,36 @@ func TestIdleProcessShrinks(t *testing.T) {
 	cancel()
 	if err := <-ended; err != nil {
 		t.Error(err)
+	}
+}
+
+// What was written into a mapping of the executable before it became read-only stays: the loader does that to the addresses of
+// functions.
+func TestWhatTheLoaderWroteStays(t *testing.T) {
+	exe, err := os.Open("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer exe.Close()
+	page, err := unix.Mmap(int(exe.Fd()), 0, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := unix.Munmap(page); err != nil {
+			t.Error(err)
+		}
+	}()
+	const written = "an address"
+	copy(page, written)
+	if err := unix.Mprotect(page, unix.PROT_READ); err != nil {
+		t.Fatal(err)
+	}
+	if err := trim(); err != nil {
+		t.Fatal(err)
+	}
+	if got := string(page[:len(written)]); got != written {
+		t.Errorf("the page says %q, want %q", got, written)
 	}
 }
 
