@@ -122,7 +122,9 @@ func (s *Scheduler) bindVolumes(ctx context.Context, w *volumeWait) error {
 func (s *Scheduler) writeVolumes(ctx context.Context, w *volumeWait) error {
 	core := s.cfg.Client.CoreV1()
 	for i, v := range w.plan.Volumes {
-		written, err := core.PersistentVolumes().Update(ctx, v, metav1.UpdateOptions{})
+		// A copy: the client writes the kind into what it sends, while the cycle reads the plan.
+		sent := *v
+		written, err := core.PersistentVolumes().Update(ctx, &sent, metav1.UpdateOptions{})
 		if err != nil {
 			return fmt.Errorf("bind volume %q to claim: %w", v.Name, err)
 		}
@@ -131,7 +133,8 @@ func (s *Scheduler) writeVolumes(ctx context.Context, w *volumeWait) error {
 		s.mu.Unlock()
 	}
 	for i, c := range w.plan.Claims {
-		written, err := core.PersistentVolumeClaims(c.Namespace).Update(ctx, c, metav1.UpdateOptions{})
+		sent := *c
+		written, err := core.PersistentVolumeClaims(c.Namespace).Update(ctx, &sent, metav1.UpdateOptions{})
 		if err != nil {
 			return fmt.Errorf("select node for claim %q: %w", c.Name, err)
 		}
