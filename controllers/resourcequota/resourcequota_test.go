@@ -138,7 +138,7 @@ func TestChangedQuotaIsCountedAnew(t *testing.T) {
 		t.Fatal(err)
 	}
 	q.Spec.Hard = corev1.ResourceList{"cpu": apiresource.MustParse("1")}
-	if q, err = quotas.Update(t.Context(), q, metav1.UpdateOptions{}); err != nil {
+	if _, err = quotas.Update(t.Context(), q, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	awaitUsed(t, w, "q", "cpu", "100m")

@@ -26,6 +26,9 @@ func New(classes storagelisters.StorageClassLister) *Plugin {
 	return &Plugin{admission.NewHandler(admission.Update), classes}
 }
 
+//lint:ignore ST1005 clients know these words
+var errNotBound = errors.New("Only bound persistent volume claims can be expanded")
+
 // Validate refuses what cannot grow.
 func (p *Plugin) Validate(_ context.Context, a admission.Attributes, _ admission.ObjectInterfaces) error {
 	if a.GetSubresource() != "" || a.GetResource().GroupResource() != corev1.Resource("persistentvolumeclaims") {
@@ -41,7 +44,7 @@ func (p *Plugin) Validate(_ context.Context, a admission.Attributes, _ admission
 		return nil
 	}
 	if old.Status.Phase != corev1.ClaimBound {
-		return admission.NewForbidden(a, errors.New("Only bound persistent volume claims can be expanded")) //nolint:staticcheck // upstream's words
+		return admission.NewForbidden(a, errNotBound)
 	}
 	name := storage.GetPersistentVolumeClaimClass(claim)
 	if name != "" && name == storage.GetPersistentVolumeClaimClass(old) {
