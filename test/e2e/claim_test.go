@@ -112,7 +112,7 @@ func TestVolumeIsRetained(t *testing.T) {
 	s.kubectl("wait", "--for=jsonpath={.status.phase}=Available", "pv/"+volume, "--timeout=60s")
 	s.apply(strings.Replace(claimOf("again"), "spec: {", "spec: {volumeName: "+volume+", ", 1) + claiming("reader", "again", "cat /data/file; sleep 1000000"))
 	s.ready("reader")
-	equal(t, "file", s.kubectl("logs", "reader"), "kept\n")
+	equal(t, "file", s.logged("^kept$", "reader"), "kept\n")
 	again, _ := s.volumeOf("again")
 	equal(t, "volume", again, volume)
 }
@@ -184,7 +184,7 @@ func TestGenericEphemeralVolume(t *testing.T) {
 		"volumes: [{name: d, ephemeral: {volumeClaimTemplate: {metadata: {labels: {for: scratch}}, spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}}}}]\n",
 		"volumeMounts: [{name: d, mountPath: /data}]"))
 	s.ready("scratch")
-	equal(t, "log", s.kubectl("logs", "scratch"), "mine\n")
+	equal(t, "log", s.logged("^mine$", "scratch"), "mine\n")
 	equal(t, "claims", s.kubectl("get", "pvc", "-l", "for=scratch", "-o", "name"), "persistentvolumeclaim/scratch-d\n")
 	volume, dir := s.volumeOf("scratch-d")
 	s.kubectl("delete", "pod", "scratch", "--now")

@@ -184,7 +184,7 @@ func TestServerCrashesWhilePodsComeAndGo(t *testing.T) {
 		if st.RestartCount != 0 {
 			t.Errorf("%s was restarted: %+v; its log before:\n%s", name, st, s.try("logs", "--previous", name).stdout)
 		}
-		equal(t, "log of "+name, s.kubectl("logs", name), "started\n")
+		equal(t, "log of "+name, s.logged("^started$", name), "started\n")
 		seen.check(t, name, st)
 	}
 	o.wantContainers(containers)

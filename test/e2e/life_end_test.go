@@ -200,7 +200,7 @@ func TestLogRotation(t *testing.T) {
 		st := p.Status.ContainerStatuses
 		return len(st) == 1 && st[0].RestartCount == 1 && st[0].Ready
 	})
-	equal(t, "log", s.kubectl("logs", "talker"), "second run\n")
+	equal(t, "log", s.logged("^second run$", "talker"), "second run\n")
 	equal(t, "end of the log before", s.kubectl("logs", "--previous", "talker", "--tail=1"), "after rotation\n")
 }
 

@@ -197,7 +197,7 @@ volumeMounts:
 	s.kubectl("label", "pod", "env", "color=blue")
 	s.ready("env")
 	p := s.get("env")
-	out := s.kubectl("logs", "env")
+	out := s.logged("^250$", "env")
 	contains(t, "environment", out, "FIRST=one\n", "SECOND=one and $(MISSING) and $(FIRST)\n", "NAME=env\n", "IP="+p.Status.PodIP+"\n",
 		"NODE="+p.Spec.NodeName+"\n", "ACCOUNT=default\n", "MEMORY=67108864\n", "ONE_KEY=from map\n", "KEY=from map\n",
 		"S_PASSWORD=from secret\n", "HOSTNAME=env\n", "\n250\n", "from map")

@@ -388,6 +388,16 @@ func (st *stream) until(expression string) string {
 	}
 }
 
+// logged waits until a line of a container's log matches, and returns all of the log then: that a container runs does not say
+// that it has said something.
+func (s *space) logged(expression string, args ...string) string {
+	s.t.Helper()
+	st := s.start(append([]string{"logs", "-f"}, args...)...)
+	st.until(expression)
+	st.kill()
+	return s.kubectl(append([]string{"logs"}, args...)...)
+}
+
 // end reads to the end and returns all output and the exit code.
 func (st *stream) end() result {
 	st.s.t.Helper()

@@ -64,8 +64,7 @@ securityContext: {fsGroup: 4321}
 	s.apply(script("late", "cat /d/file; touch /d/new; echo touch $?; sleep 1000000",
 		"volumes: [{name: d, persistentVolumeClaim: {claimName: data, readOnly: true}}]\n", "volumeMounts: [{name: d, mountPath: /d, subPath: sub}]"))
 	s.ready("late")
-	s.start("logs", "-f", "late").until("touch 1")
-	contains(t, "log", s.kubectl("logs", "late"), "kept\n")
+	contains(t, "log", s.logged("^touch 1$", "late"), "kept\n")
 }
 
 // A container's variables come from a file that an init container wrote.
@@ -78,6 +77,7 @@ initContainers: [{name: writer, image: busybox, command: [sh, -c, "echo \"A='one
 - {name: GOT, valueFrom: {fileKeyRef: {volumeName: v, path: env, key: A}}}
 - {name: NONE, valueFrom: {fileKeyRef: {volumeName: v, path: env, key: B, optional: true}}}
 `))
+	s.ready("reader")
 	s.start("logs", "-f", "reader", "-c", "main").until("got=one two none=unset")
 	s.apply(script("lost", "true", "volumes: [{name: v, emptyDir: {}}]\n",
 		"env: [{name: A, valueFrom: {fileKeyRef: {volumeName: v, path: env, key: A}}}]"))

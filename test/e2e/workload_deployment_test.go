@@ -100,7 +100,7 @@ func (s *space) deploymentByName() {
 	if err := host(s.t, address); err != nil {
 		s.t.Error(err)
 	}
-	contains(s.t, "logs", s.kubectl("logs", "deploy/web", "--all-pods=true"), `"GET / HTTP/1.1" 200`)
+	s.start("logs", "-f", "deploy/web", "--all-pods=true").until(`"GET / HTTP/1\.1" 200`)
 	equal(s.t, "exec", s.kubectl("exec", "deploy/web", "--", "printenv", "A"), "B\n")
 
 	s.kubectl("rollout", "undo", "deployment/web", "--to-revision=3")
