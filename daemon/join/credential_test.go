@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -137,7 +138,9 @@ func TestCredentialIsDenied(t *testing.T) {
 		t.Fatal(err)
 	}
 	var denied atomic.Bool
-	go func() {
+	var approver sync.WaitGroup
+	defer approver.Wait() // its request may be answered later than the watch tells of it
+	approver.Go(func() {
 		defer w.Stop()
 		for e := range w.ResultChan() {
 			csr, ok := e.Object.(*certificatesv1.CertificateSigningRequest)
@@ -151,7 +154,7 @@ func TestCredentialIsDenied(t *testing.T) {
 			}
 			return
 		}
-	}()
+	})
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	err = c.Obtain(ctx, client)
