@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -267,7 +268,10 @@ func (c *Collector) free(ctx context.Context, want int64, inUse map[string]bool)
 		if d := x.used.Compare(y.used); d != 0 {
 			return d
 		}
-		return x.detected.Compare(y.detected)
+		if d := x.detected.Compare(y.detected); d != 0 {
+			return d
+		}
+		return strings.Compare(a, b) // the same choice at each look
 	})
 	var freed int64
 	var errs []error

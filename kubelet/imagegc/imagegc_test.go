@@ -188,8 +188,11 @@ func TestFailures(t *testing.T) {
 	if e := <-s.events.Events; e != "Warning ImageGCFailed list images: sick" {
 		t.Errorf("event %q", e)
 	}
+	// The stuck one has its turn first: it has been here longer.
 	s.disk.err, s.disk.broken = nil, "stuck"
 	s.disk.add("stuck", 100)
+	s.collect(t)
+	s.clock.Step(time.Minute)
 	s.disk.add("loose", 100)
 	s.collect(t)
 	s.clock.Step(time.Hour)
