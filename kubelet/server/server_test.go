@@ -308,6 +308,8 @@ func TestStreams(t *testing.T) {
 		{"/exec/ns/p/c?command=sh", 400, "at least 1 of stdin, stdout, stderr"},
 		{"/exec/ns/p/c?output=1", 400, "command"},
 		{"/exec/ns/p/none?command=sh&output=1", 404, "container not found (\"none\")"},
+		{"/exec/ns/p/old?command=sh&output=1", 404, "container not found (\"old\")"}, // it has ended
+		{"/attach/ns/p/old?output=1", 404, "container not found (\"old\")"},
 		{"/exec/ns/p/w?command=sh&output=1", 400, "is waiting to start: ContainerCreating"},
 		{"/exec/ns/q/c?command=sh&output=1", 404, "not found"},
 		{"/attach/ns/p/c?output=1", 200, "/cri/attach/token"},

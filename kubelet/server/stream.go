@@ -93,7 +93,7 @@ func (s *Server) portForward(w http.ResponseWriter, r *http.Request) {
 	s.stream(w, r, response.GetUrl())
 }
 
-// running returns the CRI ID of the container that the path names.
+// running returns the CRI ID of the container that the path names. One that has ended is not found, as in Kubernetes.
 func (s *Server) running(r *http.Request) (string, error) {
 	p, err := s.pod(r)
 	if err != nil {
@@ -103,7 +103,18 @@ func (s *Server) running(r *http.Request) (string, error) {
 	if !hasContainer(p, container) {
 		return "", notFound("container not found (%q)", container)
 	}
-	return s.cfg.Pods.ContainerID(p.UID, container, false)
+	id, err := s.cfg.Pods.ContainerID(p.UID, container, false)
+	if err != nil {
+		return "", err
+	}
+	status, err := s.cfg.Runtime.ContainerStatus(r.Context(), id, false)
+	if err != nil {
+		return "", fmt.Errorf("find the state of container %q: %w", container, err)
+	}
+	if status.GetStatus().GetState() != runtimeapi.ContainerState_CONTAINER_RUNNING {
+		return "", notFound("container not found (%q)", container)
+	}
+	return id, nil
 }
 
 func on(q url.Values, name string) bool { return q.Get(name) == "1" || q.Get(name) == "true" }
