@@ -99,7 +99,10 @@ func (j *joined) certify(ctx context.Context, dir string) error {
 		if j.token.ID == "" {
 			return errors.New("this machine has no valid certificate as a node: join again with --token")
 		}
-		joining, err := j.client(func(c *rest.Config) { c.BearerToken = j.token.Bearer() })
+		joining, err := j.client(func(c *rest.Config) error {
+			c.BearerToken = j.token.Bearer()
+			return nil
+		})
 		if err != nil {
 			return err
 		}
@@ -108,7 +111,7 @@ func (j *joined) certify(ctx context.Context, dir string) error {
 		}
 	}
 	var err error
-	if j.asNode, err = j.client(showing(j.node)); err != nil {
+	if j.asNode, err = j.client(j.node.Show); err != nil {
 		return err
 	}
 	if !j.proxy.Valid() {
@@ -116,22 +119,18 @@ func (j *joined) certify(ctx context.Context, dir string) error {
 			return err
 		}
 	}
-	j.asProxy, err = j.client(showing(j.proxy))
+	j.asProxy, err = j.client(j.proxy.Show)
 	return err
 }
 
-// showing has a client show a certificate: as it is in its file at the time of each connection, so that a renewed one
-// takes effect.
-func showing(c *join.Credential) func(*rest.Config) {
-	return func(cfg *rest.Config) { cfg.CertFile, cfg.KeyFile = c.Path(), c.Path() }
-}
-
 // client makes a client of the cluster's servers: of one after the other, as they can be reached.
-func (j *joined) client(credential func(*rest.Config)) (kubernetes.Interface, error) {
+func (j *joined) client(credential func(*rest.Config) error) (kubernetes.Interface, error) {
 	cfg := &rest.Config{Host: j.server.String(), QPS: -1, Dial: j.servers.Dial,
 		TLSClientConfig: rest.TLSClientConfig{CAData: []byte(j.record.CA), ServerName: join.ServerName},
 		ContentConfig:   rest.ContentConfig{ContentType: "application/vnd.kubernetes.protobuf", AcceptContentTypes: "application/vnd.kubernetes.protobuf,application/json"}}
-	credential(cfg)
+	if err := credential(cfg); err != nil {
+		return nil, err
+	}
 	c, err := kubernetes.NewForConfig(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("make client of %s: %w", j.server, err)

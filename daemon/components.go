@@ -46,7 +46,7 @@ func newScheduler(c *control, shared informers.SharedInformerFactory) (func(cont
 }
 
 // newControllers returns all controllers as one part: they need nothing of each other.
-func newControllers(c *control, shared informers.SharedInformerFactory) (func(context.Context) error, error) {
+func newControllers(s settled, c *control, shared informers.SharedInformerFactory) (func(context.Context) error, error) {
 	type loop struct {
 		run    engine.Runner
 		events record.EventBroadcaster
@@ -72,6 +72,7 @@ func newControllers(c *control, shared informers.SharedInformerFactory) (func(co
 			Recorder: broadcaster.NewRecorder(scheme.Scheme, v1.EventSource{Component: row.Source()}),
 			RootCA:   c.keys.ServerCA().CurrentCABundleContent, ClusterCIDR: c.ranges.Cluster,
 			SignClient: c.keys.ClientCA().Sign, SignServing: c.keys.ServerCA().Sign,
+			SigningDuration: s.ClusterSigningDuration.Duration, NodeMonitorGracePeriod: s.NodeMonitorGracePeriod.Duration,
 		})
 		if err != nil {
 			return nil, fmt.Errorf("make controller %s: %w", row.Name, err)

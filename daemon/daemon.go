@@ -154,7 +154,7 @@ func startParts(ctx context.Context, ps *parts, i instance.Instance, s settled, 
 		return err
 	}
 	controlling, err := c.alone(managerLock, managerUser, func(f informers.SharedInformerFactory) (func(context.Context) error, error) {
-		return newControllers(c, f)
+		return newControllers(s, c, f)
 	})
 	if err != nil {
 		return err

@@ -11,7 +11,10 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	"sigs.k8s.io/yaml"
 
+	"github.com/peapod/peapod/controllers/certificates"
+	"github.com/peapod/peapod/controllers/nodelifecycle"
 	"github.com/peapod/peapod/daemon/instance"
+	kubeletnode "github.com/peapod/peapod/kubelet/node"
 	"github.com/peapod/peapod/store/etcd"
 )
 
@@ -43,6 +46,10 @@ type Options struct {
 	EtcdKeyFile            string          `json:"etcdKeyFile,omitempty"`
 	EtcdPrefix             string          `json:"etcdPrefix,omitempty"`
 	EtcdCompactionInterval metav1.Duration `json:"etcdCompactionInterval,omitzero"`
+	// ClusterSigningDuration is for how long certificates that the cluster signs are valid, NodeMonitorGracePeriod for how long a
+	// node may be silent before it counts as lost. They are kube-controller-manager's.
+	ClusterSigningDuration metav1.Duration `json:"clusterSigningDuration,omitzero"`
+	NodeMonitorGracePeriod metav1.Duration `json:"nodeMonitorGracePeriod,omitzero"`
 	// Token is what the servers of one cluster share; it protects the cluster's keys in etcd. The first server makes one.
 	Token string `json:"token,omitempty"`
 }
@@ -54,7 +61,9 @@ func DefaultOptions() Options {
 		name = "localhost"
 	}
 	return Options{BindAddress: "0.0.0.0", Port: 6443, NodeName: strings.ToLower(name),
-		EtcdPrefix: etcd.DefaultPrefix, EtcdCompactionInterval: metav1.Duration{Duration: etcd.DefaultCompactionInterval}}
+		EtcdPrefix: etcd.DefaultPrefix, EtcdCompactionInterval: metav1.Duration{Duration: etcd.DefaultCompactionInterval},
+		ClusterSigningDuration: metav1.Duration{Duration: certificates.DefaultSigningDuration},
+		NodeMonitorGracePeriod: metav1.Duration{Duration: nodelifecycle.DefaultGracePeriod}}
 }
 
 // Load overlays o with what the configuration file says (file may be empty), except where a flag says otherwise. Unknown
@@ -80,13 +89,15 @@ func (o *Options) Load(file string, flagChanged func(name string) bool) error {
 		"cluster-cidr": func() { o.ClusterCIDR = flags.ClusterCIDR },
 		"service-cidr": func() { o.ServiceCIDR = flags.ServiceCIDR },
 
-		"etcd-servers":             func() { o.EtcdServers = flags.EtcdServers },
-		"etcd-cafile":              func() { o.EtcdCAFile = flags.EtcdCAFile },
-		"etcd-certfile":            func() { o.EtcdCertFile = flags.EtcdCertFile },
-		"etcd-keyfile":             func() { o.EtcdKeyFile = flags.EtcdKeyFile },
-		"etcd-prefix":              func() { o.EtcdPrefix = flags.EtcdPrefix },
-		"etcd-compaction-interval": func() { o.EtcdCompactionInterval = flags.EtcdCompactionInterval },
-		"token":                    func() { o.Token = flags.Token },
+		"etcd-servers":              func() { o.EtcdServers = flags.EtcdServers },
+		"etcd-cafile":               func() { o.EtcdCAFile = flags.EtcdCAFile },
+		"etcd-certfile":             func() { o.EtcdCertFile = flags.EtcdCertFile },
+		"etcd-keyfile":              func() { o.EtcdKeyFile = flags.EtcdKeyFile },
+		"etcd-prefix":               func() { o.EtcdPrefix = flags.EtcdPrefix },
+		"etcd-compaction-interval":  func() { o.EtcdCompactionInterval = flags.EtcdCompactionInterval },
+		"cluster-signing-duration":  func() { o.ClusterSigningDuration = flags.ClusterSigningDuration },
+		"node-monitor-grace-period": func() { o.NodeMonitorGracePeriod = flags.NodeMonitorGracePeriod },
+		"token":                     func() { o.Token = flags.Token },
 	} {
 		if flagChanged(name) {
 			restore()
@@ -133,7 +144,23 @@ func (o Options) settle() (settled, error) {
 	if s.want.Cluster.IsValid() && s.want.Service.IsValid() && s.want.Cluster.Overlaps(s.want.Service) {
 		return s, fmt.Errorf("--cluster-cidr %s, --service-cidr %s: they overlap each other; choose others", s.want.Cluster, s.want.Service)
 	}
+	if err := o.checkTimes(); err != nil {
+		return s, err
+	}
 	return s, o.checkEtcd()
+}
+
+// checkTimes checks the options of the controllers.
+func (o Options) checkTimes() error {
+	if d := o.ClusterSigningDuration.Duration; d <= 0 {
+		return fmt.Errorf("--cluster-signing-duration %s: must be positive, such as %s", d, certificates.DefaultSigningDuration)
+	}
+	// A node renews its lease that often, and one that is late is not lost.
+	if d := o.NodeMonitorGracePeriod.Duration; d <= kubeletnode.LeaseRenewal {
+		return fmt.Errorf("--node-monitor-grace-period %s: must be more than the %s after which a node is heard of again, such as %s",
+			d, kubeletnode.LeaseRenewal, nodelifecycle.DefaultGracePeriod)
+	}
+	return nil
 }
 
 // checkEtcd checks the options of etcd that do not need it to answer.

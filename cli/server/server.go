@@ -69,6 +69,8 @@ The administrator's client configuration is written to <data-dir>/admin.kubeconf
 	f.StringVar(&opts.EtcdKeyFile, "etcd-keyfile", "", "file with the key of that certificate")
 	f.StringVar(&opts.EtcdPrefix, "etcd-prefix", opts.EtcdPrefix, "what all keys in etcd begin with")
 	f.DurationVar(&opts.EtcdCompactionInterval.Duration, "etcd-compaction-interval", opts.EtcdCompactionInterval.Duration, "how much history etcd keeps; 0 leaves compaction to others")
+	f.DurationVar(&opts.ClusterSigningDuration.Duration, "cluster-signing-duration", opts.ClusterSigningDuration.Duration, "how long certificates that the cluster signs are valid; requests may ask for less")
+	f.DurationVar(&opts.NodeMonitorGracePeriod.Duration, "node-monitor-grace-period", opts.NodeMonitorGracePeriod.Duration, "how long a node may be silent before it counts as lost")
 	f.StringVar(&opts.Token, "token", "", "token that the servers of one etcd share (environment: "+tokenEnv+"); the first server makes one, in <data-dir>/server-token")
 	f.StringVar(&file, "config", "", "file with these options in YAML (flags win); see docs/CONFIG.md")
 	f.IntVarP(&verbosity, "v", "v", 0, "number for the log level verbosity")

@@ -157,14 +157,14 @@ func TestTemplate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := template(c, r, now)
+	got := template(c, r, now, DefaultSigningDuration)
 	if got.Subject.CommonName != "system:node:n" || len(got.IPAddresses) != 1 || got.IsCA ||
 		got.KeyUsage != x509.KeyUsageDigitalSignature|x509.KeyUsageKeyEncipherment || !slices.Equal(got.ExtKeyUsage, []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}) {
 		t.Errorf("template is %+v", got)
 	}
-	for seconds, want := range map[int32]time.Duration{600: 10 * time.Minute, 1 << 30: longestLife} {
+	for seconds, want := range map[int32]time.Duration{600: 10 * time.Minute, 1 << 30: time.Hour} {
 		c.Spec.ExpirationSeconds = ptr.To(seconds)
-		if got := template(c, r, now).NotAfter.Sub(now); got != want {
+		if got := template(c, r, now, time.Hour).NotAfter.Sub(now); got != want {
 			t.Errorf("%d s were asked for: valid for %s, want %s", seconds, got, want)
 		}
 	}

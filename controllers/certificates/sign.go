@@ -1,6 +1,7 @@
 package certificates
 
 import (
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/x509"
@@ -16,8 +17,9 @@ import (
 	"github.com/peapod/peapod/controllers/engine"
 )
 
-// longestLife is how long certificates are valid where the request names no time, and at most.
-const longestLife = 365 * 24 * time.Hour
+// DefaultSigningDuration is how long certificates are valid where the request names no time, and at most, unless
+// Deps.SigningDuration says otherwise.
+const DefaultSigningDuration = 365 * 24 * time.Hour
 
 // NewSigner returns the controller that signs approved requests to Kubernetes' own signers.
 func NewSigner(d engine.Deps) (engine.Runner, error) {
@@ -65,7 +67,7 @@ func signOne(ctx context.Context, d engine.Deps, c *csr) error {
 	if err != nil {
 		c.Status.Conditions = append(c.Status.Conditions, certificatesv1.CertificateSigningRequestCondition{
 			Type: certificatesv1.CertificateFailed, Status: corev1.ConditionTrue, Reason: "SignerValidationFailure", Message: err.Error()})
-	} else if c.Status.Certificate, err = sign(template(c, r, time.Now()), r.PublicKey); err != nil {
+	} else if c.Status.Certificate, err = sign(template(c, r, time.Now(), cmp.Or(d.SigningDuration, DefaultSigningDuration)), r.PublicKey); err != nil {
 		return fmt.Errorf("sign certificate request %s: %w", c.Name, err)
 	}
 	_, err = d.Client.CertificatesV1().CertificateSigningRequests().UpdateStatus(ctx, c, metav1.UpdateOptions{})
@@ -92,9 +94,8 @@ var (
 	}
 )
 
-// template is the certificate that a request asks for.
-func template(c *csr, r *x509.CertificateRequest, now time.Time) *x509.Certificate {
-	life := longestLife
+// template is the certificate that a request asks for, valid for life at most.
+func template(c *csr, r *x509.CertificateRequest, now time.Time, life time.Duration) *x509.Certificate {
 	if s := c.Spec.ExpirationSeconds; s != nil {
 		life = min(life, time.Duration(*s)*time.Second)
 	}

@@ -42,6 +42,9 @@ type Deps struct {
 	// SignClient and SignServing sign certificates with the keys of the cluster's two authorities: for clients of the API
 	// server and of kubelets, and for servers. The answer is PEM.
 	SignClient, SignServing func(template *x509.Certificate, public crypto.PublicKey) ([]byte, error)
+	// SigningDuration is for how long certificates are valid that are signed here, NodeMonitorGracePeriod for how long a node may
+	// be silent. Zero stands for the defaults of who uses them.
+	SigningDuration, NodeMonitorGracePeriod time.Duration
 	// ClusterCIDR is what nodes' Pod networks are parts of.
 	ClusterCIDR netip.Prefix
 }

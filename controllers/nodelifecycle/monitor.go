@@ -19,8 +19,9 @@ import (
 )
 
 const (
-	// gracePeriod is how long a node may be silent, as upstream's.
-	gracePeriod = 40 * time.Second
+	// DefaultGracePeriod is how long a node may be silent, as upstream's: a connection that was cut off without a word is given up
+	// after 45 s (client-go's HTTP/2 pings), and the node heard of again.
+	DefaultGracePeriod = 50 * time.Second
 	// startupGracePeriod is how long a new one may be, that has not said anything yet.
 	startupGracePeriod = 60 * time.Second
 )
@@ -87,9 +88,8 @@ func isReady(node *corev1.Node) bool {
 	return c != nil && c.Status == corev1.ConditionTrue
 }
 
-// silentFor returns how long a node may still be silent; not above zero: it has been for too long.
-func silentFor(node *corev1.Node, last time.Time) time.Duration {
-	grace := gracePeriod
+// silentFor returns how long a node, which may be silent for grace, may still be; not above zero: it has been for too long.
+func silentFor(node *corev1.Node, last time.Time, grace time.Duration) time.Duration {
 	if readyCondition(node) == nil {
 		grace = startupGracePeriod
 	}

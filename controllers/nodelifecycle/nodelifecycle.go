@@ -4,6 +4,7 @@
 package nodelifecycle
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -108,7 +109,7 @@ func (k *keeper) sync(ctx context.Context, key cache.ObjectName) error {
 	if err != nil {
 		return fmt.Errorf("read node %s: %w", key.Name, err)
 	}
-	wait := silentFor(node, k.heartbeats.last(node.Name))
+	wait := silentFor(node, k.heartbeats.last(node.Name), cmp.Or(k.d.NodeMonitorGracePeriod, DefaultGracePeriod))
 	if wait <= 0 {
 		if err := k.lose(ctx, node); err != nil {
 			return err

@@ -72,8 +72,17 @@ func TestSilentNodeIsUnknown(t *testing.T) {
 	if node.Status.Conditions[0].Status != corev1.ConditionTrue {
 		t.Error("the node, which is shared, was changed")
 	}
-	if silentFor(node, now.Add(-39*time.Second)) <= 0 || silentFor(node, now.Add(-41*time.Second)) > 0 {
-		t.Error("a node may be silent for 40 s")
+	for name, c := range map[string]struct {
+		node        *corev1.Node
+		grace, want time.Duration
+	}{
+		"a node":                         {node, 50 * time.Second, 50 * time.Second},
+		"with another time":              {node, 10 * time.Minute, 10 * time.Minute},
+		"that has never said that it is": {&corev1.Node{}, 50 * time.Second, 60 * time.Second},
+	} {
+		if silentFor(c.node, now.Add(c.want/-2), c.grace) <= 0 || silentFor(c.node, now.Add(-c.want), c.grace) > 0 {
+			t.Errorf("%s may not be silent for just %s", name, c.want)
+		}
 	}
 }
 

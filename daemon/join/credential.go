@@ -22,7 +22,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/transport"
 	"k8s.io/client-go/util/certificate/csr"
+	"k8s.io/client-go/util/connrotation"
 	"k8s.io/klog/v2"
 
 	"github.com/peapod/peapod/internal/atomicfile"
@@ -50,6 +53,7 @@ type Credential struct {
 
 	mu        sync.Mutex
 	pair      *tls.Certificate // nil: none yet
+	since     time.Time        // when pair was received; zero: by an earlier process
 	pem       []byte           // of certificates, then key, as in the file
 	keyPEM    []byte
 	listeners []dynamiccertificates.Listener
@@ -72,7 +76,7 @@ func Open(want Wanted) (*Credential, error) {
 	if err != nil || !want.fits(pair.Leaf) || time.Now().After(pair.Leaf.NotAfter) {
 		return c, nil
 	}
-	c.set(&pair, content)
+	c.set(&pair, content, time.Time{})
 	return c, nil
 }
 
@@ -100,11 +104,62 @@ func (c *Credential) Leaf() *x509.Certificate {
 	return c.pair.Leaf
 }
 
+// due is when the next certificate is to be asked for: when two thirds of the time have passed for which this one is useful.
+// That does not begin with its validity, which lies in the past for the sake of clocks that lag (minutes, however short its life),
+// but where that is known when it was received. Zero: there is none.
+func (c *Credential) due() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.pair == nil {
+		return time.Time{}
+	}
+	begin := c.pair.Leaf.NotBefore
+	if c.since.After(begin) {
+		begin = c.since
+	}
+	return c.pair.Leaf.NotAfter.Add(-c.pair.Leaf.NotAfter.Sub(begin) / 3)
+}
+
+// Certificate is what a client shows when it connects.
+func (c *Credential) Certificate() (*tls.Certificate, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.pair == nil {
+		return nil, fmt.Errorf("there is no certificate %s yet", c.want.Name)
+	}
+	return c.pair, nil
+}
+
+// Show has a client's configuration, which says nothing of credentials, show the certificate as it is at the time of each
+// connection. Connections are closed when it is renewed: a server looks at each request whether the certificate that was shown is
+// over, and there is no other way to show it the next one.
+func (c *Credential) Show(config *rest.Config) error {
+	dial := config.Dial
+	if dial == nil {
+		dial = (&net.Dialer{}).DialContext
+	}
+	dialer := connrotation.NewDialer(dial)
+	config.Dial = dialer.DialContext
+	settings, err := config.TransportConfig()
+	if err != nil {
+		return fmt.Errorf("show certificate %s: %w", c.want.Name, err)
+	}
+	settings.TLS.GetCertHolder = &transport.GetCertHolder{GetCert: c.Certificate}
+	if config.Transport, err = transport.New(settings); err != nil {
+		return fmt.Errorf("show certificate %s: %w", c.want.Name, err)
+	}
+	config.TLSClientConfig, config.Dial = rest.TLSClientConfig{}, nil
+	c.AddListener(closing{dialer})
+	return nil
+}
+
+// closing closes connections when it is told of a change.
+type closing struct{ *connrotation.Dialer }
+
+func (c closing) Enqueue() { c.CloseAll() }
+
 // Name identifies the provider in logs.
 func (c *Credential) Name() string { return c.want.Name }
-
-// Path is the file with certificate and key.
-func (c *Credential) Path() string { return c.want.Path }
 
 // CurrentCertKeyContent returns certificate and key, PEM; nil before Ready.
 func (c *Credential) CurrentCertKeyContent() (certPEM, keyPEM []byte) {
@@ -120,8 +175,8 @@ func (c *Credential) AddListener(listener dynamiccertificates.Listener) {
 	c.listeners = append(c.listeners, listener)
 }
 
-// set makes a certificate the current one.
-func (c *Credential) set(pair *tls.Certificate, content []byte) {
+// set makes a certificate the current one, received at that time.
+func (c *Credential) set(pair *tls.Certificate, content []byte, since time.Time) {
 	var certs, key []byte
 	for block, rest := pem.Decode(content); block != nil; block, rest = pem.Decode(rest) {
 		if block.Type == "CERTIFICATE" {
@@ -132,7 +187,7 @@ func (c *Credential) set(pair *tls.Certificate, content []byte) {
 	}
 	c.mu.Lock()
 	first := c.pair == nil
-	c.pair, c.pem, c.keyPEM = pair, certs, key
+	c.pair, c.since, c.pem, c.keyPEM = pair, since, certs, key
 	listeners := slices.Clone(c.listeners)
 	c.mu.Unlock()
 	if first {
@@ -181,7 +236,7 @@ func (c *Credential) Obtain(ctx context.Context, client kubernetes.Interface) er
 	if err := atomicfile.Write(w.Path, content, 0o600); err != nil {
 		return fmt.Errorf("store certificate %s: %w", w.Name, err)
 	}
-	c.set(&pair, content)
+	c.set(&pair, content, time.Now())
 	return nil
 }
 
@@ -211,18 +266,17 @@ const (
 	retryFirst, retryMax = time.Second, time.Minute
 )
 
-// Run asks for the certificate if there is none, and for the next whenever two thirds of its life have passed, until ctx
-// ends.
+// Run asks for the certificate if there is none, and for the next whenever it is due, until ctx ends. One that is over when it
+// comes, by this machine's clock, counts as a failure.
 func (c *Credential) Run(ctx context.Context, client kubernetes.Interface) error {
 	retry := retryFirst
 	for {
-		wait := time.Duration(0)
-		if leaf := c.Leaf(); leaf != nil {
-			due := leaf.NotAfter.Add(-leaf.NotAfter.Sub(leaf.NotBefore) / 3)
-			wait = min(time.Until(due), longestSleep)
-		}
+		wait := min(time.Until(c.due()), longestSleep)
 		if wait <= 0 {
 			err := c.Obtain(ctx, client)
+			if err == nil && !c.Valid() {
+				err = fmt.Errorf("the certificate that was issued is over since %s: is this machine's clock right?", c.Leaf().NotAfter)
+			}
 			switch {
 			case ctx.Err() != nil:
 				return nil

@@ -61,7 +61,8 @@ type told chan struct{}
 
 func (c told) Enqueue() { c <- struct{}{} }
 
-// A certificate is asked for, renewed with a new key when two thirds of its life have passed, kept in its file, and told of.
+// A certificate is asked for, renewed with a new key before it is over, kept in its file, and told of; one that is over when it
+// comes is asked for again.
 func TestCredentialIsRenewed(t *testing.T) {
 	server := servertest.Start(t, nil)
 	client := server.Client(t)
@@ -85,9 +86,9 @@ func TestCredentialIsRenewed(t *testing.T) {
 	var serials []string
 	var keys []string
 	for i, life := range [][2]time.Time{
-		{now.Add(-2 * time.Hour), now.Add(59 * time.Minute)}, // A third of its life is left, and less.
-		{now.Add(-3 * time.Hour), now.Add(10 * time.Minute)},
-		{now.Add(-time.Minute), now.Add(time.Hour)},
+		{now.Add(-2 * time.Hour), now.Add(-time.Hour)},
+		{now.Add(-5 * time.Minute), now.Add(4 * time.Second)},
+		{now.Add(-2 * time.Hour), now.Add(59 * time.Minute)}, // Long valid, but only just received.
 	} {
 		select {
 		case lives <- life:
@@ -107,7 +108,13 @@ func TestCredentialIsRenewed(t *testing.T) {
 			t.Errorf("certificate %d is the one before it", i)
 		}
 	}
+	if due := c.due(); due.Before(now.Add(30 * time.Minute)) {
+		t.Errorf("it is due at %v, which is less than two thirds of what it is good for", due)
+	}
 	again, err := Open(want)
+	if err == nil && again.due().After(now.Add(time.Minute)) {
+		t.Errorf("another process, which does not know since when it is there, takes it to be due at %v", again.due())
+	}
 	if err != nil || !again.Valid() || again.Leaf().SerialNumber.String() != serials[2] {
 		t.Errorf("the file does not hold the last certificate: %v", err)
 	}

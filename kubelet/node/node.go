@@ -27,12 +27,14 @@ import (
 	"k8s.io/utils/clock"
 )
 
-// Kubernetes' intervals: how often the state is looked at, how often an
+// LeaseRenewal is Kubernetes' interval between a node's signs of life.
+const LeaseRenewal = 10 * time.Second
+
+// Kubernetes' other intervals: how often the state is looked at, how often an
 // unchanged status is written all the same, and the lease's.
 const (
 	lookEvery    = 10 * time.Second
 	reportEvery  = 5 * time.Minute
-	renewEvery   = 10 * time.Second
 	leaseSeconds = 40
 )
 
@@ -204,7 +206,7 @@ func (n *Node) lease(ctx context.Context) {
 		l.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: node.Name, UID: node.UID}}
 		return nil
 	}
-	lease.NewController(clock.RealClock{}, n.cfg.Client, n.cfg.Name, leaseSeconds, nil, renewEvery,
+	lease.NewController(clock.RealClock{}, n.cfg.Client, n.cfg.Name, leaseSeconds, nil, LeaseRenewal,
 		n.cfg.Name, v1.NamespaceNodeLease, owner).Run(ctx)
 }
 
