@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/peapod/peapod/test/console"
 )
 
 func TestExec(t *testing.T) {
@@ -46,25 +48,25 @@ func TestExecOnTerminal(t *testing.T) {
 	eachKubectl(t, func(s *space) {
 		s.apply(busybox("tty", forever, "app: tty"))
 		s.ready("tty")
-		c := onTerminal(s.t, s.command("exec", "-it", "tty", "--", "sh"), 33, 111)
-		c.typeIn("stty size; tty; echo $((6*7))_\n")
-		c.shows("33 111")
-		c.shows("/dev/pts/0")
-		c.shows("42_")
+		c := console.Start(s.t, s.command("exec", "-it", "tty", "--", "sh"), 33, 111)
+		c.TypeIn("stty size; tty; echo $((6*7))_\n")
+		c.Shows("33 111")
+		c.Shows("/dev/pts/0")
+		c.Shows("42_")
 		// The window grows: the shell's child hears of it.
-		c.typeIn("trap 'echo now $(stty size)' WINCH; echo re''ady\n")
-		c.shows("ready")
-		c.resize(44, 122)
-		c.typeIn("while [ \"$(stty size)\" != '44 122' ]; do :; done; echo si''zed\n")
-		c.shows("sized")
+		c.TypeIn("trap 'echo now $(stty size)' WINCH; echo re''ady\n")
+		c.Shows("ready")
+		c.Resize(44, 122)
+		c.TypeIn("while [ \"$(stty size)\" != '44 122' ]; do :; done; echo si''zed\n")
+		c.Shows("sized")
 		// Control-C interrupts what runs there, not kubectl.
-		c.typeIn("echo ti''red; sleep 1000000\n")
-		c.shows("tired")
-		c.typeIn("\x03")
-		c.typeIn("echo still he''re\n")
-		c.shows("still here")
-		c.typeIn("exit 5\n")
-		equal(s.t, "exit code", c.code(), 5)
+		c.TypeIn("echo ti''red; sleep 1000000\n")
+		c.Shows("tired")
+		c.TypeIn("\x03")
+		c.TypeIn("echo still he''re\n")
+		c.Shows("still here")
+		c.TypeIn("exit 5\n")
+		equal(s.t, "exit code", c.Code(), 5)
 	})
 }
 
@@ -181,12 +183,12 @@ func TestRun(t *testing.T) {
 		s.fails([]string{"get", "pod", "once"}, "NotFound")
 		contains(t, "dry run", s.kubectl("run", "dry", "--image=busybox", "--dry-run=client", "-o", "yaml"), "kind: Pod", "run: dry")
 
-		c := onTerminal(t, s.command("run", "shell", "--image=busybox", "--restart=Never", "-it", "--rm", "--", "sh"), 24, 80)
-		c.typeIn("echo he''llo\n")
-		c.shows("hello")
-		c.typeIn("exit\n")
-		c.shows(`pod "shell" deleted`)
-		equal(t, "exit code", c.code(), 0)
+		c := console.Start(t, s.command("run", "shell", "--image=busybox", "--restart=Never", "-it", "--rm", "--", "sh"), 24, 80)
+		c.TypeIn("echo he''llo\n")
+		c.Shows("hello")
+		c.TypeIn("exit\n")
+		c.Shows(`pod "shell" deleted`)
+		equal(t, "exit code", c.Code(), 0)
 	})
 }
 

@@ -1,4 +1,5 @@
-package e2e
+// Package console has tests sit at a terminal, as a person at a keyboard does.
+package console
 
 import (
 	"bytes"
@@ -13,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// console runs a command on a terminal of its own, as a person at a keyboard does.
-type console struct {
+// Console is a command on a terminal of its own.
+type Console struct {
 	t      *testing.T
 	cmd    *exec.Cmd
 	master *os.File
@@ -25,8 +26,8 @@ type console struct {
 	over bool
 }
 
-// onTerminal starts cmd on a terminal of that size.
-func onTerminal(t *testing.T, cmd *exec.Cmd, rows, cols uint16) *console {
+// Start starts cmd on a terminal of that size; it is killed when the test ends.
+func Start(t *testing.T, cmd *exec.Cmd, rows, cols uint16) *Console {
 	t.Helper()
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
@@ -45,8 +46,8 @@ func onTerminal(t *testing.T, cmd *exec.Cmd, rows, cols uint16) *console {
 		t.Fatal(err)
 	}
 	defer slave.Close()
-	c := &console{t: t, cmd: cmd, master: master, more: make(chan struct{}, 1)}
-	c.resize(rows, cols)
+	c := &Console{t: t, cmd: cmd, master: master, more: make(chan struct{}, 1)}
+	c.Resize(rows, cols)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
 	cmd.Env = append(cmd.Env, "TERM=xterm")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
@@ -70,7 +71,7 @@ func onTerminal(t *testing.T, cmd *exec.Cmd, rows, cols uint16) *console {
 }
 
 // read collects what the terminal shows until its last user is gone.
-func (c *console) read() {
+func (c *Console) read() {
 	buf := make([]byte, 4096)
 	for {
 		n, err := unix.Read(int(c.master.Fd()), buf)
@@ -94,22 +95,24 @@ func (c *console) read() {
 	}
 }
 
-func (c *console) resize(rows, cols uint16) {
+// Resize has the terminal be of another size.
+func (c *Console) Resize(rows, cols uint16) {
 	c.t.Helper()
 	if err := unix.IoctlSetWinsize(int(c.master.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: rows, Col: cols}); err != nil {
 		c.t.Fatalf("resize terminal: %v", err)
 	}
 }
 
-func (c *console) typeIn(text string) {
+// TypeIn is what the keyboard does.
+func (c *Console) TypeIn(text string) {
 	c.t.Helper()
 	if _, err := unix.Write(int(c.master.Fd()), []byte(text)); err != nil {
 		c.t.Fatalf("type: %v", err)
 	}
 }
 
-// shows waits until the terminal shows text, and forgets what is before its end.
-func (c *console) shows(text string) {
+// Shows waits until the terminal shows text, and forgets what is before its end.
+func (c *Console) Shows(text string) {
 	c.t.Helper()
 	for {
 		c.mu.Lock()
@@ -128,8 +131,8 @@ func (c *console) shows(text string) {
 	}
 }
 
-// code waits for the command's end.
-func (c *console) code() int {
+// Code waits for the command's end and returns its exit code.
+func (c *Console) Code() int {
 	_ = c.cmd.Wait() // The state says how it ended.
 	return c.cmd.ProcessState.ExitCode()
 }
