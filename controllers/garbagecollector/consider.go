@@ -42,7 +42,7 @@ func (c *Collector) consider(ctx context.Context, uid types.UID) error {
 func (c *Collector) confirm(ctx context.Context, n node) error {
 	id, err := c.resolve(n.reference, n.namespace)
 	if meta.IsNoMatchError(err) {
-		return nil // a kind that this server does not have: nothing is known, so nothing is deleted
+		return nil // a kind that this server does not have: nothing is known, so nothing is deleted until it is defined
 	}
 	if err != nil {
 		return err
@@ -140,7 +140,11 @@ func (c *Collector) owner(ctx context.Context, ref metav1.OwnerReference, namesp
 		}
 		return ownerThere, nil
 	}
+	_, ended := c.graph.ended.Get(ref.UID)
 	c.mu.Unlock()
+	if ended {
+		return ownerGone, nil
+	}
 	id, err := c.resolve(ref, namespace)
 	if meta.IsNoMatchError(err) {
 		return ownerThere, nil // nothing is known of the kind, so nothing is deleted

@@ -103,6 +103,10 @@ func (k *customKinds) set(crd *apiextensionsv1.CustomResourceDefinition) {
 		old.stop()
 	}
 	k.mapper.Reset()
+	k.mu.Lock()
+	named := k.graph.named(gr.Group)
+	k.mu.Unlock()
+	k.queue(todo{remove: named}) // now the API can be asked whether they exist
 	ctx, cancel := context.WithCancel(k.ctx)
 	gvr := gr.WithVersion(best)
 	informer := metadatainformer.NewFilteredMetadataInformer(k.metadata, gvr, "", 0, nil, nil).Informer()

@@ -137,6 +137,20 @@ func ownedBy(t *testing.T, c kubernetes.Interface, name string, owner *unstructu
 	}
 }
 
+// awaitSeen waits until the collector has taken in all Things and config maps that there are: of both kinds, what was made
+// after them is something that it alone ends.
+func (k things) awaitSeen(c kubernetes.Interface) {
+	k.t.Helper()
+	thing := k.put("probe", nil)
+	if err := k.client.Resource(k.gvr).Namespace(ns).Delete(k.t.Context(), "probe", metav1.DeleteOptions{PropagationPolicy: ptr.To(metav1.DeletePropagationOrphan)}); err != nil {
+		k.t.Fatal(err)
+	}
+	k.awaitGone("probe", thing)
+	put(k.t, c, "probed", false, put(k.t, c, "probe", false))
+	remove(k.t, c, "probe", metav1.DeletePropagationBackground)
+	await(k.t, c, "probed", "deleted with its owner", isGone)
+}
+
 func isGone(cm *corev1.ConfigMap) bool { return cm == nil }
 
 // Custom resources own and are owned like all others: those of a kind that is defined while the collector runs, after a change of
@@ -144,7 +158,15 @@ func isGone(cm *corev1.ConfigMap) bool { return cm == nil }
 func TestCustomResources(t *testing.T) {
 	server := servertest.Start(t, nil)
 	c, end := startOn(t, server)
+	early := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "example.com/v1beta1", "kind": "Thing"}}
+	early.SetName("early")
+	early.SetUID("11111111-1111-1111-1111-111111111111")
+	ownedBy(t, c, "early", early)
+	put(t, c, "probed", false, put(t, c, "probe", false))
+	remove(t, c, "probe", metav1.DeletePropagationBackground)
+	await(t, c, "probed", "deleted with its owner", isGone) // by then its kind has been looked for
 	k := define(t, server)
+	await(t, c, "early", "deleted once it is known that its owner is not there", isGone)
 
 	owner := k.put("owner", nil)
 	ownedBy(t, c, "owned", owner)
@@ -176,6 +198,7 @@ func TestCustomResources(t *testing.T) {
 
 	// With the definition go the objects, and what they own.
 	ownedBy(t, again, "last", k.put("last", nil))
+	k.awaitSeen(again)
 	if err := k.definitions.ApiextensionsV1().CustomResourceDefinitions().Delete(t.Context(), "things.example.com", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}

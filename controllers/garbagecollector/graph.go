@@ -7,6 +7,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/lru"
 )
 
 // identity is where an object is found.
@@ -33,9 +34,15 @@ type node struct {
 // graph is who owns whom. It has no lock, clock or I/O; each change returns what must be looked at because of it.
 type graph struct {
 	nodes map[types.UID]*node
+	// ended has the UIDs of the last owners that were seen and are gone. The API cannot be asked about them when their kind is
+	// gone, too.
+	ended *lru.Cache
 }
 
-func newGraph() *graph { return &graph{nodes: map[types.UID]*node{}} }
+// endedOwners is how many owners that are gone are remembered; as many as upstream's.
+const endedOwners = 500
+
+func newGraph() *graph { return &graph{nodes: map[types.UID]*node{}, ended: lru.New(endedOwners)} }
 
 // todo are the objects that a change concerns: those that may have to be deleted, and those whose dependents are to be let
 // go.
@@ -115,6 +122,10 @@ func (g *graph) remove(uid types.UID) (t todo) {
 		return t
 	}
 	delete(g.nodes, uid)
+	// One that was only named may exist under another name: that it is not where a reference says is no proof for others.
+	if !n.virtual && len(n.dependents) > 0 {
+		g.ended.Add(uid, nil)
+	}
 	for _, ref := range n.owners {
 		if owner := g.nodes[ref.UID]; owner != nil {
 			delete(owner.dependents, uid)
@@ -126,6 +137,16 @@ func (g *graph) remove(uid types.UID) (t todo) {
 	}
 	t.remove = append(t.remove, slices.Collect(maps.Keys(n.dependents))...)
 	return t
+}
+
+// named returns the owners of a group that were only named.
+func (g *graph) named(group string) (out []types.UID) {
+	for uid, n := range g.nodes {
+		if n.virtual && schema.FromAPIVersionAndKind(n.reference.APIVersion, n.reference.Kind).Group == group {
+			out = append(out, uid)
+		}
+	}
+	return out
 }
 
 // forget drops an owner that was only named, once nobody names it.
