@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"sync"
 
 	"github.com/opencontainers/cgroups"
@@ -35,6 +36,7 @@ import (
 	"github.com/peapod/peapod/kubelet/pod"
 	"github.com/peapod/peapod/kubelet/probe"
 	podstatus "github.com/peapod/peapod/kubelet/status"
+	"github.com/peapod/peapod/kubelet/userns"
 )
 
 // Kubelet is everything of one node.
@@ -45,6 +47,7 @@ type Kubelet struct {
 	recorder    record.EventRecorder
 	node        *node.Node
 	cgroups     *cgroup.Tree
+	userns      *userns.Ranges
 	status      *podstatus.Writer
 	prober      *probe.Prober
 	rotator     *logrotate.Rotator
@@ -94,10 +97,11 @@ func (k *Kubelet) wire() error {
 	objects := &objects{client: cfg.Client, services: k.informers.Core().V1().Services().Lister()}
 	checker := &probe.Checker{Runtime: cfg.Runtime}
 	k.status = podstatus.New(cfg.Client, cfg.StatusWriters)
+	k.userns = userns.New(userns.Config{Dir: filepath.Join(cfg.RootDir, "userns"), Runtime: cfg.Runtime, MaxPods: k.node.MaxPods()})
 	k.prober = probe.New(probe.Config{Checker: checker, Record: k.recordContainer})
 	var err error
 	k.pods, err = pod.NewManager(pod.Config{
-		Runtime: cfg.Runtime, HostIPs: cfg.NodeIPs, Volumes: cfg.Volumes, Cgroups: k.cgroups, Objects: objects,
+		Runtime: cfg.Runtime, HostIPs: cfg.NodeIPs, Volumes: cfg.Volumes, Cgroups: k.cgroups, UserNS: k.userns, Objects: objects,
 		Images:   image.New(image.Config{Images: cfg.Images, Secrets: objects, Parallel: cfg.ParallelPulls}),
 		Probes:   k.prober,
 		Hooks:    checker,
@@ -186,6 +190,9 @@ func (k *Kubelet) prepare(ctx context.Context) error {
 		return fmt.Errorf("ask the container runtime for its configuration: %w", err)
 	case resp.GetLinux() != nil && resp.GetLinux().CgroupDriver != runtimeapi.CgroupDriver_CGROUPFS:
 		return errors.New("start kubelet: the container runtime uses the systemd cgroup driver; set it to cgroupfs")
+	}
+	if err := k.userns.Open(); err != nil {
+		return err
 	}
 	return k.cgroups.Open()
 }

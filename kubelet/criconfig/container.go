@@ -21,6 +21,7 @@ type ContainerInput struct {
 	Mounts       []*runtimeapi.Mount
 	Devices      []*runtimeapi.Device
 	TargetID     string // the container whose PID namespace an ephemeral one joins
+	Users        *runtimeapi.UserNamespace
 }
 
 // Container is the configuration of one instance of a container.
@@ -50,8 +51,12 @@ func Container(in *ContainerInput, node *Node) (*runtimeapi.ContainerConfig, err
 		Tty:         c.TTY,
 		Linux: &runtimeapi.LinuxContainerConfig{
 			Resources:       ContainerResources(pod, c, node),
-			SecurityContext: securityContext(pod, c, node, in.ImageUser, in.TargetID),
+			SecurityContext: securityContext(in, node),
 		},
+	}
+	// What is mounted keeps its owners: to the Pod an ID in a volume is the same ID.
+	for _, m := range cfg.Mounts {
+		m.UidMappings, m.GidMappings = in.Users.GetUids(), in.Users.GetGids()
 	}
 	if c.Lifecycle != nil && c.Lifecycle.StopSignal != nil {
 		n, ok := runtimeapi.Signal_value["SIGNAL_"+string(*c.Lifecycle.StopSignal)]

@@ -171,6 +171,11 @@ func TestDNS(t *testing.T) {
 	}
 }
 
+// testUsers is a user namespace of a Pod's own.
+var testUsers = &runtimeapi.UserNamespace{
+	Mode: runtimeapi.NamespaceMode_POD, Uids: []*runtimeapi.IDMapping{{HostId: 131072, Length: 65536}}, Gids: []*runtimeapi.IDMapping{{HostId: 131072, Length: 65536}},
+}
+
 func TestSandbox(t *testing.T) {
 	p := parse(t, `
 metadata: {name: p, labels: {app: x}}
@@ -185,7 +190,7 @@ spec:
     resources: {requests: {cpu: 500m}, limits: {memory: 64Mi}}
     ports: [{containerPort: 80}, {containerPort: 81, hostPort: 8081, hostIP: 127.0.0.1, protocol: UDP}]
 `)
-	cfg, _, err := Sandbox(p, 2, testNode(), "/x/pod")
+	cfg, _, err := Sandbox(p, 2, testNode(), "/x/pod", testUsers)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -202,11 +207,11 @@ spec:
 	if cfg.Labels[LabelPodUID] != "u1" || cfg.Labels["app"] != "x" || cfg.Linux.Resources.CpuShares != 512 || cfg.Linux.Sysctls["net.ipv4.ip_unprivileged_port_start"] != "0" {
 		t.Errorf("labels %v, resources %v", cfg.Labels, cfg.Linux.Resources)
 	}
-	if _, _, err := Sandbox(parse(t, "spec: {hostUsers: false}"), 0, testNode(), ""); err == nil {
-		t.Error("a user namespace was promised")
+	if sc.NamespaceOptions.UsernsOptions != testUsers {
+		t.Errorf("user namespace %v", sc.NamespaceOptions.UsernsOptions)
 	}
 	long := parse(t, "metadata: {name: "+strings.Repeat("a", 62)+".b.c}")
-	if cfg, _, err := Sandbox(long, 0, testNode(), ""); err != nil || cfg.Hostname != strings.Repeat("a", 62) {
+	if cfg, _, err := Sandbox(long, 0, testNode(), "", nil); err != nil || cfg.Hostname != strings.Repeat("a", 62) {
 		t.Errorf("hostname %v, %v", cfg.GetHostname(), err)
 	}
 }
@@ -254,11 +259,15 @@ spec:
 		t.Errorf("annotations %v", cfg.Annotations)
 	}
 	plain := parse(t, "spec: {containers: [{name: c}]}")
-	cfg, err = Container(&ContainerInput{Pod: plain, Container: &plain.Spec.Containers[0], Env: &Env{}, ImageUser: ImageUser{Name: "web"}}, testNode())
+	cfg, err = Container(&ContainerInput{Pod: plain, Container: &plain.Spec.Containers[0], Env: &Env{}, ImageUser: ImageUser{Name: "web"}, Users: testUsers,
+		Mounts: []*runtimeapi.Mount{{ContainerPath: "/v", HostPath: "/v"}}}, testNode())
 	if err != nil {
 		t.Fatal(err)
 	}
 	sc = cfg.Linux.SecurityContext
+	if sc.NamespaceOptions.UsernsOptions != testUsers || cfg.Mounts[0].UidMappings[0].HostId != 131072 || cfg.Mounts[0].GidMappings[0].Length != 65536 {
+		t.Errorf("user namespace %v, mounts %v", sc.NamespaceOptions.UsernsOptions, cfg.Mounts)
+	}
 	if sc.RunAsUsername != "web" || sc.Seccomp.ProfileType != runtimeapi.SecurityProfile_RuntimeDefault || len(sc.MaskedPaths) == 0 || cfg.Linux.Resources.OomScoreAdj != 1000 {
 		t.Errorf("security %+v", sc)
 	}

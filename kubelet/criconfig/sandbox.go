@@ -1,7 +1,6 @@
 package criconfig
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"path/filepath"
@@ -17,11 +16,9 @@ func PodLogDir(root string, pod *v1.Pod) string {
 	return filepath.Join(root, pod.Namespace+"_"+pod.Name+"_"+string(pod.UID))
 }
 
-// Sandbox is the configuration of a Pod's sandbox.
-func Sandbox(pod *v1.Pod, attempt uint32, node *Node, cgroupParent string) (*runtimeapi.PodSandboxConfig, []Warning, error) {
-	if pod.Spec.HostUsers != nil && !*pod.Spec.HostUsers {
-		return nil, nil, errors.New("hostUsers: false needs user namespaces, which this node does not support")
-	}
+// Sandbox is the configuration of a Pod's sandbox. users is the Pod's user
+// namespace.
+func Sandbox(pod *v1.Pod, attempt uint32, node *Node, cgroupParent string, users *runtimeapi.UserNamespace) (*runtimeapi.PodSandboxConfig, []Warning, error) {
 	dns, warnings := DNS(pod, node)
 	host, fqdn, err := Hostname(pod, node)
 	if err != nil {
@@ -44,7 +41,7 @@ func Sandbox(pod *v1.Pod, attempt uint32, node *Node, cgroupParent string) (*run
 		DnsConfig:    dns,
 		Labels:       labels,
 		Annotations:  maps.Clone(pod.Annotations),
-		Linux:        sandboxLinux(pod, node, cgroupParent),
+		Linux:        sandboxLinux(pod, cgroupParent, users),
 	}
 	if !pod.Spec.HostNetwork {
 		cfg.Hostname = host
@@ -103,9 +100,9 @@ func portMappings(pod *v1.Pod) []*runtimeapi.PortMapping {
 	return out
 }
 
-func sandboxLinux(pod *v1.Pod, node *Node, cgroupParent string) *runtimeapi.LinuxPodSandboxConfig {
+func sandboxLinux(pod *v1.Pod, cgroupParent string, users *runtimeapi.UserNamespace) *runtimeapi.LinuxPodSandboxConfig {
 	sc := &runtimeapi.LinuxSandboxSecurityContext{
-		NamespaceOptions: namespaces(pod, nil, ""),
+		NamespaceOptions: namespaces(pod, nil, "", users),
 		Privileged:       anyPrivileged(pod),
 		Seccomp:          &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault},
 	}

@@ -77,10 +77,11 @@ func VerifyNonRoot(pod *v1.Pod, c *v1.Container, image ImageUser) error {
 	return nil
 }
 
-func securityContext(pod *v1.Pod, c *v1.Container, node *Node, image ImageUser, targetID string) *runtimeapi.LinuxContainerSecurityContext {
+func securityContext(in *ContainerInput, node *Node) *runtimeapi.LinuxContainerSecurityContext {
+	pod, c, image := in.Pod, in.Container, in.ImageUser
 	sc := effective(pod, c)
 	out := &runtimeapi.LinuxContainerSecurityContext{
-		NamespaceOptions: namespaces(pod, c, targetID),
+		NamespaceOptions: namespaces(pod, c, in.TargetID, in.Users),
 		SelinuxOptions:   selinux(sc.SELinuxOptions),
 		Seccomp:          seccomp(sc.SeccompProfile, node.SeccompDefault),
 		Apparmor:         apparmor(sc.AppArmorProfile),
@@ -138,9 +139,10 @@ func groupsPolicy(p *v1.PodSecurityContext) runtimeapi.SupplementalGroupsPolicy 
 }
 
 // namespaces are the sandbox's (c nil) or a container's.
-func namespaces(pod *v1.Pod, c *v1.Container, targetID string) *runtimeapi.NamespaceOption {
+func namespaces(pod *v1.Pod, c *v1.Container, targetID string, users *runtimeapi.UserNamespace) *runtimeapi.NamespaceOption {
 	o := &runtimeapi.NamespaceOption{
 		Network: runtimeapi.NamespaceMode_POD, Ipc: runtimeapi.NamespaceMode_POD, Pid: runtimeapi.NamespaceMode_CONTAINER,
+		UsernsOptions: users,
 	}
 	if pod.Spec.HostNetwork {
 		o.Network = runtimeapi.NamespaceMode_NODE

@@ -76,6 +76,9 @@ func (r *Runtime) sandboxStatus(s *sandbox) *runtimeapi.PodSandboxStatus {
 	st := &runtimeapi.PodSandboxStatus{
 		Id: s.id, Metadata: s.config.Metadata, State: state(s), CreatedAt: s.at.UnixNano(), Labels: s.config.Labels,
 		Annotations: s.config.Annotations, Network: &runtimeapi.PodSandboxNetworkStatus{},
+		Linux: &runtimeapi.LinuxPodSandboxStatus{Namespaces: &runtimeapi.Namespace{
+			Options: s.config.GetLinux().GetSecurityContext().GetNamespaceOptions(),
+		}},
 	}
 	if s.config.Linux.GetSecurityContext().GetNamespaceOptions().GetNetwork() != runtimeapi.NamespaceMode_NODE {
 		st.Network.Ip = s.ip

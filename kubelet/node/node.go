@@ -100,6 +100,9 @@ func New(cfg Config) (*Node, error) {
 // CPUMilli is the machine's CPU in thousandths.
 func (n *Node) CPUMilli() int64 { return int64(n.m.cpus) * 1000 }
 
+// MaxPods is how many Pods the node takes.
+func (n *Node) MaxPods() int64 { return n.cfg.MaxPods }
+
 // Kick makes the status be looked at now: an image was pulled, a pressure changed.
 func (n *Node) Kick() {
 	select {

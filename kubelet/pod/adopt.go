@@ -50,7 +50,7 @@ func (m *Manager) adopt(ctx context.Context, pods []*v1.Pod) error {
 	return nil
 }
 
-// orphans describes, from labels, directories and cgroups, all Pods of which
+// orphans describes, from labels, directories, IDs and cgroups, all Pods of which
 // the node has anything.
 func (m *Manager) orphans(ctx context.Context) (map[types.UID]*v1.Pod, error) {
 	found := map[types.UID]*v1.Pod{}
@@ -89,6 +89,9 @@ func (m *Manager) orphans(ctx context.Context) (map[types.UID]*v1.Pod, error) {
 		return nil, err
 	}
 	for uid := range cgroups {
+		get(string(uid), "", "")
+	}
+	for _, uid := range m.cfg.UserNS.Pods() {
 		get(string(uid), "", "")
 	}
 	dirs, err := list(filepath.Join(m.cfg.RootDir, "pods"))

@@ -123,6 +123,18 @@ type Cgroups interface {
 	Pods() (map[types.UID]bool, error)
 }
 
+// UserNamespaces give Pods with hostUsers: false ranges of the node's user and
+// group IDs.
+type UserNamespaces interface {
+	// Of is the user namespace of a Pod, the same until Release.
+	Of(ctx context.Context, pod *v1.Pod) (*runtimeapi.UserNamespace, error)
+	// Release gives the Pod's range back, if it has one. Called once no sandbox
+	// of the Pod is left running; idempotent.
+	Release(uid types.UID) error
+	// Pods are the UIDs that have a range.
+	Pods() []types.UID
+}
+
 // Instance is a running container instance to be probed.
 type Instance struct {
 	Container *v1.Container

@@ -28,6 +28,7 @@ type Config struct {
 	Images      *image.Puller
 	Volumes     Volumes
 	Cgroups     Cgroups
+	UserNS      UserNamespaces
 	Objects     criconfig.Objects
 	Probes      Prober
 	Hooks       Hooks

@@ -91,7 +91,11 @@ func (w *worker) tryCreateSandbox(ctx context.Context, pod *v1.Pod, attempt uint
 	if err := w.m.cfg.Cgroups.Ensure(pod); err != nil {
 		return err
 	}
-	cfg, warnings, err := criconfig.Sandbox(pod, attempt, node, w.m.cfg.Cgroups.PodPath(pod))
+	users, err := w.m.cfg.UserNS.Of(ctx, pod)
+	if err != nil {
+		return err
+	}
+	cfg, warnings, err := criconfig.Sandbox(pod, attempt, node, w.m.cfg.Cgroups.PodPath(pod), users)
 	if err != nil {
 		return err
 	}
@@ -160,7 +164,7 @@ func removeLogs(path string) error {
 	return errors.Join(errs...)
 }
 
-// release gives back what the node lent: sandbox, volumes, cgroups, in this
+// release gives back what the node lent: sandbox, volumes, IDs, cgroups, in this
 // order, because each is used by the one before.
 func (w *worker) release(ctx context.Context, pod *v1.Pod, snapshot *Snapshot) error {
 	var errs []error
@@ -173,6 +177,9 @@ func (w *worker) release(ctx context.Context, pod *v1.Pod, snapshot *Snapshot) e
 	}
 	if err := w.m.cfg.Volumes.Teardown(ctx, w.uid); err != nil {
 		return fmt.Errorf("unmount volumes: %w", err)
+	}
+	if err := w.m.cfg.UserNS.Release(w.uid); err != nil {
+		return err
 	}
 	return w.m.cfg.Cgroups.Remove(ctx, w.uid)
 }

@@ -24,6 +24,7 @@ type starter struct {
 	c        *v1.Container
 	snapshot *Snapshot
 	node     *criconfig.Node
+	users    *runtimeapi.UserNamespace
 	count    int32
 }
 
@@ -39,7 +40,10 @@ func (w *worker) startContainer(ctx context.Context, pod *v1.Pod, snapshot *Snap
 		return err
 	}
 	s := &starter{w: w, pod: pod, c: c, snapshot: snapshot, node: node, count: a.RestartCount}
-	sandbox, _, err := criconfig.Sandbox(pod, sb.Attempt, node, w.m.cfg.Cgroups.PodPath(pod))
+	if s.users, err = w.m.cfg.UserNS.Of(ctx, pod); err != nil {
+		return err
+	}
+	sandbox, _, err := criconfig.Sandbox(pod, sb.Attempt, node, w.m.cfg.Cgroups.PodPath(pod), s.users)
 	if err != nil {
 		return err
 	}
@@ -155,7 +159,7 @@ func (s *starter) config(ctx context.Context, img *image.Image) (*runtimeapi.Con
 	return criconfig.Container(&criconfig.ContainerInput{
 		Pod: s.pod, Container: s.c, Hash: Hash(s.c), RestartCount: s.count, ImageRef: img.Ref,
 		ImageUser: criconfig.ImageUser{UID: img.UID, Name: img.User},
-		Env:       env, Mounts: append(mounts, own...), Devices: devices, TargetID: s.target(),
+		Env:       env, Mounts: append(mounts, own...), Devices: devices, TargetID: s.target(), Users: s.users,
 	}, s.node)
 }
 

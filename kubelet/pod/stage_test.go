@@ -21,6 +21,7 @@ import (
 	"github.com/peapod/peapod/kubelet/image"
 	"github.com/peapod/peapod/kubelet/pod"
 	"github.com/peapod/peapod/kubelet/probe"
+	"github.com/peapod/peapod/kubelet/userns"
 )
 
 // volumes are volumes that are there at once, and remember what is mounted.
@@ -137,6 +138,7 @@ type stage struct {
 	images  *critest.Images
 	volumes *volumes
 	groups  *groups
+	ranges  *userns.Ranges
 	board   *board
 	events  *record.FakeRecorder
 	m       *pod.Manager
@@ -171,6 +173,16 @@ func (o objects) Secret(ctx context.Context, ns, name string) (*v1.Secret, error
 
 func (o objects) Services(string) ([]*v1.Service, error) { return nil, nil }
 
+// openRanges reads the ranges of IDs anew, as a restart does.
+func (s *stage) openRanges() *userns.Ranges {
+	s.t.Helper()
+	s.ranges = userns.New(userns.Config{Dir: filepath.Join(s.dir, "userns"), Runtime: s.rt, MaxPods: 110})
+	if err := s.ranges.Open(); err != nil {
+		s.t.Fatal(err)
+	}
+	return s.ranges
+}
+
 // start runs a Manager over what the stage has, with these Pods in the API.
 func (s *stage) start(pods ...*v1.Pod) {
 	s.board = &board{status: map[types.UID]v1.PodStatus{}, history: map[types.UID][]v1.PodPhase{}, changed: make(chan struct{}), forgotten: map[types.UID]bool{}}
@@ -181,7 +193,7 @@ func (s *stage) start(pods ...*v1.Pod) {
 	}})
 	var err error
 	s.m, err = pod.NewManager(pod.Config{
-		Runtime: s.rt, HostIPs: []string{"192.0.2.1"}, Volumes: s.volumes, Cgroups: s.groups, Objects: objects{fake.NewClientset()},
+		Runtime: s.rt, HostIPs: []string{"192.0.2.1"}, Volumes: s.volumes, Cgroups: s.groups, UserNS: s.openRanges(), Objects: objects{fake.NewClientset()},
 		Images: image.New(image.Config{Images: s.images, Secrets: secrets{}}), Probes: prober, Hooks: checker,
 		Status: s.board, Admitter: anyNode{}, Recorder: s.events, Clock: clock.RealClock{},
 		Node: func() (*criconfig.Node, error) {
