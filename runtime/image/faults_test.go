@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -85,11 +86,17 @@ func TestKilledPull(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	<-stuck
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	select {
+	case <-stuck:
+	case err := <-ended:
+		t.Fatalf("the pull ended before it was stuck: %v", err)
+	}
 	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	_ = cmd.Wait()
+	<-ended
 	close(killed)
 	blobs, layers := filepath.Join(dir, "content", "blobs", "sha256"), filepath.Join(dir, "overlayfs", "snapshots")
 	ingest := filepath.Join(dir, "content", "ingest")
@@ -144,8 +151,15 @@ func TestStrayFiles(t *testing.T) {
 	}
 	blob := filepath.Join(dir, "content", "blobs", "sha256", strings.Repeat("a", 64))
 	writeFile(t, blob, "stray")
+	// Of a snapshot that the database does not know, far away and with the next numbers that it gives.
 	layer := filepath.Join(dir, "overlayfs", "snapshots", "4711")
 	writeFile(t, filepath.Join(layer, "fs", "file"), "stray")
+	for id := 1; id < 9; id++ {
+		path := filepath.Join(dir, "overlayfs", "snapshots", strconv.Itoa(id))
+		if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+			writeFile(t, filepath.Join(path, "fs", "file"), "stray")
+		}
+	}
 	ingest := filepath.Join(dir, "content", "ingest", "abc")
 	writeFile(t, filepath.Join(ingest, "startedat"), "")
 	s = openStore(t, image.Config{Dir: dir})

@@ -28,6 +28,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/containerd/v2/plugins/content/local"
 	"github.com/containerd/containerd/v2/plugins/snapshots/overlay"
+	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
 	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
@@ -180,6 +181,9 @@ func (s *Store) openFiles() error {
 	if err != nil {
 		return fmt.Errorf("open snapshots: %w", err)
 	}
+	if err := s.removeStrays(filepath.Join(snapshotDir, "snapshots")); err != nil {
+		return fmt.Errorf("remove snapshots of an interrupted predecessor: %w", err)
+	}
 	s.meta = metadata.NewDB(s.bolt, blobs, map[string]snapshots.Snapshotter{snapshotter: s.overlay})
 	if err := s.meta.Init(s.ctx); err != nil {
 		return fmt.Errorf("prepare image database %s: %w", path, err)
@@ -195,6 +199,20 @@ func (s *Store) openFiles() error {
 		Released:  func() { s.gc.request() },
 	})
 	return err
+}
+
+// removeStrays removes directories of snapshots that the database does not know. A process that was killed between the making
+// of such a directory and the note of it leaves it in the way of every snapshot to come, as its number is given again.
+func (s *Store) removeStrays(dir string) error {
+	err := s.overlay.(snapshots.Cleaner).Cleanup(s.ctx)
+	if !errdefs.IsNotFound(err) {
+		return err
+	}
+	// The database has never had a snapshot.
+	if err := os.RemoveAll(dir); err != nil {
+		return err
+	}
+	return os.Mkdir(dir, 0o700)
 }
 
 // boltOptions keep the databases small in memory: they hold a few hundred kilobytes, and the free list is cheap to rebuild.
