@@ -41,7 +41,7 @@ type Config struct {
 	Pressure node.Pressure
 	// Gate is asked before each Pod's own fit is checked, such as eviction,
 	// which keeps Pods off a node that is short of something; optional.
-	Gate pod.Admitter
+	Gate pod.Gate
 	// RootDir holds <RootDir>/pods/<uid>; on disk.
 	RootDir string
 	// LogDir holds the containers' logs, <namespace>_<name>_<uid> each Pod.

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	v1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/client-go/informers"
@@ -225,8 +226,14 @@ func (k *Kubelet) watch(ctx context.Context) error {
 	}
 	nodes := k.nodes.Core().V1().Nodes().Informer()
 	if _, err := nodes.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc:    func(o any) { k.node.Observe(o.(*v1.Node)) },
-		UpdateFunc: func(_, o any) { k.node.Observe(o.(*v1.Node)) },
+		AddFunc: func(o any) { k.node.Observe(o.(*v1.Node)) },
+		UpdateFunc: func(old, o any) {
+			was, is := old.(*v1.Node), o.(*v1.Node)
+			k.node.Observe(is)
+			if !apiequality.Semantic.DeepEqual(was.Status.Allocatable, is.Status.Allocatable) {
+				k.pods.RoomChanged()
+			}
+		},
 	}); err != nil {
 		return fmt.Errorf("watch node: %w", err)
 	}

@@ -27,21 +27,24 @@ type Admitter struct{ node Node }
 // New makes an Admitter.
 func New(node Node) *Admitter { return &Admitter{node: node} }
 
-// Behind asks gate, unless it is nil, and then next.
-func Behind(gate, next pod.Admitter) pod.Admitter {
+// Behind asks gate about new Pods, unless it is nil, and then next.
+func Behind(gate pod.Gate, next pod.Admitter) pod.Admitter {
 	if gate == nil {
 		return next
 	}
-	return &behind{gate, next}
+	return &behind{next, gate}
 }
 
-type behind struct{ gate, next pod.Admitter }
+type behind struct {
+	pod.Admitter
+	gate pod.Gate
+}
 
 func (b *behind) Admit(ctx context.Context, p *v1.Pod, others []*v1.Pod) *pod.Refusal {
 	if r := b.gate.Admit(ctx, p, others); r != nil {
 		return r
 	}
-	return b.next.Admit(ctx, p, others)
+	return b.Admitter.Admit(ctx, p, others)
 }
 
 // Admit returns why the node cannot take p beside others, nil if it can.
@@ -76,6 +79,28 @@ func (a *Admitter) Admit(ctx context.Context, p *v1.Pod, others []*v1.Pod) *pod.
 	return nil
 }
 
+// Resize returns why p, which is here already, cannot have what its spec says
+// beside others, nil if it can.
+func (a *Admitter) Resize(ctx context.Context, p *v1.Pod, others []*v1.Pod) *pod.Refusal {
+	node, err := a.node()
+	if err != nil {
+		klog.FromContext(ctx).Error(err, "Cannot get node info", "pod", klog.KObj(p))
+		return &pod.Refusal{Reason: v1.PodReasonDeferred, Message: "Kubelet cannot get node info."}
+	}
+	asked := resourcehelper.PodRequests(p, resourcehelper.PodResourcesOptions{})
+	for _, name := range []v1.ResourceName{v1.ResourceMemory, v1.ResourceCPU} {
+		q, have := asked[name], node.Status.Allocatable[name]
+		if q.Cmp(have) > 0 {
+			return &pod.Refusal{Reason: v1.PodReasonInfeasible, Message: fmt.Sprintf("Node didn't have enough capacity: %s, requested: %d, capacity: %d",
+				name, amount(name, q), amount(name, have))}
+		}
+	}
+	if r := fits(p, others, node); r != nil {
+		return &pod.Refusal{Reason: v1.PodReasonDeferred, Message: r.Message}
+	}
+	return nil
+}
+
 func system(p *v1.Pod, node *v1.Node) *pod.Refusal {
 	if p.Spec.OS != nil && p.Spec.OS.Name != v1.Linux {
 		return &pod.Refusal{Reason: "PodOSNotSupported", Message: "Failed to admit pod as the OS field doesn't match node OS"}
@@ -86,7 +111,9 @@ func system(p *v1.Pod, node *v1.Node) *pod.Refusal {
 	return nil
 }
 
-// fits checks the resources that Pods ask for against what is allocatable.
+// fits checks the resources that Pods ask for against what is allocatable. The
+// others take what they have or are about to have, whichever is more: while a
+// Pod shrinks, its room is not free before it has shrunk.
 func fits(p *v1.Pod, others []*v1.Pod, node *v1.Node) *pod.Refusal {
 	allocatable := node.Status.Allocatable
 	if max, ok := allocatable[v1.ResourcePods]; ok && int64(len(others))+1 > max.Value() {
@@ -95,7 +122,9 @@ func fits(p *v1.Pod, others []*v1.Pod, node *v1.Node) *pod.Refusal {
 	asked := resourcehelper.PodRequests(p, resourcehelper.PodResourcesOptions{})
 	used := map[v1.ResourceName]resource.Quantity{}
 	for _, o := range others {
-		for name, q := range resourcehelper.PodRequests(o, resourcehelper.PodResourcesOptions{}) {
+		for name, q := range resourcehelper.PodRequests(o, resourcehelper.PodResourcesOptions{
+			UseStatusResources: true, InPlacePodLevelResourcesVerticalScalingEnabled: true,
+		}) {
 			sum := used[name]
 			sum.Add(q)
 			used[name] = sum
@@ -119,13 +148,18 @@ func fits(p *v1.Pod, others []*v1.Pod, node *v1.Node) *pod.Refusal {
 		total := before.DeepCopy()
 		total.Add(q)
 		if total.Cmp(have) > 0 {
-			if name == v1.ResourceCPU {
-				return out(name, q.MilliValue(), before.MilliValue(), have.MilliValue())
-			}
-			return out(name, q.Value(), before.Value(), have.Value())
+			return out(name, amount(name, q), amount(name, before), amount(name, have))
 		}
 	}
 	return nil
+}
+
+// amount is a quantity in the unit of messages: thousandths of CPU, else whole.
+func amount(name v1.ResourceName, q resource.Quantity) int64 {
+	if name == v1.ResourceCPU {
+		return q.MilliValue()
+	}
+	return q.Value()
 }
 
 func native(name string) bool {

@@ -15,6 +15,41 @@ spec: {taints: [{key: no, effect: NoExecute}, {key: soft, effect: NoSchedule}]}
 status: {allocatable: {cpu: "2", memory: 1Gi, pods: "3", example.com/dev: "1"}}
 `
 
+// TestResize tells what does not fit now from what never will; what others have counts, not what they ask for.
+func TestResize(t *testing.T) {
+	node, o := &v1.Node{}, &v1.Pod{}
+	if err := yaml.UnmarshalStrict([]byte(nodeDoc), node); err != nil {
+		t.Fatal(err)
+	}
+	const other = `
+spec: {containers: [{name: c, resources: {requests: {cpu: 500m}}}]}
+status: {containerStatuses: [{name: c, allocatedResources: {cpu: 500m}, resources: {requests: {cpu: 700m}}}]}`
+	if err := yaml.Unmarshal([]byte(other), o); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ requests, reason, message string }{
+		{"{cpu: 1300m, memory: 1Gi}", "", ""},
+		{"{cpu: 1301m}", "Deferred", "Node didn't have enough resource: cpu, requested: 1301, used: 700, capacity: 2000"},
+		{"{cpu: 2001m}", "Infeasible", "Node didn't have enough capacity: cpu, requested: 2001, capacity: 2000"},
+		{"{cpu: 2001m, memory: 2Gi}", "Infeasible", "Node didn't have enough capacity: memory, requested: 2147483648, capacity: 1073741824"},
+	} {
+		p := &v1.Pod{}
+		if err := yaml.UnmarshalStrict([]byte("{containers: [{name: c, resources: {requests: "+c.requests+"}}]}"), &p.Spec); err != nil {
+			t.Fatal(err)
+		}
+		reason, message := "", ""
+		if r := New(func() (*v1.Node, error) { return node, nil }).Resize(t.Context(), p, []*v1.Pod{o}); r != nil {
+			reason, message = r.Reason, r.Message
+		}
+		if reason != c.reason || message != c.message {
+			t.Errorf("%s:\n got %s %s\nwant %s %s", c.requests, reason, message, c.reason, c.message)
+		}
+	}
+	if r := New(func() (*v1.Node, error) { return nil, errors.New("x") }).Resize(t.Context(), &v1.Pod{}, nil); r == nil || r.Reason != "Deferred" {
+		t.Errorf("without a node: %+v", r)
+	}
+}
+
 func TestAdmit(t *testing.T) {
 	node := &v1.Node{}
 	if err := yaml.UnmarshalStrict([]byte(nodeDoc), node); err != nil {

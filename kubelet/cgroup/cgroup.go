@@ -17,6 +17,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -159,6 +160,49 @@ func (t *Tree) weigh(uid types.UID, milli int64, present bool) error {
 	return nil
 }
 
+// Widen gives a Pod's cgroup the wider of the limits of two versions of the Pod,
+// which are of one class. Idempotent.
+func (t *Tree) Widen(from, to *v1.Pod) error {
+	class := qos.GetPodQOS(to)
+	a := podResources(from, resourcehelper.PodRequests(from, resourcehelper.PodResourcesOptions{}), class)
+	b := podResources(to, resourcehelper.PodRequests(to, resourcehelper.PodResourcesOptions{}), class)
+	b.CpuShares, b.CpuWeight = max(a.CpuShares, b.CpuShares), max(a.CpuWeight, b.CpuWeight)
+	if a.CpuQuota == 0 || b.CpuQuota == 0 { // one has none: what is there stays
+		b.CpuQuota, b.CpuPeriod = 0, 0
+	}
+	if a.Memory == 0 || b.Memory == 0 {
+		b.Memory = 0
+	}
+	b.CpuQuota, b.Memory = max(a.CpuQuota, b.CpuQuota), max(a.Memory, b.Memory)
+	return ensure(t.PodPath(to), b)
+}
+
+// MemoryLimit is the limit of a Pod's cgroup in bytes, 0 for none.
+func (t *Tree) MemoryLimit(pod *v1.Pod) int64 {
+	return podResources(pod, nil, qos.GetPodQOS(pod)).Memory
+}
+
+// Memory is what a Pod's cgroup uses, in bytes.
+func (t *Tree) Memory(pod *v1.Pod) (int64, error) {
+	m, err := open(t.PodPath(pod), &cgroups.Resources{})
+	if err != nil {
+		return 0, err
+	}
+	dir, file := m.Path("memory"), "memory.usage_in_bytes"
+	if cgroups.IsCgroup2UnifiedMode() {
+		dir, file = m.Path(""), "memory.current"
+	}
+	data, err := cgroups.ReadFile(dir, file)
+	if err != nil {
+		return 0, fmt.Errorf("read memory of cgroup %s: %w", t.PodPath(pod), err)
+	}
+	n, err := strconv.ParseInt(strings.TrimSpace(data), 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("read memory of cgroup %s: %w", t.PodPath(pod), err)
+	}
+	return n, nil
+}
+
 // podResources are the limits of the Pod's own cgroup: those that all of its
 // containers have.
 func podResources(pod *v1.Pod, requests v1.ResourceList, class v1.PodQOSClass) *cgroups.Resources {
@@ -168,10 +212,12 @@ func podResources(pod *v1.Pod, requests v1.ResourceList, class v1.PodQOSClass) *
 	}
 	limits := resourcehelper.PodLimits(pod, resourcehelper.PodResourcesOptions{})
 	cpu, memory := true, true
-	for i := range pod.Spec.Containers {
-		l := pod.Spec.Containers[i].Resources.Limits
-		cpu = cpu && !l.Cpu().IsZero()
-		memory = memory && !l.Memory().IsZero()
+	for _, list := range [][]v1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
+		for i := range list {
+			l := list[i].Resources.Limits
+			cpu = cpu && !l.Cpu().IsZero()
+			memory = memory && !l.Memory().IsZero()
+		}
 	}
 	if pod.Spec.Resources != nil {
 		cpu = cpu || !pod.Spec.Resources.Limits.Cpu().IsZero()

@@ -44,7 +44,7 @@ func TestTree(t *testing.T) {
 		t.Fatal(err)
 	}
 	pods := map[string]*v1.Pod{
-		"kubepods/pod-g":            podWith("-g", list("500m", "64Mi"), list("500m", "64Mi")),
+		"kubepods/pod-g":            pod64(),
 		"kubepods/burstable/pod-b":  podWith("-b", list("250m", "32Mi"), nil),
 		"kubepods/besteffort/pod-e": podWith("-e", nil, nil),
 	}
@@ -78,6 +78,7 @@ func TestTree(t *testing.T) {
 	if have, err := tree.Pods(); err != nil || len(have) != 3 {
 		t.Errorf("pods %v, %v", have, err)
 	}
+	checkWiden(t, tree, root)
 	for _, p := range pods {
 		for range 2 {
 			if err := tree.Remove(t.Context(), p.UID); err != nil {
@@ -89,6 +90,44 @@ func TestTree(t *testing.T) {
 		t.Errorf("after removal: pods %v, %v", have, err)
 	}
 }
+
+// checkWiden takes a Guaranteed Pod, which has a cgroup, from one size to another.
+func checkWiden(t *testing.T, tree *Tree, root string) {
+	t.Helper()
+	from, to := pod64(), podWith("-g", list("250m", "128Mi"), list("250m", "128Mi"))
+	steps := []struct {
+		do                    func() error
+		quota, shares, memory string
+	}{
+		{func() error { return tree.Widen(from, to) }, "50000", "512", "134217728"},
+		{func() error { return tree.Ensure(to) }, "25000", "256", "134217728"},
+		{func() error { return tree.Widen(to, from) }, "50000", "512", "134217728"},
+		{func() error { return tree.Ensure(from) }, "50000", "512", "67108864"},
+	}
+	for i, s := range steps {
+		if err := s.do(); err != nil {
+			t.Fatal(err)
+		}
+		if cgroups.IsCgroup2UnifiedMode() {
+			continue
+		}
+		for file, want := range map[string]string{"cpu/cpu.cfs_quota_us": s.quota, "cpu/cpu.shares": s.shares, "memory/memory.limit_in_bytes": s.memory} {
+			controller, name, _ := strings.Cut(file, "/")
+			data, err := os.ReadFile(filepath.Join("/sys/fs/cgroup", controller, root, "kubepods/pod-g", name))
+			if err != nil || strings.TrimSpace(string(data)) != want {
+				t.Errorf("step %d: %s = %q, %v; want %s", i, file, data, err, want)
+			}
+		}
+	}
+	if got := tree.MemoryLimit(to); got != 128<<20 {
+		t.Errorf("memory limit %d", got)
+	}
+	if used, err := tree.Memory(to); err != nil || used != 0 {
+		t.Errorf("an empty cgroup uses %d bytes, %v", used, err)
+	}
+}
+
+func pod64() *v1.Pod { return podWith("-g", list("500m", "64Mi"), list("500m", "64Mi")) }
 
 func TestRootMustBeBelow(t *testing.T) {
 	for _, bad := range []string{"", "/", "x", "/a/../b"} {

@@ -53,11 +53,6 @@ func linuxResources(requests, limits v1.ResourceList) *runtimeapi.LinuxContainer
 	return r
 }
 
-// Limits are the CPU and memory limits of one container.
-func Limits(c *v1.Container) *runtimeapi.LinuxContainerResources {
-	return linuxResources(c.Resources.Requests, c.Resources.Limits)
-}
-
 // ContainerResources are the limits of one container.
 func ContainerResources(pod *v1.Pod, c *v1.Container, node *Node) *runtimeapi.LinuxContainerResources {
 	limits := c.Resources.Limits

@@ -255,3 +255,14 @@ func (r *Runtime) UpdateContainerResources(_ context.Context, id string, res *ru
 	r.touch()
 	return nil
 }
+
+// ContainerStats implements CRI, as far as memory goes.
+func (r *Runtime) ContainerStats(_ context.Context, id string) (*runtimeapi.ContainerStats, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c := r.containers[id]
+	if c == nil {
+		return nil, fmt.Errorf("read statistics of container %s: not found", id)
+	}
+	return &runtimeapi.ContainerStats{Memory: &runtimeapi.MemoryUsage{UsageBytes: &runtimeapi.UInt64Value{Value: r.memory[c.config.Metadata.Name]}}}, nil
+}

@@ -30,6 +30,7 @@ type Runtime struct {
 	execs      map[string]Exec
 	// IgnoreTerm makes processes live until they are killed.
 	ignoreTerm map[string]bool
+	memory     map[string]uint64 // in use, by container name
 	noEvents   bool
 }
 
@@ -63,7 +64,7 @@ func New() *Runtime {
 	return &Runtime{
 		sandboxes: map[string]*sandbox{}, containers: map[string]*container{}, changed: make(chan struct{}),
 		listeners: map[chan *runtimeapi.ContainerEventResponse]bool{}, failures: map[string]error{},
-		execs: map[string]Exec{}, ignoreTerm: map[string]bool{},
+		execs: map[string]Exec{}, ignoreTerm: map[string]bool{}, memory: map[string]uint64{},
 	}
 }
 
@@ -86,6 +87,13 @@ func (r *Runtime) IgnoreTerm(name string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.ignoreTerm[name] = true
+}
+
+// Uses sets how many bytes of memory the container of this name uses.
+func (r *Runtime) Uses(name string, bytes uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.memory[name] = bytes
 }
 
 // Calls are the calls that changed something, in order, as "Method name".

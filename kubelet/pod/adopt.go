@@ -27,6 +27,7 @@ func (m *Manager) adopt(ctx context.Context, pods []*v1.Pod) error {
 		m.Upsert(p)
 		if p.Status.Phase != v1.PodSucceeded && p.Status.Phase != v1.PodFailed {
 			live = append(live, p)
+			m.restore(ctx, m.worker(p.UID))
 		}
 	}
 	orphans, err := m.orphans(ctx)
@@ -48,6 +49,26 @@ func (m *Manager) adopt(ctx context.Context, pods []*v1.Pod) error {
 		return fmt.Errorf("adopt volumes: %w", err)
 	}
 	return nil
+}
+
+// restore takes up what an earlier process gave to a Pod, before anybody asks
+// what room there is. Such a Pod was admitted.
+func (m *Manager) restore(ctx context.Context, w *worker) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	record, err := m.allocations.Load(w.uid)
+	if err != nil {
+		m.log(ctx, w.pod).Error(err, "What a pod was given is not known any more; it counts as given what its spec says")
+	}
+	if record == nil {
+		return
+	}
+	w.allocated, w.admitted, w.holds = record, true, true
+	if c := condition(w.pod.Status.Conditions, v1.PodResizePending); c != nil {
+		w.pending = &Pending{
+			Refusal: Refusal{Reason: c.Reason, Message: c.Message}, Generation: c.ObservedGeneration, Since: c.LastTransitionTime.Time,
+		}
+	}
 }
 
 // orphans describes, from labels, directories, IDs and cgroups, all Pods of which

@@ -22,12 +22,12 @@ func (in *Input) conditions(s *v1.PodStatus, ended *Termination) {
 	if ended != nil && ended.Condition != nil {
 		mine = append([]v1.PodCondition{*ended.Condition}, mine...)
 	}
-	if c := in.resizing(); c != nil {
-		mine = append(mine, *c)
-	}
+	mine = append(mine, in.resizeConditions()...)
 	for i := range mine {
 		c := &mine[i]
-		c.ObservedGeneration = in.Pod.Generation
+		if !resizeCondition(c.Type) {
+			c.ObservedGeneration = in.Pod.Generation
+		}
 		old := condition(in.Pod.Status.Conditions, c.Type)
 		switch {
 		case old != nil && old.Status == c.Status:
@@ -40,7 +40,7 @@ func (in *Input) conditions(s *v1.PodStatus, ended *Termination) {
 		}
 	}
 	for i := range in.Pod.Status.Conditions {
-		if c := in.Pod.Status.Conditions[i]; condition(mine, c.Type) == nil && c.Type != v1.PodResizeInProgress {
+		if c := in.Pod.Status.Conditions[i]; condition(mine, c.Type) == nil && !resizeCondition(c.Type) {
 			s.Conditions = append(s.Conditions, c)
 		}
 	}

@@ -4,11 +4,15 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+
+	"github.com/peapod/peapod/kubelet/allocation"
 )
 
 // Input is all that a decision depends on. Decide reads it and changes nothing.
 type Input struct {
-	Pod     *v1.Pod // as the API last had it, status included
+	// Pod is as the API last had it, status included, but with the resources
+	// that are allocated to it.
+	Pod     *v1.Pod
 	State   State
 	Now     time.Time
 	Runtime Snapshot
@@ -35,10 +39,25 @@ type Input struct {
 	Failures map[string]Failure
 	Backoffs map[string]Backoff // by container name
 	Probes   map[string]Probes  // by container ID
+	// Allocation is what the node gave the Pod, nil before it is admitted.
+	Allocation *allocation.Record
+	// Pending is why the spec asks for other resources than those, nil if it
+	// does not, or was not looked at yet.
+	Pending *Pending
+	// Again are the IDs of instances that were ended to be followed by another
+	// one, whatever they exit with.
+	Again map[string]bool
 }
 
 // Refusal is why the node does not take a Pod.
 type Refusal struct{ Reason, Message string }
+
+// Pending is a resize that the node does not grant.
+type Pending struct {
+	Refusal
+	Generation int64 // of the Pod that asks
+	Since      time.Time
+}
 
 // Termination is why a Pod ends, and how fast.
 type Termination struct {
@@ -95,7 +114,7 @@ const (
 	StartContainer  ActionKind = "StartContainer"
 	StopContainer   ActionKind = "StopContainer"
 	RemoveContainer ActionKind = "RemoveContainer"
-	ResizeContainer ActionKind = "ResizeContainer"
+	ResizePod       ActionKind = "ResizePod"
 	Release         ActionKind = "Release"
 	RemoveAll       ActionKind = "RemoveAll"
 )
@@ -111,6 +130,7 @@ type Action struct {
 	RestartCount int32  // StartContainer
 	By           time.Time
 	PreStop      bool   // StopContainer: run the hook first
+	Again        bool   // StopContainer: another instance follows
 	Message      string // StopContainer: the text of the Killing event
 }
 
@@ -179,6 +199,7 @@ func Decide(in *Input) Decision {
 	}
 	in.pullBackOff(&d)
 	d.Status = in.status(&d)
+	in.resizeNews(&d)
 	return d
 }
 
@@ -195,7 +216,7 @@ func (in *Input) decideNew(d *Decision) {
 		d.Event = End
 		d.Ended = &Termination{Reason: in.Admission.Reason, Message: in.Admission.Message, Failed: true, By: in.Now}
 		d.note(v1.EventTypeWarning, in.Admission.Reason, "", in.Admission.Message)
-	case !in.busy("admit"):
+	case !in.blocked(d, "admit"):
 		d.act(Action{Kind: AskAdmission, Key: "admit"})
 	}
 }

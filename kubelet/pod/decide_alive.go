@@ -24,6 +24,9 @@ func (in *Input) decideAlive(d *Decision) {
 		return
 	}
 	in.collectDead(d)
+	if in.resize(d) {
+		return
+	}
 	in.startEphemeral(d)
 	began := in.anyRegularActive()
 	if began && in.State == Starting {
@@ -190,7 +193,7 @@ func (in *Input) regularContainers(d *Decision) (over bool) {
 // when the container is done for good.
 func (in *Input) keep(d *Decision, c *v1.Container, last *Container) bool {
 	if !last.Running() {
-		if !wanted(in.Pod, c, isInit(in.Pod, c.Name), last) {
+		if !wanted(in.Pod, c, isInit(in.Pod, c.Name), last) && !in.Again[last.ID] {
 			return false
 		}
 		in.start(d, c, last)
@@ -204,8 +207,6 @@ func (in *Input) keep(d *Decision, c *v1.Container, last *Container) bool {
 		in.restart(d, c, last, c.LivenessProbe, fmt.Sprintf("Container %s failed liveness probe, will be restarted", c.Name))
 	case p.Startup == Failed:
 		in.restart(d, c, last, c.StartupProbe, fmt.Sprintf("Container %s failed startup probe, will be restarted", c.Name))
-	default:
-		in.resize(d, c, last)
 	}
 	return true
 }
@@ -219,7 +220,8 @@ func (in *Input) restart(d *Decision, c *v1.Container, last *Container, probe *v
 	if probe != nil && probe.TerminationGracePeriodSeconds != nil {
 		grace = time.Duration(*probe.TerminationGracePeriodSeconds) * time.Second
 	}
-	in.stop(d, last, in.Now.Add(grace), message)
+	again := restarts(in.Pod, c, isInit(in.Pod, c.Name), 137) // its process may exit well all the same
+	in.stop(d, last, in.Now.Add(grace), message, again)
 }
 
 // start starts a new instance, unless back-off, an earlier failure or another

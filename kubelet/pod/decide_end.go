@@ -92,7 +92,7 @@ func (in *Input) end(d *Decision, c *Container, by time.Time) {
 	if in.stopping(c.ID, by) {
 		return
 	}
-	in.stop(d, c, by, fmt.Sprintf("Stopping container %s", c.Name))
+	in.stop(d, c, by, fmt.Sprintf("Stopping container %s", c.Name), false)
 }
 
 // stopping says whether the instance is being ended, by `by` at the latest
@@ -110,8 +110,9 @@ func (in *Input) stopping(id string, by time.Time) bool {
 }
 
 // stop starts the end of one instance. A second, faster end of the same
-// instance runs beside the first one, which it makes return sooner.
-func (in *Input) stop(d *Decision, c *Container, by time.Time, message string) {
+// instance runs beside the first one, which it makes return sooner. again: the
+// instance is followed by another one, whatever it exits with.
+func (in *Input) stop(d *Decision, c *Container, by time.Time, message string, again bool) {
 	key := fmt.Sprintf("stop/%s/%d", c.ID, by.Unix())
 	first := !in.stopping(c.ID, time.Time{})
 	if in.blocked(d, key) {
@@ -124,7 +125,7 @@ func (in *Input) stop(d *Decision, c *Container, by time.Time, message string) {
 	}
 	d.act(Action{
 		Kind: StopContainer, Key: key, Container: c.Name, ID: c.ID, By: by,
-		PreStop: first && by.After(in.Now), Message: message,
+		PreStop: first && by.After(in.Now), Message: message, Again: again,
 	})
 }
 

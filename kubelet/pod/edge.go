@@ -117,7 +117,15 @@ type Eviction struct {
 // containers below them.
 type Cgroups interface {
 	PodPath(pod *v1.Pod) string
+	// Ensure makes the Pod's cgroup, with the limits that the Pod has.
 	Ensure(pod *v1.Pod) error
+	// Widen gives the Pod's cgroup the wider of two sets of limits, so that
+	// those of its containers may go from the one to the other inside.
+	Widen(from, to *v1.Pod) error
+	// Memory is what the Pod's cgroup uses, and MemoryLimit what Ensure limits
+	// it to, 0 for no limit; both in bytes.
+	Memory(pod *v1.Pod) (int64, error)
+	MemoryLimit(pod *v1.Pod) int64
 	Remove(ctx context.Context, uid types.UID) error
 	// Pods are the UIDs that have a cgroup.
 	Pods() (map[types.UID]bool, error)
@@ -167,7 +175,17 @@ type Publisher interface {
 	Forget(uid types.UID)
 }
 
-// Admitter decides whether the node takes a Pod beside those it has.
-type Admitter interface {
+// Gate may keep Pods off the node, such as while it is short of something.
+type Gate interface {
 	Admit(ctx context.Context, pod *v1.Pod, others []*v1.Pod) *Refusal
+}
+
+// Admitter decides what the node gives to a Pod beside those it has.
+type Admitter interface {
+	// Admit says whether the node takes the Pod.
+	Admit(ctx context.Context, pod *v1.Pod, others []*v1.Pod) *Refusal
+	// Resize says whether a Pod of the node may have what its spec says now.
+	// The reason of a refusal is v1.PodReasonDeferred where there may be room
+	// later, and v1.PodReasonInfeasible where there cannot be.
+	Resize(ctx context.Context, pod *v1.Pod, others []*v1.Pod) *Refusal
 }

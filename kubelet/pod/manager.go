@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 	"k8s.io/klog/v2"
 	"k8s.io/utils/clock"
 
+	"github.com/peapod/peapod/kubelet/allocation"
 	"github.com/peapod/peapod/kubelet/criconfig"
 	"github.com/peapod/peapod/kubelet/image"
 )
@@ -52,7 +54,9 @@ type Config struct {
 type Manager struct {
 	cfg Config
 
-	admission sync.Mutex // one admission at a time, so that no room is given twice
+	admission   sync.Mutex // one admission or resize at a time, so that no room is given twice
+	allocations allocation.Store
+	resizes     *resizeQueue
 
 	mu      sync.Mutex
 	ctx     context.Context // of Run; nil before
@@ -76,6 +80,7 @@ func NewManager(cfg Config) (*Manager, error) {
 	}
 	return &Manager{
 		cfg: cfg, workers: map[types.UID]*worker{}, byName: map[types.NamespacedName]types.UID{}, owner: map[string]types.UID{},
+		allocations: allocation.Store{Dir: func(uid types.UID) string { return Dir(cfg.RootDir, uid) }}, resizes: newResizeQueue(),
 	}, nil
 }
 
@@ -102,6 +107,7 @@ func (m *Manager) Run(ctx context.Context, pods []*v1.Pod) error {
 		m.start(w)
 	}
 	m.mu.Unlock()
+	m.wg.Go(func() { m.runResizes(ctx) })
 	m.watchRuntime(ctx)
 	m.wg.Wait()
 	return nil
@@ -165,6 +171,7 @@ func (m *Manager) Upsert(pod *v1.Pod) {
 func (m *Manager) Delete(pod *v1.Pod) {
 	if w := m.worker(pod.UID); w != nil {
 		w.update(func() { w.deleted = true })
+		m.RoomChanged()
 	}
 }
 
@@ -273,7 +280,8 @@ func (m *Manager) ContainerID(uid types.UID, container string, previous bool) (s
 	return "", e
 }
 
-// others are the Pods that hold resources of the node, but one.
+// others are the Pods that hold resources of the node, but one, each with those
+// that are allocated to it.
 func (m *Manager) others(but types.UID) []*v1.Pod {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -286,11 +294,23 @@ func (m *Manager) others(but types.UID) []*v1.Pod {
 		// A Pod without an object holds nothing any more, though its end may take a moment: the scheduler has given its room
 		// away, and to refuse the next Pod would be for good. What the two cannot share is tried again by whoever makes it.
 		if w.holds && !w.deleted {
-			out = append(out, w.latest)
+			out = append(out, w.holder())
 		}
 		w.mu.Unlock()
 	}
 	return out
+}
+
+// holder is the Pod with what is allocated to it now, and with the newest
+// status; the caller holds w.mu.
+func (w *worker) holder() *v1.Pod {
+	if w.allocated == nil {
+		return w.latest
+	}
+	p := w.allocated.Allocated.Apply(w.latest)
+	// The spec is what it has, so that it counts whatever else was asked for.
+	p.Status.Conditions = slices.DeleteFunc(slices.Clone(p.Status.Conditions), func(c v1.PodCondition) bool { return resizeCondition(c.Type) })
+	return p
 }
 
 // Record records a Kubernetes Event about a Pod or one of its containers.

@@ -23,7 +23,7 @@ const minGrace = 2 * time.Second
 func (w *worker) do(ctx context.Context, pod *v1.Pod, snapshot *Snapshot, a Action) (*Refusal, error) {
 	switch a.Kind {
 	case AskAdmission:
-		return w.admit(ctx, pod), nil
+		return w.admit(ctx, pod)
 	case PrepareVolumes:
 		return nil, w.prepareVolumes(ctx, pod)
 	case CreateSandbox:
@@ -34,8 +34,8 @@ func (w *worker) do(ctx context.Context, pod *v1.Pod, snapshot *Snapshot, a Acti
 		return nil, w.startContainer(ctx, pod, snapshot, a)
 	case StopContainer:
 		return nil, w.stopContainer(ctx, pod, snapshot, a)
-	case ResizeContainer:
-		return nil, w.resizeContainer(ctx, pod, a)
+	case ResizePod:
+		return nil, w.resizePod(ctx, pod, snapshot)
 	case RemoveContainer:
 		return nil, w.removeContainer(ctx, snapshot, a.ID)
 	case Release:
@@ -46,9 +46,17 @@ func (w *worker) do(ctx context.Context, pod *v1.Pod, snapshot *Snapshot, a Acti
 	return nil, fmt.Errorf("run action %s: not known", a.Kind)
 }
 
-// admit asks the node, one Pod at a time; the answer counts at once, so that
+// admit asks the node, and records what the Pod gets.
+func (w *worker) admit(ctx context.Context, pod *v1.Pod) (*Refusal, error) {
+	if refusal := w.askAdmission(ctx, pod); refusal != nil {
+		return refusal, nil
+	}
+	return nil, w.recordAdmission(pod)
+}
+
+// askAdmission asks for one Pod at a time; the answer counts at once, so that
 // the next Pod finds the room taken.
-func (w *worker) admit(ctx context.Context, pod *v1.Pod) *Refusal {
+func (w *worker) askAdmission(ctx context.Context, pod *v1.Pod) *Refusal {
 	w.m.admission.Lock()
 	defer w.m.admission.Unlock()
 	refusal := w.m.cfg.Admitter.Admit(ctx, pod, w.m.others(w.uid))
@@ -200,6 +208,9 @@ func (w *worker) removeAll(ctx context.Context, pod *v1.Pod, snapshot *Snapshot)
 		if err := os.RemoveAll(criconfig.PodLogDir(w.m.cfg.LogDir, pod)); err != nil {
 			return fmt.Errorf("remove logs: %w", err)
 		}
+	}
+	if err := w.m.allocations.Remove(w.uid); err != nil {
+		return err
 	}
 	dir := Dir(w.m.cfg.RootDir, w.uid)
 	// Only what the kubelet itself made: a volume that is still mounted there,

@@ -1,116 +1,152 @@
 package pod
 
 import (
-	"context"
 	"fmt"
-	"strings"
+	"strconv"
 
 	v1 "k8s.io/api/core/v1"
-	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+	resourcehelper "k8s.io/component-helpers/resource"
 
-	"github.com/peapod/peapod/kubelet/criconfig"
+	"github.com/peapod/peapod/kubelet/allocation"
 )
 
-// Limits are what of a container's resources can change while it runs.
-type Limits struct{ CPUShares, CPUQuota, Memory int64 }
-
-// limitsOf reads what the runtime says it enforces; nil if it does not say.
-func limitsOf(r *runtimeapi.LinuxContainerResources) *Limits {
-	if r == nil || r.CpuShares == 0 {
-		return nil
-	}
-	return &Limits{CPUShares: r.CpuShares, CPUQuota: max(r.CpuQuota, 0), Memory: max(r.MemoryLimitInBytes, 0)}
-}
-
-// wantedLimits are those that the spec asks for.
-func wantedLimits(c *v1.Container) Limits {
-	r := criconfig.Limits(c)
-	return Limits{CPUShares: r.CpuShares, CPUQuota: r.CpuQuota, Memory: r.MemoryLimitInBytes}
-}
-
-// differs says whether a running instance has other limits than its spec. A
-// memory limit cannot be taken off while it runs.
-func differs(c *v1.Container, last *Container) bool {
-	if !last.Running() || last.Limits == nil {
+// resize brings what is in force to what is allocated: instances that must be
+// started anew for it are ended, then everything else changes in place. It
+// reports whether containers have to wait with their start until that is done;
+// where it failed they do not wait, for it may go on failing.
+func (in *Input) resize(d *Decision) (wait bool) {
+	a := in.Allocation
+	if a == nil || a.Done() {
 		return false
 	}
-	want := wantedLimits(c)
-	if want.Memory == 0 {
-		want.Memory = last.Limits.Memory
+	if in.starting() { // it was begun with what was allocated then
+		return true
 	}
-	return want != *last.Limits
-}
-
-// resize brings a running instance's limits to its spec, in place or, where
-// the spec asks for it, by a restart.
-func (in *Input) resize(d *Decision, c *v1.Container, last *Container) {
-	if !differs(c, last) {
-		return
-	}
-	want := wantedLimits(c)
-	for _, p := range c.ResizePolicy {
-		cpu := p.ResourceName == v1.ResourceCPU && (want.CPUShares != last.Limits.CPUShares || want.CPUQuota != last.Limits.CPUQuota)
-		memory := p.ResourceName == v1.ResourceMemory && want.Memory != last.Limits.Memory
-		if p.RestartPolicy == v1.RestartContainer && (cpu || memory) {
-			in.restart(d, c, last, nil, fmt.Sprintf("Container %s resize requires restart", c.Name))
-			return
-		}
-	}
-	key := fmt.Sprintf("resize/%s/%d/%d/%d", last.ID, want.CPUShares, want.CPUQuota, want.Memory)
-	// Once it was done, a runtime that reports other numbers rounds them.
-	if !in.Done[key] && !in.blocked(d, key) {
-		d.act(Action{Kind: ResizeContainer, Key: key, Container: c.Name, ID: last.ID})
-	}
-}
-
-// resizing is the condition of a resize under way, nil if there is none.
-func (in *Input) resizing() *v1.PodCondition {
-	if in.State >= Stopping {
-		return nil
-	}
-	for i := range in.Runtime.Containers {
-		last := &in.Runtime.Containers[i]
-		c := in.container(last.Name)
-		if c == nil || !differs(c, last) {
-			continue
-		}
-		cond := &v1.PodCondition{Type: v1.PodResizeInProgress, Status: v1.ConditionTrue}
-		for key, f := range in.Failures {
-			if strings.HasPrefix(key, "resize/"+last.ID+"/") {
-				cond.Reason, cond.Message = v1.PodReasonError, f.Message
+	for _, list := range [][]v1.Container{in.Pod.Spec.InitContainers, in.Pod.Spec.Containers} {
+		for i := range list {
+			c := &list[i]
+			last := in.Runtime.active(c.Name)
+			if !last.Running() || !in.restartsFor(c) {
+				continue
 			}
-		}
-		if !in.resized(last.ID) || cond.Reason != "" {
-			return cond
+			wait = true
+			in.restart(d, c, last, nil, fmt.Sprintf("Container %s resize requires restart", c.Name))
+			if d.Backoffs == nil {
+				d.Backoffs = map[string]Backoff{}
+			}
+			d.Backoffs[c.Name] = Backoff{} // with other resources it is another one
 		}
 	}
-	return nil
+	if wait {
+		return true
+	}
+	key := resizeKey(a.Generation)
+	if !in.blocked(d, key) {
+		d.act(Action{Kind: ResizePod, Key: key})
+	}
+	_, failed := in.Failures[key]
+	return !failed
 }
 
-// resized says whether a resize of the instance ended well.
-func (in *Input) resized(id string) bool {
-	for key := range in.Done {
-		if strings.HasPrefix(key, "resize/"+id+"/") {
-			return true
+const resizePrefix = "resize/"
+
+// resizeKey names the operation that brings about the resources of a generation.
+func resizeKey(generation int64) string { return resizePrefix + strconv.FormatInt(generation, 10) }
+
+// restartsFor says whether the container must be started anew to get from what
+// is in force to what is allocated.
+func (in *Input) restartsFor(c *v1.Container) bool {
+	a := in.Allocation
+	keeps := restartable(c) || !isInit(in.Pod, c.Name)
+	return allocation.Restarts(c, keeps, a.Actuated.Containers[c.Name], a.Allocated.Containers[c.Name])
+}
+
+// resizing says whether a resize is under way: not all that is allocated is in
+// force, or an instance ended for it has no successor yet.
+func (in *Input) resizing() bool {
+	if in.Allocation == nil || in.State >= Stopping {
+		return false
+	}
+	if !in.Allocation.Done() {
+		return true
+	}
+	old := condition(in.Pod.Status.Conditions, v1.PodResizeInProgress)
+	if old == nil {
+		return false
+	}
+	for _, list := range [][]v1.Container{in.Pod.Spec.InitContainers, in.Pod.Spec.Containers} {
+		for i := range list {
+			if last := in.Runtime.active(list[i].Name); last != nil && !last.Running() && in.Again[last.ID] {
+				return true
+			}
 		}
 	}
 	return false
 }
 
-// resizeContainer changes the Pod's own cgroup, then the container's.
-func (w *worker) resizeContainer(ctx context.Context, pod *v1.Pod, a Action) error {
-	c := FindContainer(pod, a.Container)
-	if c == nil {
-		return fmt.Errorf("resize container %s: no such container", a.Container)
+// resizeConditions are those of a resize that waits and of one under way.
+func (in *Input) resizeConditions() []v1.PodCondition {
+	var out []v1.PodCondition
+	if p := in.Pending; p != nil && in.State < Stopping {
+		out = append(out, v1.PodCondition{
+			Type: v1.PodResizePending, Status: v1.ConditionTrue, Reason: p.Reason, Message: p.Message, ObservedGeneration: p.Generation,
+		})
 	}
-	node, err := w.m.cfg.Node()
-	if err != nil {
-		return err
+	if in.resizing() {
+		c := v1.PodCondition{Type: v1.PodResizeInProgress, Status: v1.ConditionTrue, ObservedGeneration: in.Allocation.Generation}
+		if f, failed := in.Failures[resizeKey(in.Allocation.Generation)]; failed {
+			c.Reason, c.Message = v1.PodReasonError, f.Message
+		}
+		out = append(out, c)
 	}
-	if err := w.m.cfg.Cgroups.Ensure(pod); err != nil {
-		return err
+	return out
+}
+
+func resizeCondition(t v1.PodConditionType) bool {
+	return t == v1.PodResizePending || t == v1.PodResizeInProgress
+}
+
+// resizeNews tells of the beginning and the end of a resize: once, as the
+// condition comes and goes.
+func (in *Input) resizeNews(d *Decision) {
+	if d.Event != None || in.Allocation == nil || in.State >= Stopping {
+		return
 	}
-	return w.m.cfg.Runtime.UpdateContainerResources(ctx, a.ID, &runtimeapi.ContainerResources{
-		Linux: criconfig.ContainerResources(pod, c, node),
-	})
+	old := condition(in.Pod.Status.Conditions, v1.PodResizeInProgress)
+	switch resizing := in.resizing(); {
+	case resizing && (old == nil || old.ObservedGeneration != in.Allocation.Generation):
+		d.note(v1.EventTypeNormal, "ResizeStarted", "", allocation.Message("Pod resize started", in.Pod, in.Allocation.Generation, ""))
+	case !resizing && old != nil:
+		d.note(v1.EventTypeNormal, "ResizeCompleted", "", allocation.Message("Pod resize completed", in.Pod, old.ObservedGeneration, ""))
+	}
+}
+
+// inForce are the resources of a container in its status.
+func (in *Input) inForce(c *v1.Container, running bool) *v1.ResourceRequirements {
+	r := c.Resources.DeepCopy()
+	if in.Allocation != nil && running {
+		if have, ok := in.Allocation.Actuated.Containers[c.Name]; ok {
+			r = have.DeepCopy()
+		}
+	}
+	r.Claims = nil
+	return r
+}
+
+// podResources are the resources of the Pod as a whole in its status.
+func (in *Input) podResources(s *v1.PodStatus) {
+	old := &in.Pod.Status
+	s.AllocatedResources, s.Resources = old.AllocatedResources, old.Resources
+	if in.Allocation == nil {
+		return
+	}
+	s.Resources = nil
+	s.AllocatedResources = resourcehelper.PodRequests(in.Pod, resourcehelper.PodResourcesOptions{ExcludeOverhead: true})
+	if len(s.AllocatedResources) == 0 {
+		s.AllocatedResources = nil
+	}
+	if have := in.Allocation.Actuated.Pod; have != nil {
+		s.Resources = have.DeepCopy()
+		s.Resources.Claims = nil
+	}
 }

@@ -3,6 +3,8 @@ package pod
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"time"
 
@@ -46,6 +48,9 @@ func (w *worker) refresh(ctx context.Context) error {
 		}
 	}
 	w.snapshot = next
+	maps.DeleteFunc(w.again, func(id string, _ bool) bool {
+		return !slices.ContainsFunc(next.Containers, func(c Container) bool { return c.ID == id })
+	})
 	w.m.own(w.uid, &next)
 	return nil
 }
@@ -116,7 +121,6 @@ func (w *worker) readContainer(ctx context.Context, c *runtimeapi.Container) (Co
 		sig := v1.Signal(s.StopSignal.String()[len("SIGNAL_"):])
 		out.StopSignal = &sig
 	}
-	out.Limits = limitsOf(s.GetResources().GetLinux())
 	if out.Exited() {
 		if out.Message == "" {
 			out.Message = terminationMessage(s)

@@ -13,9 +13,12 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"sigs.k8s.io/yaml"
+
+	"github.com/peapod/peapod/kubelet/allocation"
 )
 
 var rewrite = flag.Bool("rewrite", false, "write what happens into the scenario files")
@@ -116,6 +119,7 @@ func (s *scenario) pod(doc string) error {
 	s.in = Input{
 		Pod: p, Now: epoch, StartTime: epoch, RuntimeName: "rt", HostIPs: []string{"192.0.2.1"},
 		Busy: map[string]Op{}, Done: map[string]bool{}, Failures: map[string]Failure{}, Backoffs: map[string]Backoff{}, Probes: map[string]Probes{},
+		Again: map[string]bool{},
 	}
 	return nil
 }
@@ -175,12 +179,14 @@ func (s *scenario) command(f []string) error {
 		// What is remembered is lost; the runtime and the API are not.
 		s.in.State, s.in.Admission, s.in.Admitted, s.in.VolumesReady, s.in.Ended = New, nil, false, false, nil
 		s.in.Busy, s.in.Done, s.in.Failures = map[string]Op{}, map[string]bool{}, map[string]Failure{}
-		s.in.Backoffs = map[string]Backoff{}
+		s.in.Backoffs, s.in.Again = map[string]Backoff{}, map[string]bool{}
 	case "vanish":
 		s.in.Runtime = Snapshot{}
 	case "image":
 		c := s.in.container(arg(1))
 		c.Image = arg(2)
+	case "allocate":
+		return s.allocate(arg(1), f[2:])
 	case "debug":
 		s.in.Pod.Spec.EphemeralContainers = append(s.in.Pod.Spec.EphemeralContainers, v1.EphemeralContainer{
 			EphemeralContainerCommon: v1.EphemeralContainerCommon{Name: arg(1), Image: "img"},
@@ -188,6 +194,30 @@ func (s *scenario) command(f []string) error {
 	default:
 		return fmt.Errorf("no such command")
 	}
+	return nil
+}
+
+// allocate gives a container other resources than it has: "cpu=1 memory=1Gi" as requests and limits.
+func (s *scenario) allocate(name string, amounts []string) error {
+	list := v1.ResourceList{}
+	for _, a := range amounts {
+		what, amount, _ := strings.Cut(a, "=")
+		q, err := resource.ParseQuantity(amount)
+		if err != nil {
+			return err
+		}
+		list[v1.ResourceName(what)] = q
+	}
+	old := s.in.Allocation
+	if old == nil {
+		old = &allocation.Record{Actuated: allocation.Of(s.in.Pod), Allocated: allocation.Of(s.in.Pod)}
+	}
+	s.in.Pod.Generation++
+	next := allocation.Record{
+		Generation: s.in.Pod.Generation, Actuated: old.Actuated,
+		Allocated: old.Allocated.With(name, v1.ResourceRequirements{Requests: list, Limits: list}),
+	}
+	s.in.Allocation, s.in.Pod = &next, next.Allocated.Apply(s.in.Pod)
 	return nil
 }
 
@@ -248,6 +278,10 @@ func (s *scenario) done(key string) error {
 			}
 		}
 		s.in.Runtime.Containers = kept
+	case ResizePod:
+		next := *s.in.Allocation
+		next.Actuated = next.Allocated
+		s.in.Allocation = &next
 	case Release:
 		s.in.Done[key] = true
 		for i := range s.in.Runtime.Sandboxes {
@@ -329,6 +363,9 @@ func (s *scenario) step() {
 		}
 		for _, a := range d.Actions {
 			s.in.Busy[a.Key] = Op{Kind: a.Kind, By: a.By}
+			if a.Again {
+				s.in.Again[a.ID] = true
+			}
 			fmt.Fprintf(s.out, "  %s\n", s.describe(a))
 		}
 		if d.Event != None {

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/resource"
 )
 
 func TestPodRunsAndIsDeleted(t *testing.T) {
@@ -237,35 +236,5 @@ func TestManyPods(t *testing.T) {
 		if fmt.Sprint(h) != "[Pending Running Failed]" && fmt.Sprint(h) != "[Pending Running Succeeded]" {
 			t.Errorf("pod %s went through %v", p.Name, h)
 		}
-	}
-}
-
-// TestResize changes limits of a running container in place.
-func TestResize(t *testing.T) {
-	s := newStage(t)
-	s.start()
-	p := onePod("a", func(p *v1.Pod) {
-		p.Spec.Containers[0].Resources.Limits = v1.ResourceList{v1.ResourceMemory: resource.MustParse("64Mi")}
-	})
-	s.m.Upsert(p)
-	id := s.until(p, "ran", running).ContainerStatuses[0].ContainerID
-	bigger := p.DeepCopy()
-	bigger.Generation = 2
-	bigger.Spec.Containers[0].Resources.Limits[v1.ResourceMemory] = resource.MustParse("128Mi")
-	s.m.Upsert(bigger)
-	st := s.until(p, "was resized", func(st v1.PodStatus) bool {
-		for _, c := range st.Conditions {
-			if c.Type == v1.PodResizeInProgress {
-				return false
-			}
-		}
-		return st.ObservedGeneration == 2
-	})
-	if got := s.rt.Configs()["main"].Linux.Resources.MemoryLimitInBytes; got != 128<<20 {
-		t.Errorf("memory limit %d", got)
-	}
-	c := st.ContainerStatuses[0]
-	if c.ContainerID != id || c.RestartCount != 0 || c.Resources.Limits.Memory().Value() != 128<<20 {
-		t.Errorf("status %+v", c)
 	}
 }

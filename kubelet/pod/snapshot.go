@@ -42,7 +42,6 @@ type Container struct {
 	LogPath      string
 	StopSignal   *v1.Signal
 	User         *v1.ContainerUser
-	Limits       *Limits // that the runtime enforces; nil if it does not say
 }
 
 // Running says whether the instance has a live process.

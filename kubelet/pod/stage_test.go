@@ -9,6 +9,7 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes/fake"
@@ -16,6 +17,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/utils/clock"
 
+	"github.com/peapod/peapod/kubelet/admit"
 	"github.com/peapod/peapod/kubelet/criconfig"
 	"github.com/peapod/peapod/kubelet/critest"
 	"github.com/peapod/peapod/kubelet/image"
@@ -63,8 +65,10 @@ func (v *volumes) Teardown(_ context.Context, uid types.UID) error {
 
 // groups are cgroups by name only.
 type groups struct {
-	mu   sync.Mutex
-	have map[types.UID]bool
+	mu     sync.Mutex
+	have   map[types.UID]bool
+	calls  []string // of Ensure and Widen, with the Pods' memory limits in MiB
+	memory int64    // in use by each Pod
 }
 
 func (g *groups) PodPath(p *v1.Pod) string { return "/test/pod" + string(p.UID) }
@@ -73,7 +77,34 @@ func (g *groups) Ensure(p *v1.Pod) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.have[p.UID] = true
+	g.calls = append(g.calls, fmt.Sprintf("Ensure %d", g.MemoryLimit(p)>>20))
 	return nil
+}
+
+func (g *groups) Widen(from, to *v1.Pod) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.calls = append(g.calls, fmt.Sprintf("Widen %d %d", g.MemoryLimit(from)>>20, g.MemoryLimit(to)>>20))
+	return nil
+}
+
+func (g *groups) uses(bytes int64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.memory = bytes
+}
+
+func (g *groups) Memory(*v1.Pod) (int64, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.memory, nil
+}
+
+func (g *groups) MemoryLimit(p *v1.Pod) (sum int64) {
+	for i := range p.Spec.Containers {
+		sum += p.Spec.Containers[i].Resources.Limits.Memory().Value()
+	}
+	return sum
 }
 
 func (g *groups) Remove(_ context.Context, uid types.UID) error {
@@ -127,10 +158,6 @@ func (b *board) Forget(uid types.UID) {
 	b.changed = make(chan struct{})
 }
 
-type anyNode struct{}
-
-func (anyNode) Admit(context.Context, *v1.Pod, []*v1.Pod) *pod.Refusal { return nil }
-
 // stage is a Manager with everything around it.
 type stage struct {
 	t       *testing.T
@@ -143,6 +170,7 @@ type stage struct {
 	events  *record.FakeRecorder
 	m       *pod.Manager
 	dir     string
+	node    v1.Node // what Pods are admitted to
 	stop    func()
 }
 
@@ -156,8 +184,18 @@ func newStage(t *testing.T) *stage {
 	s := &stage{
 		t: t, rt: critest.New(), images: critest.NewImages("img:1"), dir: t.TempDir(),
 		volumes: &volumes{mounted: map[types.UID]bool{}}, groups: &groups{have: map[types.UID]bool{}},
+		node: v1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}, Status: v1.NodeStatus{Allocatable: amounts("cpu", "4", "memory", "1Gi")}},
 	}
 	return s
+}
+
+// amounts makes a list from pairs of names and quantities.
+func amounts(pairs ...string) v1.ResourceList {
+	out := v1.ResourceList{}
+	for i := 0; i < len(pairs); i += 2 {
+		out[v1.ResourceName(pairs[i])] = resource.MustParse(pairs[i+1])
+	}
+	return out
 }
 
 // objects answers from a fake API.
@@ -195,7 +233,7 @@ func (s *stage) start(pods ...*v1.Pod) {
 	s.m, err = pod.NewManager(pod.Config{
 		Runtime: s.rt, HostIPs: []string{"192.0.2.1"}, Volumes: s.volumes, Cgroups: s.groups, UserNS: s.openRanges(), Objects: objects{fake.NewClientset()},
 		Images: image.New(image.Config{Images: s.images, Secrets: secrets{}}), Probes: prober, Hooks: checker,
-		Status: s.board, Admitter: anyNode{}, Recorder: s.events, Clock: clock.RealClock{},
+		Status: s.board, Admitter: admit.New(func() (*v1.Node, error) { return &s.node, nil }), Recorder: s.events, Clock: clock.RealClock{},
 		Node: func() (*criconfig.Node, error) {
 			return &criconfig.Node{Name: "n1", HostIPs: []string{"192.0.2.1"}, ClusterDomain: "cluster.local", LogDir: filepath.Join(s.dir, "logs")}, nil
 		},
@@ -221,7 +259,7 @@ func (s *stage) start(pods ...*v1.Pod) {
 // until waits for a status of a Pod.
 func (s *stage) until(p *v1.Pod, what string, ok func(v1.PodStatus) bool) v1.PodStatus {
 	s.t.Helper()
-	timeout := time.After(10 * time.Second)
+	timeout := time.After(time.Minute)
 	for {
 		s.board.mu.Lock()
 		st, changed := s.board.status[p.UID], s.board.changed
@@ -239,7 +277,7 @@ func (s *stage) until(p *v1.Pod, what string, ok func(v1.PodStatus) bool) v1.Pod
 
 func (s *stage) empty() {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(s.t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(s.t.Context(), time.Minute)
 	defer cancel()
 	if err := s.rt.Wait(ctx, s.rt.Empty); err != nil {
 		s.t.Fatalf("the runtime is not empty: %v", s.rt.Calls())
@@ -283,7 +321,7 @@ func deleted(p *v1.Pod, grace int64) *v1.Pod {
 // gone waits until the manager has forgotten a Pod.
 func (s *stage) gone(p *v1.Pod) {
 	s.t.Helper()
-	timeout := time.After(10 * time.Second)
+	timeout := time.After(time.Minute)
 	for {
 		s.board.mu.Lock()
 		forgotten, changed := s.board.forgotten[p.UID], s.board.changed

@@ -20,9 +20,6 @@ func (in *Input) status(d *Decision) v1.PodStatus {
 		NominatedNodeName:           old.NominatedNodeName,
 		ResourceClaimStatuses:       old.ResourceClaimStatuses,
 		ExtendedResourceClaimStatus: old.ExtendedResourceClaimStatus,
-		AllocatedResources:          old.AllocatedResources,
-		Resources:                   old.Resources,
-		Resize:                      old.Resize,
 		StartTime:                   old.StartTime,
 		Message:                     "",
 	}
@@ -45,6 +42,7 @@ func (in *Input) status(d *Decision) v1.PodStatus {
 	if ended != nil && ended.Failed && terminal {
 		s.Reason, s.Message = ended.Reason, ended.Message
 	}
+	in.podResources(&s)
 	in.addresses(&s)
 	if refused := ended != nil && ended.Failed && in.neverHere(); !refused {
 		in.containerStatuses(d, &s, terminal)

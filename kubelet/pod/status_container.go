@@ -52,7 +52,7 @@ func (in *Input) containerStatus(d *Decision, c *v1.Container, hasInit, init boo
 	}
 	in.failedStart(d, c, newest, init, &st)
 	in.readiness(c, newest, init, &st)
-	in.extras(c, newest, old, &st)
+	in.extras(c, old, &st)
 	return st
 }
 
@@ -208,7 +208,7 @@ func (in *Input) readiness(c *v1.Container, newest *Container, init bool, st *v1
 }
 
 // extras are the parts of a status that do not depend on the state.
-func (in *Input) extras(c *v1.Container, newest *Container, old, st *v1.ContainerStatus) {
+func (in *Input) extras(c *v1.Container, old, st *v1.ContainerStatus) {
 	if old != nil {
 		st.AllocatedResourcesStatus = old.AllocatedResourcesStatus
 	}
@@ -216,11 +216,7 @@ func (in *Input) extras(c *v1.Container, newest *Container, old, st *v1.Containe
 		st.AllocatedResources = c.Resources.Requests.DeepCopy()
 	}
 	if st.State.Running != nil || st.State.Terminated != nil {
-		st.Resources = c.Resources.DeepCopy()
-		st.Resources.Claims = nil
-		if newest != nil && differs(c, newest) && !in.resized(newest.ID) && old != nil && old.Resources != nil {
-			st.Resources = old.Resources // still in force
-		}
+		st.Resources = in.inForce(c, st.State.Running != nil)
 	}
 	st.VolumeMounts = nil
 	for _, m := range c.VolumeMounts {

@@ -11,6 +11,8 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/peapod/peapod/kubelet/allocation"
 )
 
 // worker is the shell around the core for one Pod: it holds what Decide must
@@ -33,6 +35,11 @@ type worker struct {
 	seen    Snapshot // shared with readers
 	holds   bool     // the Pod holds resources of the node
 
+	allocated *allocation.Record // what it holds; immutable, replaced through record
+	pending   *Pending           // why it does not get what it asks for; immutable
+
+	recording sync.Mutex // one change of the record at a time
+
 	// Owned by the goroutine.
 	state        State
 	startTime    time.Time
@@ -47,6 +54,9 @@ type worker struct {
 	failures     map[string]Failure
 	tries        map[string]int // failed tries in a row, by key
 	backoffs     map[string]Backoff
+	again        map[string]bool // instances ended to be followed by another
+	noticed      noticed
+	freed        bool // something of the node was given back since the last publish
 	published    *v1.PodStatus
 }
 
@@ -69,6 +79,7 @@ func newWorker(m *Manager, pod *v1.Pod) *worker {
 		m: m, uid: pod.UID, pod: pod, latest: pod, dirty: true, kick: make(chan struct{}, 1),
 		exited: map[string]Container{}, busy: map[string]*operation{}, done: map[string]bool{},
 		failures: map[string]Failure{}, tries: map[string]int{}, backoffs: map[string]Backoff{},
+		again: map[string]bool{},
 	}
 	w.startTime = m.cfg.Clock.Now()
 	if pod.Status.StartTime != nil {
@@ -142,12 +153,18 @@ func (w *worker) step(ctx context.Context) time.Time {
 	if w.ended == nil && evicted != nil {
 		w.ended = evicted
 	}
+	if len(w.snapshot.Sandboxes) > 0 && !deleted { // admitted before there were records
+		if err := w.recordAdmission(pod); err != nil {
+			w.m.log(ctx, pod).Error(err, "Recording what a pod has failed; it is not resized until that succeeds")
+		}
+	}
+	w.noticeResize(pod)
 	for {
 		in := w.input(pod, deleted)
 		d := Decide(in)
 		w.apply(ctx, in, &d)
 		if d.Event == None {
-			w.publish(pod, &d)
+			w.publish(pod, in.Pod, &d)
 			return d.Wake
 		}
 		next, err := Next(w.state, d.Event)
@@ -180,6 +197,12 @@ func (w *worker) move(next State) {
 // input gathers what Decide looks at.
 func (w *worker) input(pod *v1.Pod, deleted bool) *Input {
 	p := *pod
+	w.mu.Lock()
+	allocated, pending := w.allocated, w.pending
+	w.mu.Unlock()
+	if allocated != nil {
+		p = *allocated.Allocated.Apply(pod)
+	}
 	if w.published != nil {
 		p.Status = w.carry(pod)
 	}
@@ -188,6 +211,7 @@ func (w *worker) input(pod *v1.Pod, deleted bool) *Input {
 		StartTime: w.startTime, Deleted: deleted, Admission: w.admission, Admitted: w.admitted,
 		VolumesReady: w.volumesReady, Ended: w.ended, Busy: map[string]Op{}, Done: w.done,
 		Failures: w.failures, Backoffs: w.backoffs, Probes: w.m.cfg.Probes.Results(w.uid),
+		Allocation: allocated, Pending: pending, Again: w.again,
 	}
 	for key, op := range w.busy {
 		in.Busy[key] = op.Op
@@ -239,7 +263,7 @@ func (w *worker) carry(pod *v1.Pod) v1.PodStatus {
 // owned says whether the node alone writes conditions of a type.
 func owned(t v1.PodConditionType) bool {
 	switch t {
-	case v1.PodReadyToStartContainers, v1.PodInitialized, v1.PodReady, v1.ContainersReady, v1.PodScheduled, v1.PodResizeInProgress:
+	case v1.PodReadyToStartContainers, v1.PodInitialized, v1.PodReady, v1.ContainersReady, v1.PodScheduled, v1.PodResizePending, v1.PodResizeInProgress:
 		return true
 	}
 	return false
@@ -256,20 +280,30 @@ func (w *worker) apply(ctx context.Context, in *Input, d *Decision) {
 		w.m.note(in.Pod, n)
 	}
 	for _, a := range d.Actions {
+		if a.Again {
+			w.again[a.ID] = true
+		}
 		w.launch(ctx, in, a)
 	}
 }
 
-// publish shows the decision to the API, to readers and to the prober.
-func (w *worker) publish(pod *v1.Pod, d *Decision) {
+// publish shows the decision to the API, which has the Pod as in pod, and to
+// readers and the prober, who see it with what it has.
+func (w *worker) publish(pod, has *v1.Pod, d *Decision) {
 	w.published = &d.Status
-	latest := *pod
+	latest := *has
 	latest.Status = d.Status
 	w.mu.Lock()
 	w.latest = &latest
 	w.seen = w.snapshot
+	held := w.holds
 	w.holds = (w.admitted && w.state < Finished) || (w.state > New && w.state < Finished)
+	freed := w.freed || (held && !w.holds)
+	w.freed = false
 	w.mu.Unlock()
+	if freed {
+		w.m.RoomChanged()
+	}
 	w.probe(&latest)
 	switch {
 	case w.state >= Removing || w.deletedNow(): // there is no object to write to
@@ -352,9 +386,10 @@ func (w *worker) absorb(ctx context.Context, pod *v1.Pod, r result) bool {
 		return false
 	case StopSandbox:
 		w.done["stopped/"+a.ID] = true
-	case ResizeContainer:
-		maps.DeleteFunc(w.done, func(k string, _ bool) bool { return strings.HasPrefix(k, "resize/"+a.ID+"/") })
-		w.done[key] = true
+	case ResizePod:
+		maps.DeleteFunc(w.failures, func(k string, _ Failure) bool { return strings.HasPrefix(k, resizePrefix) })
+		w.freed = true
+		return false
 	case Release, RemoveAll:
 		w.done[key] = true
 	}
@@ -375,6 +410,9 @@ func (w *worker) failed(ctx context.Context, pod *v1.Pod, key string, a Action, 
 		if !start.Retry.IsZero() {
 			f.Retry = start.Retry
 		}
+	}
+	if a.Kind == ResizePod && w.failures[key].Message != f.Message {
+		w.noteResizeError(pod, f.Message)
 	}
 	w.failures[key] = f
 	w.m.log(ctx, pod).Info("Pod operation failed", "operation", a.Kind, "container", a.Container, "retry", f.Retry.Sub(now), "err", err)
@@ -401,6 +439,8 @@ func retryDelay(kind ActionKind, n int) time.Duration {
 		first, most = 500*time.Millisecond, 122*time.Second
 	case StartContainer:
 		return 10 * time.Second
+	case ResizePod:
+		first, most = time.Second, 30*time.Second
 	case Release, RemoveAll, RemoveContainer, StopContainer:
 		first, most = 200*time.Millisecond, 30*time.Second
 	}

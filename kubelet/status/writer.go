@@ -251,7 +251,7 @@ func find(list []v1.PodCondition, t v1.PodConditionType) *v1.PodCondition {
 // ours says whether the node alone writes conditions of a type.
 func ours(t v1.PodConditionType) bool {
 	switch t {
-	case v1.PodReadyToStartContainers, v1.PodInitialized, v1.PodReady, v1.ContainersReady, v1.PodScheduled, v1.PodResizeInProgress:
+	case v1.PodReadyToStartContainers, v1.PodInitialized, v1.PodReady, v1.ContainersReady, v1.PodScheduled, v1.PodResizePending, v1.PodResizeInProgress:
 		return true
 	}
 	return false
