@@ -2,6 +2,8 @@ package scheduler
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -41,9 +43,9 @@ func byLabels(key string, labels map[string]string) corev1.PodAffinityTerm {
 
 func put(c *cluster.Cluster, p *corev1.Pod, node string) { c.SetPod(framework.NewPod(p), node) }
 
-// fitting returns the nodes on which the Pod fits.
+// fitting returns the nodes on which the Pod fits, by name.
 func fitting(c *cluster.Cluster, p *corev1.Pod) string {
-	out := ""
+	var names []string
 	for _, n := range c.View().Nodes {
 		only := p.DeepCopy()
 		only.Spec.NodeSelector = map[string]string{corev1.LabelHostname: n.Node.Name}
@@ -52,10 +54,11 @@ func fitting(c *cluster.Cluster, p *corev1.Pod) string {
 			only.Spec.TopologySpreadConstraints[i].NodeAffinityPolicy = ptr.To(corev1.NodeInclusionPolicyIgnore)
 		}
 		if d := cycle.New(plugins.All()).Decide(framework.NewPod(only), c.View()); d.Node != nil {
-			out += d.Node.Node.Name + " "
+			names = append(names, d.Node.Node.Name+" ")
 		}
 	}
-	return out
+	slices.Sort(names)
+	return strings.Join(names, "")
 }
 
 func TestAffinityWantsOnePodThatAllTermsMatch(t *testing.T) {
@@ -124,7 +127,7 @@ func TestPreferencesOfPodsThatRun(t *testing.T) {
 		guest := pod("guest", "")
 		guest.Labels = map[string]string{"app": "x"}
 		if d := cycle.New(plugins.All()).Decide(framework.NewPod(guest), k.View()); d.Node == nil || d.Node.Node.Name != c.want {
-			t.Errorf("%s: on %v, want %s (%s)", name, d.Node.Node.Name, c.want, d.Message)
+			t.Errorf("%s: on %v, want %s (%s)", name, d.Node.Node.Name, c.want, d.Short)
 		}
 	}
 }

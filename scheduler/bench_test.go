@@ -40,7 +40,7 @@ func BenchmarkDecide(b *testing.B) {
 						d := decide.Decide(p, c.View())
 						if d.Node == nil {
 							if kind != "anti-affinity" {
-								b.Fatal(d.Message)
+								b.Fatal(d.Short)
 							}
 							q.Delete(p.UID)
 							continue

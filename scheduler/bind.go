@@ -7,7 +7,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/klog/v2"
 
@@ -43,7 +42,7 @@ func (s *Scheduler) bind(ctx context.Context, pod *framework.Pod, node string, w
 	s.queue.Failed(pod.UID, nil, s.cfg.Clock.Now())
 	s.signal()
 	s.mu.Unlock()
-	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) || errors.Is(err, errPodGone) || ctx.Err() != nil {
+	if gone(err) || errors.Is(err, errPodGone) || ctx.Err() != nil {
 		return // deleted, bound or changed meanwhile: its event says the rest
 	}
 	s.reject(ctx, pod, corev1.PodReasonSchedulerError, fmt.Sprintf(failure, err))
@@ -67,13 +66,9 @@ func (s *Scheduler) reject(ctx context.Context, pod *framework.Pod, reason, mess
 			return
 		}
 	}
-	s.patchStatus(ctx, pod, map[string]any{"conditions": []corev1.PodCondition{condition}})
-}
-
-// logFailure logs an error, unless it only says that the Pod has changed or gone, or that the scheduler stops.
-func (s *Scheduler) logFailure(ctx context.Context, err error, message string, pod *framework.Pod) {
-	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) && ctx.Err() == nil {
-		klog.FromContext(ctx).Error(err, message, "pod", klog.KObj(pod.Pod))
+	err := s.patchStatus(ctx, pod, map[string]any{"conditions": []corev1.PodCondition{condition}})
+	if err != nil && !gone(err) && ctx.Err() == nil {
+		klog.FromContext(ctx).Error(err, "Write status of a Pod failed", "pod", klog.KObj(pod.Pod))
 	}
 }
 

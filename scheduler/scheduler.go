@@ -35,7 +35,8 @@ import (
 type Config struct {
 	// Client acts as system:kube-scheduler.
 	Client kubernetes.Interface
-	// Informers are shared; Pods, Nodes, Namespaces, PodDisruptionBudgets, claims, volumes and storage classes are watched.
+	// Informers are shared; Pods, Nodes, Namespaces, PodDisruptionBudgets, claims, volumes, storage classes, CSI's kinds, Services and
+	// what owns Pods are watched.
 	Informers informers.SharedInformerFactory
 	// Recorder reports Scheduled and FailedScheduling.
 	Recorder events.EventRecorder
@@ -88,7 +89,7 @@ func New(cfg Config) (*Scheduler, error) {
 		assumed: map[types.UID]string{}, binding: map[types.UID]*volumeWait{}, wake: make(chan struct{}, 1),
 	}
 	s.cluster = cluster.New(s.namespaceLabels)
-	storage := cfg.Informers.Storage().V1()
+	storage, apps := cfg.Informers.Storage().V1(), cfg.Informers.Apps().V1()
 	s.synced = []cache.DoneChecker{budgets.Informer().HasSyncedChecker()}
 	if err := errors.Join(
 		watch(s, core.Namespaces().Informer(), s.namespaceChanged),
@@ -97,6 +98,13 @@ func New(cfg Config) (*Scheduler, error) {
 		watch(s, core.PersistentVolumeClaims().Informer(), s.claimChanged),
 		watch(s, core.PersistentVolumes().Informer(), s.volumeChanged),
 		watch(s, storage.StorageClasses().Informer(), s.classChanged),
+		watch(s, storage.CSINodes().Informer(), s.csiNodeChanged),
+		watch(s, storage.CSIDrivers().Informer(), s.csiDriverChanged),
+		watch(s, storage.VolumeAttachments().Informer(), s.attachmentChanged),
+		watch(s, core.Services().Informer(), s.serviceChanged),
+		watch(s, core.ReplicationControllers().Informer(), s.replicationControllerChanged),
+		watch(s, apps.ReplicaSets().Informer(), s.replicaSetChanged),
+		watch(s, apps.StatefulSets().Informer(), s.statefulSetChanged),
 	); err != nil {
 		return nil, err
 	}
@@ -179,7 +187,7 @@ func (s *Scheduler) drain(ctx context.Context) time.Time {
 			s.queue.Failed(pod.UID, d.RejectedBy, s.cfg.Clock.Now())
 			s.mu.Unlock()
 			if preemption != nil {
-				s.bindings.Go(func() { s.evict(ctx, pod, preemption) })
+				s.bindings.Go(func() { s.carryOut(ctx, pod, preemption) })
 			}
 			s.reject(ctx, pod, corev1.PodReasonUnschedulable, message)
 			continue
@@ -270,12 +278,16 @@ func (s *Scheduler) podChanged(old, new *corev1.Pod) {
 	if _, ok := s.assumed[new.UID]; ok {
 		return // its binding is under way
 	}
+	pod := framework.NewPod(new)
+	// What is promised here may not have been written yet: only what the API shows to have changed counts.
+	if old == nil || old.Status.NominatedNodeName != new.Status.NominatedNodeName {
+		s.cluster.Promise(pod, new.Status.NominatedNodeName)
+	}
 	if old != nil && s.queue.Has(new.UID) && onlyStatusChanged(old, new) {
-		s.queue.Refresh(framework.NewPod(new)) // most likely what we wrote ourselves
+		s.queue.Refresh(pod) // most likely what we wrote ourselves
 		return
 	}
-	s.cluster.Promise(framework.NewPod(new), new.Status.NominatedNodeName)
-	s.queue.Put(framework.NewPod(new), now)
+	s.queue.Put(pod, now)
 	s.signal()
 }
 
@@ -287,12 +299,17 @@ func (s *Scheduler) boundPod(old, new *corev1.Pod, now time.Time) {
 	if old != nil && old.Spec.NodeName == "" {
 		old = nil // newly bound
 	}
+	e := framework.Event{OldPod: old, NewPod: new}
 	if framework.Finished(new) {
 		s.cluster.RemovePod(new.UID)
 	} else {
-		s.cluster.SetPod(framework.NewPod(new), new.Spec.NodeName)
+		pod := framework.NewPod(new)
+		if was := s.cluster.Pod(new.UID); was != nil && old != nil {
+			e.OldRequests, e.NewRequests = was.Requests, pod.Requests
+		}
+		s.cluster.SetPod(pod, new.Spec.NodeName)
 	}
-	s.queue.Happened(framework.Event{OldPod: old, NewPod: new}, now)
+	s.queue.Happened(e, now)
 	s.signal()
 }
 

@@ -166,7 +166,7 @@ func TestTaintsCordonPortsAndGates(t *testing.T) {
 	gated.Spec.SchedulingGates = []corev1.PodSchedulingGate{{Name: "wait"}}
 	h := start(t, tainted, cordoned, node("used", nil), taken, p, gated)
 	h.wantEvent(t, "Warning FailedScheduling 0/3 nodes are available: 1 node(s) didn't have free ports for the requested pod ports, "+
-		"1 node(s) had untolerated taint {k: v}, 1 node(s) were unschedulable. preemption: 0/3 nodes are available: "+
+		"1 node(s) had untolerated taint(s), 1 node(s) were unschedulable. preemption: 0/3 nodes are available: "+
 		"1 No preemption victims found for incoming pod, 2 Preemption is not helpful for scheduling.")
 	cordoned = cordoned.DeepCopy()
 	cordoned.Spec.Unschedulable = false
@@ -228,11 +228,13 @@ func TestPromisedRoomIsKept(t *testing.T) {
 	vip = vip.DeepCopy()
 	vip.Spec.SchedulingGates = nil
 	vip.Spec.NodeSelector = map[string]string{"later": "yes"}
+	never := corev1.PreemptNever // else the promise is taken back when preemption cannot help
+	vip.Spec.PreemptionPolicy = &never
 	if _, err := h.client.CoreV1().Pods("default").Update(t.Context(), vip, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	h.wantEvent(t, "Warning FailedScheduling 0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector. "+
-		"preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.")
+		"preemption: not eligible due to preemptionPolicy=Never.")
 	if _, err := h.client.CoreV1().Pods("default").Create(t.Context(), prioritized(pod("small", "1"), 0), metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}

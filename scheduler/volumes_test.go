@@ -349,7 +349,7 @@ func TestVolumeReasons(t *testing.T) {
 		"lost":            {lost, nil, `persistentvolumeclaim "lost" bound to non-existent persistentvolume "gone"`},
 		"no class":        {claim("c", "", "1Gi"), nil, "pod has unbound immediate PersistentVolumeClaims"},
 		"named":           {named, nil, "pod has unbound immediate PersistentVolumeClaims"},
-		"elsewhere":       {bound(claim("c", "static", "1Gi"), "elsewhere"), nil, "1 node(s) had volume node affinity conflict"},
+		"elsewhere":       {bound(claim("c", "static", "1Gi"), "elsewhere"), nil, "1 node(s) didn't match PersistentVolume's node affinity"},
 		"volume gone":     {bound(claim("c", "static", "1Gi"), "none"), nil, `persistentvolume "none" not found`},
 		"zone":            {bound(claim("c", "static", "1Gi"), "zoned"), nil, "1 node(s) had no available volume zone"},
 		"zone fits":       {bound(claim("c", "static", "1Gi"), "here"), nil, ""},

@@ -3,6 +3,7 @@
 package cluster
 
 import (
+	"maps"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -17,25 +18,68 @@ type Cluster struct {
 	nodes map[string]*framework.Node
 	// where is the node of each Pod, promised that of each Pod for which others were preempted.
 	where, promised map[types.UID]string
+	// shuffled says that the order of the nodes is to be worked out anew.
+	shuffled bool
 }
 
 // New returns an empty cluster; namespaces returns a namespace's labels.
 func New(namespaces func(string) map[string]string) *Cluster {
-	return &Cluster{
-		view: framework.Cluster{Namespaces: namespaces, Index: framework.NewIndex(namespaces), Storage: framework.NewStorage(),
-			ClaimUsers: map[types.NamespacedName]map[*framework.Node]int{}},
-		nodes: map[string]*framework.Node{}, where: map[types.UID]string{}, promised: map[types.UID]string{},
+	c := &Cluster{nodes: map[string]*framework.Node{}, where: map[types.UID]string{}, promised: map[types.UID]string{}}
+	c.view = framework.Cluster{
+		Namespaces: namespaces, Index: framework.NewIndex(namespaces), Storage: framework.NewStorage(), CSI: framework.NewCSI(),
+		Groups: framework.NewGroups(), Named: c.nodes, Promised: c.Promised, ClaimUsers: map[types.NamespacedName]map[*framework.Node]int{},
 	}
+	return c
 }
 
 // View is the cluster for a cycle. It is valid until the next change.
-func (c *Cluster) View() *framework.Cluster { return &c.view }
+func (c *Cluster) View() *framework.Cluster {
+	if c.shuffled {
+		c.view.Nodes = byZones(c.view.Nodes)
+		c.shuffled = false
+	}
+	return &c.view
+}
+
+// byZones orders nodes so that neighbours are in different zones: a search that ends when enough are found has looked at all
+// zones alike. Within a zone the order stays.
+func byZones(nodes []*framework.Node) []*framework.Node {
+	type zone struct{ region, name string }
+	zones, order := map[zone][]*framework.Node{}, []zone(nil)
+	for _, n := range nodes {
+		z := zone{label(n, corev1.LabelTopologyRegion, corev1.LabelFailureDomainBetaRegion), label(n, corev1.LabelTopologyZone, corev1.LabelFailureDomainBetaZone)}
+		if zones[z] == nil {
+			order = append(order, z)
+		}
+		zones[z] = append(zones[z], n)
+	}
+	out := make([]*framework.Node, 0, len(nodes))
+	for round := 0; len(out) < len(nodes); round++ {
+		for _, z := range order {
+			if round < len(zones[z]) {
+				out = append(out, zones[z][round])
+			}
+		}
+	}
+	return out
+}
+
+// label is the value of the label, or of what it was called before.
+func label(n *framework.Node, name, before string) string {
+	if value, ok := n.Node.Labels[name]; ok {
+		return value
+	}
+	return n.Node.Labels[before]
+}
 
 // SetNode adds or replaces a node.
 func (c *Cluster) SetNode(n *corev1.Node) {
 	node := c.node(n.Name)
 	if node.Node == nil {
 		c.view.Nodes = append(c.view.Nodes, node)
+		c.shuffled = true
+	} else if !maps.Equal(node.Node.Labels, n.Labels) {
+		c.shuffled = true
 	}
 	node.Set(n)
 }
@@ -71,6 +115,15 @@ func (c *Cluster) SetPod(p *framework.Pod, nodeName string) {
 		}
 		c.view.ClaimUsers[claim.NamespacedName][node]++
 	}
+}
+
+// Pod returns a Pod that is on a node, nil if it is on none.
+func (c *Cluster) Pod(uid types.UID) *framework.Pod {
+	name, ok := c.where[uid]
+	if !ok {
+		return nil
+	}
+	return c.nodes[name].Pods[uid]
 }
 
 // RemovePod takes a Pod away, if it is there.

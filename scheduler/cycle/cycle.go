@@ -14,21 +14,22 @@ import (
 type Decision struct {
 	// Node is nil where the Pod fits nowhere.
 	Node *framework.Node
-	// Message says why, worded as FailedScheduling events are.
-	Message string
-	// Short is Message without what preemption could do about it.
+	// Short says why, worded as FailedScheduling events are, without what preemption could do about it.
 	Short string
 	// RejectedBy are the plugins that turned nodes down: what they wait for decides when the Pod is tried again.
 	RejectedBy []string
 	// Busy are the nodes that would do if Pods went away.
 	Busy []*framework.Node
+	// Nodes is how many nodes there are; 0 says so in Short, and that preemption is beside the point.
+	Nodes int
 }
 
-// Cycle holds the rules and, between Pods, where the search of nodes begins.
+// Cycle holds the rules and, between Pods, where the search of nodes begins and how often there was a choice between equals.
 type Cycle struct {
 	filters []framework.Filter
 	scores  []framework.Score
 	next    int
+	turn    int
 }
 
 // New returns a cycle with the given rules.
@@ -61,46 +62,132 @@ func enough(nodes int) int {
 	return max(nodes*percent/100, minFeasible)
 }
 
-// Decide finds the best node for pod. It costs the filters for each node until enough fit, and the scores for those.
+// Decide finds the best node for pod. It costs the filters for each node until enough fit, and the scores for those. A node that
+// is promised to the Pod is taken if it fits, whatever its score.
 func (c *Cycle) Decide(pod *framework.Pod, cluster *framework.Cluster) Decision {
-	if len(cluster.Nodes) == 0 {
-		return Decision{Message: "no nodes available to schedule pods"}
+	all := len(cluster.Nodes)
+	if all == 0 {
+		return Decision{Short: "no nodes available to schedule pods"}
 	}
+	t := trial{nodes: all, reasons: map[string]int{}, rejectedBy: map[string]bool{}}
 	checks, none := c.checks(pod, cluster)
 	if none.Verdict != framework.Fits {
-		return reject(len(cluster.Nodes), map[string]int{none.Message: 0}, map[string]bool{none.Plugin: true}, len(cluster.Nodes))
+		t.rejectedBy[none.Plugin] = true
+		return t.rejected(none.Message)
 	}
-	var fit, busy []*framework.Node
-	reasons, rejectedBy, hopeless := map[string]int{}, map[string]bool{}, 0
-	want := enough(len(cluster.Nodes))
-	start := c.next % len(cluster.Nodes)
+	nodes, by, none := c.narrow(pod, cluster)
+	if none.Verdict != framework.Fits {
+		t.rejectedBy[none.Plugin] = true
+		return t.rejected(none.Message)
+	}
+	if by != nil {
+		for _, name := range by {
+			t.rejectedBy[name] = true
+		}
+		if others := all - len(nodes); others > 0 {
+			t.reasons[fmt.Sprintf("node(s) didn't satisfy plugin(s) %v", by)] = others
+		}
+	}
+	if n := cluster.Promised(pod.UID); n != nil && n.Node != nil && (by == nil || slices.Contains(nodes, n)) {
+		if against, _ := checks.ask(pod, n); len(against) == 0 {
+			return Decision{Node: n, Nodes: all}
+		}
+	}
 	looked := 0
-	for ; looked < len(cluster.Nodes) && len(fit) < want; looked++ {
-		n := cluster.Nodes[(start+looked)%len(cluster.Nodes)]
-		against, plugin := checks.ask(pod, n)
-		if len(against) == 0 {
-			fit = append(fit, n)
+	for want := enough(len(nodes)); looked < len(nodes) && len(t.fit) < want; looked++ {
+		t.look(pod, checks, nodes[(c.next+looked)%len(nodes)])
+	}
+	if len(nodes) > 0 {
+		c.next = (c.next + looked) % len(nodes)
+	}
+	if len(t.fit) == 0 {
+		return t.rejected("")
+	}
+	return Decision{Node: c.best(pod, cluster, t.fit), Nodes: all}
+}
+
+// trial is what the search of nodes for one Pod has found so far.
+type trial struct {
+	nodes      int
+	fit, busy  []*framework.Node
+	reasons    map[string]int
+	rejectedBy map[string]bool
+}
+
+// look asks the filters about a node.
+func (t *trial) look(pod *framework.Pod, checks checks, n *framework.Node) {
+	against, plugin := checks.ask(pod, n)
+	if len(against) == 0 {
+		t.fit = append(t.fit, n)
+		return
+	}
+	t.rejectedBy[plugin] = true
+	wrong := false
+	for _, r := range against {
+		t.reasons[r.Message]++
+		wrong = wrong || r.Verdict == framework.Wrong
+	}
+	if !wrong {
+		t.busy = append(t.busy, n)
+	}
+}
+
+// rejected is the decision that there is no node, for a reason that concerns the Pod, or if that is empty for those of the nodes.
+func (t *trial) rejected(reason string) Decision {
+	d := Decision{Nodes: t.nodes, Busy: t.busy, RejectedBy: slices.Sorted(maps.Keys(t.rejectedBy))}
+	if reason == "" {
+		reason = counted(t.reasons)
+	}
+	d.Short = fmt.Sprintf("%s %s.", noneOf(t.nodes), reason)
+	return d
+}
+
+func noneOf(nodes int) string { return fmt.Sprintf("0/%d nodes are available:", nodes) }
+
+// counted words how many nodes have each reason.
+func counted(reasons map[string]int) string {
+	parts := make([]string, 0, len(reasons))
+	for message, n := range reasons {
+		parts = append(parts, fmt.Sprintf("%d %s", n, message))
+	}
+	slices.Sort(parts)
+	return strings.Join(parts, ", ")
+}
+
+// narrow returns the nodes to look at, in an order that lasts between Pods, and by which plugins the others are out of question;
+// nil for none.
+func (c *Cycle) narrow(pod *framework.Pod, cluster *framework.Cluster) (nodes []*framework.Node, by []string, none framework.Reason) {
+	var only []string
+	for _, f := range c.filters {
+		narrower, ok := f.(framework.Narrower)
+		if !ok {
 			continue
 		}
-		rejectedBy[plugin] = true
-		wrong := false
-		for _, r := range against {
-			reasons[r.Message]++
-			wrong = wrong || r.Verdict == framework.Wrong
+		names, limited, none := narrower.Only(pod)
+		if none.Verdict != framework.Fits {
+			none.Plugin = f.Name()
+			return nil, nil, none
 		}
-		if wrong {
-			hopeless++
+		if !limited {
+			continue
+		}
+		if by == nil {
+			only = names
 		} else {
-			busy = append(busy, n)
+			only = slices.DeleteFunc(slices.Clone(only), func(name string) bool { return !slices.Contains(names, name) })
+		}
+		by = append(by, f.Name())
+	}
+	if by == nil {
+		return cluster.Nodes, nil, framework.Reason{}
+	}
+	for _, name := range only {
+		if n := cluster.Named[name]; n != nil && n.Node != nil {
+			nodes = append(nodes, n)
 		}
 	}
-	c.next = start + looked
-	if len(fit) == 0 {
-		d := reject(len(cluster.Nodes), reasons, rejectedBy, hopeless)
-		d.Busy = busy
-		return d
-	}
-	return Decision{Node: c.best(pod, cluster, fit)}
+	slices.Sort(by)
+	return nodes, by, framework.Reason{}
 }
 
 // checks are the filters, prepared for one Pod.
@@ -156,82 +243,41 @@ func (cs checks) first(n *framework.Node) (against []framework.Reason, plugin st
 	return nil, ""
 }
 
-// best returns the node of the highest total score; the first of equals, which changes from Pod to Pod as the search
-// begins elsewhere.
+// best returns the node of the highest total score, of equals another at each turn.
 func (c *Cycle) best(pod *framework.Pod, cluster *framework.Cluster, fit []*framework.Node) *framework.Node {
 	if len(fit) == 1 {
 		return fit[0]
 	}
+	total := c.totals(pod, cluster, fit)
+	best := slices.Max(total)
+	var equals []*framework.Node
+	for i, n := range fit {
+		if total[i] == best {
+			equals = append(equals, n)
+		}
+	}
+	c.turn++
+	return equals[c.turn%len(equals)]
+}
+
+// totals are the weighted sums of the scores of each node.
+func (c *Cycle) totals(pod *framework.Pod, cluster *framework.Cluster, fit []*framework.Node) []int64 {
 	total := make([]int64, len(fit))
 	raw := make([]int64, len(fit))
 	for _, s := range c.scores {
-		of := s.PrepareScore(pod, cluster)
+		of := s.PrepareScore(pod, cluster, fit)
 		if of == nil {
 			continue
 		}
 		for i, n := range fit {
 			raw[i] = of(n)
 		}
-		scale(raw, s.Scaling())
+		if normalizer, ok := s.(framework.Normalizer); ok {
+			normalizer.Normalize(raw)
+		}
 		for i := range raw {
 			total[i] += raw[i] * s.Weight()
 		}
 	}
-	best := 0
-	for i := range total {
-		if total[i] > total[best] {
-			best = i
-		}
-	}
-	return fit[best]
-}
-
-// scale brings raw scores to 0..MaxScore in place.
-func scale(raw []int64, s framework.Scaling) {
-	if s == framework.Absolute {
-		return
-	}
-	lo, hi := slices.Min(raw), slices.Max(raw)
-	// Scores that are never negative are scaled from zero, so that small differences stay small.
-	lo = min(lo, 0)
-	for i, v := range raw {
-		switch {
-		case hi == lo:
-			raw[i] = 0
-			if s == framework.Reversed {
-				raw[i] = framework.MaxScore
-			}
-		case s == framework.Reversed:
-			raw[i] = framework.MaxScore - (v-lo)*framework.MaxScore/(hi-lo)
-		default:
-			raw[i] = (v - lo) * framework.MaxScore / (hi - lo)
-		}
-	}
-}
-
-// reject words the event. A reason with count 0 is about the Pod, not about nodes.
-func reject(nodes int, reasons map[string]int, by map[string]bool, hopeless int) Decision {
-	var parts []string
-	for message, n := range reasons {
-		if n == 0 {
-			parts = append(parts, message)
-			continue
-		}
-		parts = append(parts, fmt.Sprintf("%d %s", n, message))
-	}
-	slices.Sort(parts)
-	short := fmt.Sprintf("0/%d nodes are available: %s.", nodes, strings.Join(parts, ", "))
-	var preemption []string
-	if busy := nodes - hopeless; busy > 0 {
-		preemption = append(preemption, fmt.Sprintf("%d No preemption victims found for incoming pod", busy))
-	}
-	if hopeless > 0 {
-		preemption = append(preemption, fmt.Sprintf("%d Preemption is not helpful for scheduling", hopeless))
-	}
-	slices.Sort(preemption)
-	return Decision{
-		Short:      short,
-		Message:    fmt.Sprintf("%s preemption: 0/%d nodes are available: %s.", short, nodes, strings.Join(preemption, ", ")),
-		RejectedBy: slices.Sorted(maps.Keys(by)),
-	}
+	return total
 }

@@ -2,7 +2,9 @@ package cycle
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -22,17 +24,22 @@ type Plan struct {
 	violations int
 }
 
-// maxCandidates bounds how many nodes are worked through for one Pod.
-const maxCandidates = 100
+// Of the nodes where preemption may help, a tenth is worked through for one Pod, but not fewer than minCandidates; more, until there
+// is one where no disruption budget is broken.
+const (
+	minCandidates    = 100
+	candidatePercent = 10
+)
 
-// Eligible says whether the Pod may preempt others at all; if not, why, worded as in events.
-func Eligible(pod *framework.Pod, promised *framework.Node) (ok bool, why string) {
+// Eligible says whether the Pod may preempt others at all; if not, why, worded as in events. promised is the node on which room
+// is kept for it, nil for none; busy are those that would do if Pods went away.
+func Eligible(pod *framework.Pod, promised *framework.Node, busy []*framework.Node) (ok bool, why string) {
 	if pod.Spec.PreemptionPolicy != nil && *pod.Spec.PreemptionPolicy == corev1.PreemptNever {
 		return false, "not eligible due to preemptionPolicy=Never."
 	}
-	if promised != nil {
+	if promised != nil && slices.Contains(busy, promised) {
 		for _, p := range promised.Pods {
-			if p.DeletionTimestamp != nil && p.Priority() < pod.Priority() {
+			if p.Priority() < pod.Priority() && preempted(p) {
 				return false, "not eligible due to a terminating pod on the nominated node."
 			}
 		}
@@ -40,24 +47,46 @@ func Eligible(pod *framework.Pod, promised *framework.Node) (ok bool, why string
 	return true, ""
 }
 
-// Preempt finds the node among busy ones where the fewest and least important Pods of lower priority have to go for pod to
-// fit, nil if there is none. It changes the cluster while it tries, and leaves it as it was.
-func (c *Cycle) Preempt(pod *framework.Pod, cluster *framework.Cluster, busy []*framework.Node, budgets []*policyv1.PodDisruptionBudget) *Plan {
-	var best *Plan
-	tried := 0
-	for _, n := range busy {
-		if tried == maxCandidates {
-			break
-		}
-		if !slices.ContainsFunc(slices.Collect(podsOf(n)), func(p *framework.Pod) bool { return p.Priority() < pod.Priority() }) {
+// preempted says whether the Pod is going because it was preempted.
+func preempted(p *framework.Pod) bool {
+	return p.DeletionTimestamp != nil && slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool {
+		return c.Type == corev1.DisruptionTarget && c.Status == corev1.ConditionTrue && c.Reason == corev1.PodReasonPreemptionByScheduler
+	})
+}
+
+// Preempt finds the node among the busy ones of the decision where the fewest and least important Pods of lower priority have to go
+// for pod to fit. Where there is none, why says so, worded as in events. It changes the cluster while it tries, and leaves it as
+// it was.
+func (c *Cycle) Preempt(pod *framework.Pod, cluster *framework.Cluster, d Decision, budgets []*policyv1.PodDisruptionBudget) (best *Plan, why string) {
+	reasons := map[string]int{}
+	if hopeless := d.Nodes - len(d.Busy); hopeless > 0 {
+		reasons["Preemption is not helpful for scheduling"] = hopeless
+	}
+	want := max(len(d.Busy)*candidatePercent/100, minCandidates)
+	found, harmless := 0, false
+	c.turn++
+	for i := range d.Busy {
+		n := d.Busy[(c.turn+i)%len(d.Busy)]
+		p, against := c.plan(pod, cluster, n, budgets)
+		if p == nil {
+			for _, r := range against {
+				reasons[r.Message]++
+			}
 			continue
 		}
-		tried++
-		if p := c.plan(pod, cluster, n, budgets); p != nil && (best == nil || p.better(best)) {
+		if best == nil || p.better(best) {
 			best = p
 		}
+		found++
+		harmless = harmless || p.violations == 0
+		if harmless && found >= want {
+			break
+		}
 	}
-	return best
+	if best == nil {
+		return nil, fmt.Sprintf("%s %s.", noneOf(d.Nodes), counted(reasons))
+	}
+	return best, ""
 }
 
 func podsOf(n *framework.Node) func(yield func(*framework.Pod) bool) {
@@ -71,13 +100,16 @@ func podsOf(n *framework.Node) func(yield func(*framework.Pod) bool) {
 }
 
 // plan works out the victims on one node: all Pods of lower priority go, and as many as possible are let stay again, those
-// that a budget protects first, the more important before the less.
-func (c *Cycle) plan(pod *framework.Pod, cluster *framework.Cluster, n *framework.Node, budgets []*policyv1.PodDisruptionBudget) *Plan {
+// that a budget protects first, the more important before the less. Where that does not help, against says why.
+func (c *Cycle) plan(pod *framework.Pod, cluster *framework.Cluster, n *framework.Node, budgets []*policyv1.PodDisruptionBudget) (_ *Plan, against []framework.Reason) {
 	var lower []*framework.Pod
 	for p := range podsOf(n) {
 		if p.Priority() < pod.Priority() {
 			lower = append(lower, p)
 		}
+	}
+	if len(lower) == 0 {
+		return nil, []framework.Reason{{Message: "No preemption victims found for incoming pod"}}
 	}
 	defer func() {
 		for _, p := range lower {
@@ -87,8 +119,8 @@ func (c *Cycle) plan(pod *framework.Pod, cluster *framework.Cluster, n *framewor
 	for _, p := range lower {
 		n.Remove(p.UID)
 	}
-	if !c.fits(pod, cluster, n) {
-		return nil
+	if against = c.against(pod, cluster, n); len(against) > 0 {
+		return nil, against
 	}
 	slices.SortFunc(lower, moreImportant)
 	protected, others := split(lower, budgets)
@@ -96,7 +128,7 @@ func (c *Cycle) plan(pod *framework.Pod, cluster *framework.Cluster, n *framewor
 	stay := func(list []*framework.Pod) (gone int) {
 		for _, p := range list {
 			n.Put(p)
-			if c.fits(pod, cluster, n) {
+			if len(c.against(pod, cluster, n)) == 0 {
 				continue
 			}
 			n.Remove(p.UID)
@@ -108,29 +140,31 @@ func (c *Cycle) plan(pod *framework.Pod, cluster *framework.Cluster, n *framewor
 	plan.violations = stay(protected)
 	stay(others)
 	slices.SortFunc(plan.Victims, moreImportant)
-	return plan
+	return plan, nil
 }
 
-// fits says whether pod may run on n as the cluster is now.
-func (c *Cycle) fits(pod *framework.Pod, cluster *framework.Cluster, n *framework.Node) bool {
+// against says what pod may not run on n for, as the cluster is now.
+func (c *Cycle) against(pod *framework.Pod, cluster *framework.Cluster, n *framework.Node) []framework.Reason {
 	cs, none := c.checks(pod, cluster)
 	if none.Verdict != framework.Fits {
-		return false
+		return []framework.Reason{none}
 	}
 	against, _ := cs.ask(pod, n)
-	return len(against) == 0
+	return against
 }
 
-// moreImportant sorts higher priority first, then the one that runs longer.
+// moreImportant sorts higher priority first, then the one that runs longer; the name decides between equals.
 func moreImportant(a, b *framework.Pod) int {
-	return cmp.Or(cmp.Compare(b.Priority(), a.Priority()), started(a).Compare(started(b).Time))
+	return cmp.Or(cmp.Compare(b.Priority(), a.Priority()), started(a).Compare(started(b)),
+		cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 }
 
-func started(p *framework.Pod) *metav1.Time {
+// started is when the Pod's node began with it, later than any other time for one that has not been begun with.
+func started(p *framework.Pod) time.Time {
 	if p.Status.StartTime != nil {
-		return p.Status.StartTime
+		return p.Status.StartTime.Time
 	}
-	return &p.CreationTimestamp
+	return time.Unix(1<<40, 0)
 }
 
 // split separates the Pods whose going would break a budget. Budgets are used up in the order of the list.
@@ -185,6 +219,6 @@ func (p *Plan) better(o *Plan) bool {
 		cmp.Compare(p.Victims[0].Priority(), o.Victims[0].Priority()),
 		cmp.Compare(sum(p.Victims), sum(o.Victims)),
 		cmp.Compare(len(p.Victims), len(o.Victims)),
-		started(o.Victims[0]).Compare(started(p.Victims[0]).Time),
+		started(o.Victims[0]).Compare(started(p.Victims[0])),
 	) < 0
 }

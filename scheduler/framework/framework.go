@@ -4,6 +4,7 @@ package framework
 
 import (
 	"maps"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
@@ -44,29 +45,44 @@ type Filter interface {
 	Prepare(pod *Pod, cluster *Cluster) (check func(*Node) []Reason, none Reason)
 }
 
-// Score says how well a node suits a Pod, from 0 to MaxScore after the cycle has scaled what the plugin returns: linearly so
-// that the best node gets MaxScore, reversed where Reversed says that less is better, not at all where Absolute.
+// Narrower names the only nodes that can do for a Pod, where the Pod's own words say so: the others are not looked at. limited
+// is false where any may do. A non-zero reason says that none will do.
+type Narrower interface {
+	Filter
+	Only(pod *Pod) (names []string, limited bool, none Reason)
+}
+
+// Score says how well nodes suit a Pod. PrepareScore is called once a cycle with the nodes that passed the filters; nil says
+// that the rule makes no difference. The scores count Weight times.
 type Score interface {
 	Plugin
-	PrepareScore(pod *Pod, cluster *Cluster) (score func(*Node) int64)
+	PrepareScore(pod *Pod, cluster *Cluster, fit []*Node) (score func(*Node) int64)
 	Weight() int64
-	Scaling() Scaling
+}
+
+// Normalizer brings the raw scores of all nodes to 0..MaxScore, in place. The scores of a plugin without it are in that range
+// already.
+type Normalizer interface {
+	Score
+	Normalize(raw []int64)
 }
 
 // MaxScore is the best score of one plugin.
 const MaxScore = 100
 
-// Scaling says how raw scores are brought to 0..MaxScore.
-type Scaling int
-
-const (
-	// Absolute scores are used as they are.
-	Absolute Scaling = iota
-	// Relative scores are scaled so that the best node gets MaxScore.
-	Relative
-	// Reversed scores are scaled likewise, with the lowest as the best.
-	Reversed
-)
+// ScaleToMax scales scores that are not negative so that the highest becomes MaxScore; reversed, so that zero does.
+func ScaleToMax(raw []int64, reversed bool) {
+	highest := max(0, slices.Max(raw))
+	for i, v := range raw {
+		if highest > 0 {
+			v = v * MaxScore / highest
+		}
+		if reversed {
+			v = MaxScore - v
+		}
+		raw[i] = v
+	}
+}
 
 // Waker says which events could make a Pod fit that the plugin has turned away. Only then is the Pod tried again.
 type Waker interface {
@@ -80,12 +96,18 @@ type Event struct {
 	OldNode, NewNode *corev1.Node
 	// OldPod and NewPod are Pods that are bound to a node.
 	OldPod, NewPod *corev1.Pod
+	// OldRequests and NewRequests are those of a Pod that stays on its node.
+	OldRequests, NewRequests Resources
 
 	OldNamespace, NewNamespace *corev1.Namespace
 
 	OldClaim, NewClaim   *corev1.PersistentVolumeClaim
 	OldVolume, NewVolume *corev1.PersistentVolume
 	OldClass, NewClass   *storagev1.StorageClass
+
+	OldCSINode, NewCSINode       *storagev1.CSINode
+	OldCSIDriver, NewCSIDriver   *storagev1.CSIDriver
+	OldAttachment, NewAttachment *storagev1.VolumeAttachment
 }
 
 // NodeAppearedOr says whether e is a new node, or a change of one for which changed is true.
@@ -95,6 +117,9 @@ func (e Event) NodeAppearedOr(changed func(old, new *corev1.Node) bool) bool {
 	}
 	return e.OldNode == nil || changed(e.OldNode, e.NewNode)
 }
+
+// NodeAppeared says whether e is a new node.
+func (e Event) NodeAppeared() bool { return e.NewNode != nil && e.OldNode == nil }
 
 // NodeLabelsChanged says whether e is a new node, or one whose labels are others now.
 func (e Event) NodeLabelsChanged() bool {

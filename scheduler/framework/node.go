@@ -92,14 +92,21 @@ func (n *Node) PortTaken(h HostPort) bool {
 
 // Cluster is what a cycle decides on.
 type Cluster struct {
-	// Nodes are those that are known, in the order in which they appeared.
+	// Nodes are those that are known, neighbours in different zones where that is possible.
 	Nodes []*Node
 	// Namespaces are the labels of each namespace, for Pod affinity's namespace selectors.
 	Namespaces func(name string) map[string]string
 	// Index counts Pods by what they match and what they want.
 	Index *Index
-	// Storage are the claims, volumes and classes.
+	// Storage are the claims, volumes and classes, CSI the drivers and what they have attached.
 	Storage *Storage
+	CSI     *CSI
+	// Groups are the Pods that Services and owners select.
+	Groups *Groups
+	// Named are the nodes by name, and those that are known by their Pods only, whose Node is nil.
+	Named map[string]*Node
+	// Promised is the node on which room is kept for a Pod, nil for none.
+	Promised func(types.UID) *Node
 	// ClaimUsers are the nodes with Pods that use a claim, by how many.
 	ClaimUsers map[types.NamespacedName]map[*Node]int
 }

@@ -4,6 +4,7 @@ import (
 	"math"
 
 	corev1 "k8s.io/api/core/v1"
+	apiresource "k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/component-helpers/resource"
 )
 
@@ -49,11 +50,33 @@ func (r *Resources) Add(o Resources, sign int64) {
 	}
 }
 
-// A container without a request counts as this much when nodes are compared, so that Pods without requests spread too.
-const (
-	defaultMilliCPU = 100
-	defaultMemory   = 200 << 20
-)
+// Within says whether all of r is there in room.
+func (r Resources) Within(room Resources) bool {
+	for name, v := range r.Extended {
+		if v > room.Extended[name] {
+			return false
+		}
+	}
+	return r.MilliCPU <= room.MilliCPU && r.Memory <= room.Memory && r.EphemeralStorage <= room.EphemeralStorage
+}
+
+// AnyLess says whether a has less than b of anything that is in r.
+func (r Resources) AnyLess(a, b Resources) bool {
+	for name, v := range r.Extended {
+		if v > 0 && a.Extended[name] < b.Extended[name] {
+			return true
+		}
+	}
+	return r.MilliCPU > 0 && a.MilliCPU < b.MilliCPU || r.Memory > 0 && a.Memory < b.Memory ||
+		r.EphemeralStorage > 0 && a.EphemeralStorage < b.EphemeralStorage
+}
+
+// spreadRequests are what a container without a request counts as when nodes are compared, so that Pods without requests spread
+// too.
+var spreadRequests = corev1.ResourceList{
+	corev1.ResourceCPU:    *apiresource.NewMilliQuantity(100, apiresource.DecimalSI),
+	corev1.ResourceMemory: *apiresource.NewQuantity(200<<20, apiresource.DecimalSI),
+}
 
 // Pod is a Pod with what the scheduler needs to know of it, worked out once.
 type Pod struct {
@@ -72,15 +95,28 @@ type Pod struct {
 
 // NewPod works out what the scheduler needs of p, which must not change afterwards.
 func NewPod(p *corev1.Pod) *Pod {
-	requests := ResourcesOf(resource.PodRequests(p, resource.PodResourcesOptions{UseStatusResources: true}))
+	options := resource.PodResourcesOptions{UseStatusResources: true, InPlacePodLevelResourcesVerticalScalingEnabled: true}
+	requests := ResourcesOf(resource.PodRequests(p, options))
 	spread := requests
-	if spread.MilliCPU == 0 {
-		spread.MilliCPU = defaultMilliCPU * int64(len(p.Spec.Containers))
-	}
-	if spread.Memory == 0 {
-		spread.Memory = defaultMemory * int64(len(p.Spec.Containers))
+	if !allRequest(p) {
+		options.NonMissingContainerRequests = spreadRequests
+		spread = ResourcesOf(resource.PodRequests(p, options))
 	}
 	return &Pod{Pod: p, Requests: requests, Spread: spread, Ports: hostPorts(p), Claims: claimsOf(p), Terms: termsOf(p)}
+}
+
+// allRequest says whether every container requests both of spreadRequests.
+func allRequest(p *corev1.Pod) bool {
+	for _, list := range [][]corev1.Container{p.Spec.InitContainers, p.Spec.Containers} {
+		for i := range list {
+			for name := range spreadRequests {
+				if _, ok := list[i].Resources.Requests[name]; !ok {
+					return false
+				}
+			}
+		}
+	}
+	return true
 }
 
 // Priority is the Pod's, zero where none is set.

@@ -24,6 +24,13 @@ func (t *Tally) Near(n *Node) (count int, ok bool) {
 	return t.byValue[value], ok
 }
 
+// Each calls visit with every node that has any.
+func (t *Tally) Each(visit func(n *Node, count int)) {
+	for n, count := range t.byNode {
+		visit(n, count)
+	}
+}
+
 // Empty says whether no domain has any.
 func (t *Tally) Empty() bool { return len(t.byValue) == 0 }
 

@@ -41,11 +41,17 @@ type Terms struct {
 
 // NewTerm makes a term. A selector that does not parse, which validation refuses, selects nothing.
 func NewTerm(key string, selector *metav1.LabelSelector, namespaces []string, nsSelector *metav1.LabelSelector) Term {
-	t := Term{Key: key, namespaces: slices.Sorted(slices.Values(namespaces))}
-	var err error
-	if t.selector, err = metav1.LabelSelectorAsSelector(selector); err != nil {
-		t.selector = labels.Nothing()
+	parsed, err := metav1.LabelSelectorAsSelector(selector)
+	if err != nil {
+		parsed = labels.Nothing()
 	}
+	return TermOf(key, parsed, namespaces, nsSelector)
+}
+
+// TermOf makes a term of a selector that is parsed.
+func TermOf(key string, selector labels.Selector, namespaces []string, nsSelector *metav1.LabelSelector) Term {
+	t := Term{Key: key, selector: selector, namespaces: slices.Sorted(slices.Values(namespaces))}
+	var err error
 	var id strings.Builder
 	id.WriteString(key)
 	for _, ns := range t.namespaces {

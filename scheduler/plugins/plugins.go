@@ -7,6 +7,7 @@ import (
 	"github.com/peapod/peapod/scheduler/plugins/nodeaffinity"
 	"github.com/peapod/peapod/scheduler/plugins/nodeports"
 	"github.com/peapod/peapod/scheduler/plugins/noderesources"
+	"github.com/peapod/peapod/scheduler/plugins/nodevolumelimits"
 	"github.com/peapod/peapod/scheduler/plugins/podaffinity"
 	"github.com/peapod/peapod/scheduler/plugins/tainttoleration"
 	"github.com/peapod/peapod/scheduler/plugins/topologyspread"
@@ -25,6 +26,7 @@ func All() []framework.Plugin {
 		nodeports.Plugin{},
 		noderesources.Fit{},
 		volumerestrictions.Plugin{},
+		nodevolumelimits.Plugin{},
 		volumebinding.Plugin{},
 		volumezone.Plugin{},
 		dynamicresources.Plugin{},

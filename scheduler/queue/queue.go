@@ -146,6 +146,14 @@ func (q *Queue) Failed(uid types.UID, rejectedBy []string, now time.Time) {
 	q.move(e, waiting)
 }
 
+// Retry has a Pod that waits for an event tried again after its back-off.
+func (q *Queue) Retry(uid types.UID) {
+	if e := q.entries[uid]; e != nil && e.state == waiting {
+		q.remove(e)
+		q.move(e, backingOff)
+	}
+}
+
 // Happened wakes the Pods that e could help. It costs a look at each waiting Pod.
 func (q *Queue) Happened(e framework.Event, now time.Time) {
 	for _, w := range q.waiters {

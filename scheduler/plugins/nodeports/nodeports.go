@@ -2,8 +2,6 @@
 package nodeports
 
 import (
-	corev1 "k8s.io/api/core/v1"
-
 	"github.com/peapod/peapod/scheduler/framework"
 )
 
@@ -35,7 +33,7 @@ func (Plugin) Prepare(pod *framework.Pod, _ *framework.Cluster) (func(*framework
 
 // Helps implements framework.Waker: a Pod with one of the ports left, or a node appeared.
 func (Plugin) Helps(pod *framework.Pod, e framework.Event) bool {
-	if e.NodeAppearedOr(func(_, _ *corev1.Node) bool { return false }) {
+	if e.NodeAppeared() {
 		return true
 	}
 	if !e.PodLeft() {

@@ -12,9 +12,9 @@ import (
 type Plugin struct{}
 
 var (
-	_ framework.Filter = Plugin{}
-	_ framework.Waker  = Plugin{}
-	_ framework.Score  = Plugin{}
+	_ framework.Filter     = Plugin{}
+	_ framework.Waker      = Plugin{}
+	_ framework.Normalizer = Plugin{}
 )
 
 // Name implements framework.Plugin.
@@ -94,7 +94,7 @@ func (Plugin) Helps(pod *framework.Pod, e framework.Event) bool {
 
 // PrepareScore implements framework.Score: the weights of the Pod's preferred terms that a node's domain satisfies, and of
 // those that Pods in the domain have and that the Pod would satisfy, for each Pod; anti-affinity counts against.
-func (Plugin) PrepareScore(pod *framework.Pod, cluster *framework.Cluster) func(*framework.Node) int64 {
+func (Plugin) PrepareScore(pod *framework.Pod, cluster *framework.Cluster, _ []*framework.Node) func(*framework.Node) int64 {
 	type weighted struct {
 		*framework.Tally
 		weight int64
@@ -129,5 +129,12 @@ func (Plugin) PrepareScore(pod *framework.Pod, cluster *framework.Cluster) func(
 // Weight implements framework.Score.
 func (Plugin) Weight() int64 { return 2 }
 
-// Scaling implements framework.Score.
-func (Plugin) Scaling() framework.Scaling { return framework.Relative }
+// Normalize implements framework.Normalizer: the lowest sum, which may be negative, gets nothing, the highest all.
+func (Plugin) Normalize(raw []int64) {
+	lowest, highest := slices.Min(raw), slices.Max(raw)
+	for i, v := range raw {
+		if raw[i] = 0; highest > lowest {
+			raw[i] = int64(framework.MaxScore * (float64(v-lowest) / float64(highest-lowest)))
+		}
+	}
+}

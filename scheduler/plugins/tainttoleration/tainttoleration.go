@@ -2,10 +2,7 @@
 package tainttoleration
 
 import (
-	"fmt"
-
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	schedulinghelpers "k8s.io/component-helpers/scheduling/corev1"
 	"k8s.io/klog/v2"
 
@@ -16,9 +13,9 @@ import (
 type Plugin struct{}
 
 var (
-	_ framework.Filter = Plugin{}
-	_ framework.Score  = Plugin{}
-	_ framework.Waker  = Plugin{}
+	_ framework.Filter     = Plugin{}
+	_ framework.Normalizer = Plugin{}
+	_ framework.Waker      = Plugin{}
 )
 
 // Name implements framework.Plugin.
@@ -29,35 +26,28 @@ func repels(t *corev1.Taint) bool {
 	return t.Effect == corev1.TaintEffectNoSchedule || t.Effect == corev1.TaintEffectNoExecute
 }
 
-func untolerated(pod *framework.Pod, taints []corev1.Taint) (corev1.Taint, bool) {
-	return schedulinghelpers.FindMatchingUntoleratedTaint(klog.Background(), taints, pod.Spec.Tolerations, repels, true)
+func untolerated(pod *framework.Pod, taints []corev1.Taint) bool {
+	_, found := schedulinghelpers.FindMatchingUntoleratedTaint(klog.Background(), taints, pod.Spec.Tolerations, repels, true)
+	return found
 }
 
 // Prepare implements framework.Filter.
 func (Plugin) Prepare(pod *framework.Pod, _ *framework.Cluster) (func(*framework.Node) []framework.Reason, framework.Reason) {
 	return func(n *framework.Node) []framework.Reason {
-		if taint, found := untolerated(pod, n.Node.Spec.Taints); found {
-			return []framework.Reason{{Verdict: framework.Wrong,
-				Message: fmt.Sprintf("node(s) had untolerated taint {%s: %s}", taint.Key, taint.Value)}}
+		if untolerated(pod, n.Node.Spec.Taints) {
+			return []framework.Reason{{Verdict: framework.Wrong, Message: "node(s) had untolerated taint(s)"}}
 		}
 		return nil
 	}, framework.Reason{}
 }
 
-// Helps implements framework.Waker: a node whose taints the Pod now tolerates.
+// Helps implements framework.Waker: a node whose taints the Pod tolerates now and did not.
 func (Plugin) Helps(pod *framework.Pod, e framework.Event) bool {
-	changed := func(old, new *corev1.Node) bool {
-		return !equality.Semantic.DeepEqual(old.Spec.Taints, new.Spec.Taints)
-	}
-	if !e.NodeAppearedOr(changed) {
-		return false
-	}
-	_, found := untolerated(pod, e.NewNode.Spec.Taints)
-	return !found
+	return e.NodeAppearedOr(func(old, _ *corev1.Node) bool { return untolerated(pod, old.Spec.Taints) }) && !untolerated(pod, e.NewNode.Spec.Taints)
 }
 
 // PrepareScore implements framework.Score: how many PreferNoSchedule taints are not tolerated.
-func (Plugin) PrepareScore(pod *framework.Pod, _ *framework.Cluster) func(*framework.Node) int64 {
+func (Plugin) PrepareScore(pod *framework.Pod, _ *framework.Cluster, _ []*framework.Node) func(*framework.Node) int64 {
 	return func(n *framework.Node) int64 {
 		var count int64
 		for i := range n.Node.Spec.Taints {
@@ -74,8 +64,8 @@ func (Plugin) PrepareScore(pod *framework.Pod, _ *framework.Cluster) func(*frame
 // Weight implements framework.Score.
 func (Plugin) Weight() int64 { return 3 }
 
-// Scaling implements framework.Score.
-func (Plugin) Scaling() framework.Scaling { return framework.Reversed }
+// Normalize implements framework.Normalizer.
+func (Plugin) Normalize(raw []int64) { framework.ScaleToMax(raw, true) }
 
 // Unschedulable is the rule of cordoned nodes.
 type Unschedulable struct{}

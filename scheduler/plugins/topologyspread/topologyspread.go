@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	schedulinghelpers "k8s.io/component-helpers/scheduling/corev1"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
@@ -19,9 +20,9 @@ import (
 type Plugin struct{}
 
 var (
-	_ framework.Filter = Plugin{}
-	_ framework.Waker  = Plugin{}
-	_ framework.Score  = Plugin{}
+	_ framework.Filter     = Plugin{}
+	_ framework.Waker      = Plugin{}
+	_ framework.Normalizer = Plugin{}
 )
 
 // Name implements framework.Plugin.
@@ -39,9 +40,8 @@ type constraint struct {
 	self int
 }
 
-// constraintsOf prepares the constraints of one kind. Nodes without every key of that kind count for none of them. It costs
-// a look-up for each, and a look at each node where some nodes do not count.
-func constraintsOf(pod *framework.Pod, cluster *framework.Cluster, when corev1.UnsatisfiableConstraintAction) []constraint {
+// prepare prepares the constraints of one kind. It costs a look-up for each.
+func prepare(pod *framework.Pod, cluster *framework.Cluster, when corev1.UnsatisfiableConstraintAction) []constraint {
 	var out []constraint
 	for _, c := range pod.Spec.TopologySpreadConstraints {
 		if c.WhenUnsatisfiable != when {
@@ -55,7 +55,14 @@ func constraintsOf(pod *framework.Pod, cluster *framework.Cluster, when corev1.U
 		}
 		out = append(out, k)
 	}
-	if len(out) == 0 || allCount(pod, out) {
+	return out
+}
+
+// hardOf prepares the constraints that must hold. Nodes without the labels of all of them count for none. It costs a look at
+// each node where some nodes do not count.
+func hardOf(pod *framework.Pod, cluster *framework.Cluster) []constraint {
+	out := prepare(pod, cluster, corev1.DoNotSchedule)
+	if len(out) == 0 || allCount(pod, out, true) {
 		return out
 	}
 	required := nodeaffinity.GetRequiredNodeAffinity(pod.Pod)
@@ -75,13 +82,14 @@ func constraintsOf(pod *framework.Pod, cluster *framework.Cluster, when corev1.U
 	return out
 }
 
-// allCount says whether all nodes that have a constraint's key count for it.
-func allCount(pod *framework.Pod, cs []constraint) bool {
+// allCount says whether all nodes that have a constraint's key count for it; whole says that nodes without the keys of the others
+// do not.
+func allCount(pod *framework.Pod, cs []constraint, whole bool) bool {
 	selects := len(pod.Spec.NodeSelector) > 0 || pod.Spec.Affinity != nil && pod.Spec.Affinity.NodeAffinity != nil
 	for i := range cs {
 		honours := cs[i].NodeAffinityPolicy == nil || *cs[i].NodeAffinityPolicy == corev1.NodeInclusionPolicyHonor
 		taints := cs[i].NodeTaintsPolicy != nil && *cs[i].NodeTaintsPolicy == corev1.NodeInclusionPolicyHonor
-		if selects && honours || taints || len(cs) > 1 && !cs[i].index.AllHave(cs[i].TopologyKey) {
+		if selects && honours || taints || whole && len(cs) > 1 && !cs[i].index.AllHave(cs[i].TopologyKey) {
 			return false
 		}
 	}
@@ -140,7 +148,7 @@ func (c *constraint) least() int {
 
 // Prepare implements framework.Filter.
 func (Plugin) Prepare(pod *framework.Pod, cluster *framework.Cluster) (func(*framework.Node) []framework.Reason, framework.Reason) {
-	cs := constraintsOf(pod, cluster, corev1.DoNotSchedule)
+	cs := hardOf(pod, cluster)
 	if len(cs) == 0 {
 		return nil, framework.Reason{}
 	}
@@ -159,35 +167,19 @@ func (Plugin) Prepare(pod *framework.Pod, cluster *framework.Cluster) (func(*fra
 	}, framework.Reason{}
 }
 
-// Helps implements framework.Waker: the same changes as matter to Pod affinity, since both count Pods by label.
-func (Plugin) Helps(_ *framework.Pod, e framework.Event) bool {
-	if e.OldNode != nil || e.NewNode != nil {
-		return e.NewNode == nil || e.NodeLabelsChanged()
+// Helps implements framework.Waker: a Pod of the namespace came, went, is going or changed its labels; a node came, went or
+// changed what it counts by.
+func (Plugin) Helps(pod *framework.Pod, e framework.Event) bool {
+	switch {
+	case e.OldNode != nil || e.NewNode != nil:
+		return e.NewNode == nil || e.NodeAppearedOr(func(old, new *corev1.Node) bool {
+			return !maps.Equal(old.Labels, new.Labels) || !equality.Semantic.DeepEqual(old.Spec.Taints, new.Spec.Taints)
+		})
+	case e.NewPod != nil && e.OldPod != nil:
+		return e.NewPod.Namespace == pod.Namespace && (e.PodLeft() || !maps.Equal(e.OldPod.Labels, e.NewPod.Labels) ||
+			e.NewPod.DeletionTimestamp != nil && e.OldPod.DeletionTimestamp == nil)
+	case e.NewPod != nil:
+		return e.NewPod.Namespace == pod.Namespace
 	}
-	if e.OldPod == nil && e.NewPod == nil {
-		return false
-	}
-	return e.OldPod == nil || e.PodLeft() || e.NewPod != nil && !maps.Equal(e.OldPod.Labels, e.NewPod.Labels)
+	return e.OldPod != nil && e.OldPod.Namespace == pod.Namespace
 }
-
-// PrepareScore implements framework.Score: fewer matching Pods in the node's domains are better.
-func (Plugin) PrepareScore(pod *framework.Pod, cluster *framework.Cluster) func(*framework.Node) int64 {
-	cs := constraintsOf(pod, cluster, corev1.ScheduleAnyway)
-	if len(cs) == 0 {
-		return nil
-	}
-	return func(n *framework.Node) int64 {
-		var sum int64
-		for i := range cs {
-			count, _ := cs[i].near(n)
-			sum += int64(count)
-		}
-		return sum
-	}
-}
-
-// Weight implements framework.Score.
-func (Plugin) Weight() int64 { return 2 }
-
-// Scaling implements framework.Score.
-func (Plugin) Scaling() framework.Scaling { return framework.Reversed }

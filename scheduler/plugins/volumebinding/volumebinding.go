@@ -29,7 +29,7 @@ func (Plugin) Name() string { return "VolumeBinding" }
 const (
 	unboundImmediate = "pod has unbound immediate PersistentVolumeClaims"
 	noVolume         = "node(s) didn't find available persistent volumes to bind"
-	elsewhere        = "node(s) had volume node affinity conflict"
+	elsewhere        = "node(s) didn't match PersistentVolume's node affinity"
 	volumeGone       = "node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)"
 )
 

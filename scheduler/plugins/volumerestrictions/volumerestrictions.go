@@ -1,4 +1,5 @@
-// Package volumerestrictions keeps a claim that is for one Pod (ReadWriteOncePod) from a second one.
+// Package volumerestrictions keeps a claim that is for one Pod (ReadWriteOncePod) from a second one, and a disk that one machine
+// can use once from a second Pod on it.
 package volumerestrictions
 
 import (
@@ -33,7 +34,15 @@ func (Plugin) Prepare(pod *framework.Pod, cluster *framework.Cluster) (func(*fra
 			Message: "node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode"}}
 		return func(*framework.Node) []framework.Reason { return against }, framework.Reason{}
 	}
-	return nil, framework.Reason{}
+	if !disks(pod.Pod) {
+		return nil, framework.Reason{}
+	}
+	return func(n *framework.Node) []framework.Reason {
+		if diskTaken(pod, n) {
+			return []framework.Reason{{Verdict: framework.Busy, Message: "node(s) had no available disk"}}
+		}
+		return nil
+	}, framework.Reason{}
 }
 
 // taken says whether another Pod uses the claim. The nodes are looked at once more, for preemption takes Pods off them to
@@ -49,10 +58,15 @@ func taken(pod *framework.Pod, claim types.NamespacedName, cluster *framework.Cl
 	return false
 }
 
-// Helps implements framework.Waker: a Pod with one of the claims left, or one of the claims was made anew.
+// Helps implements framework.Waker: a Pod with one of the claims or disks left, one of the claims was made anew, or a node came.
 func (Plugin) Helps(pod *framework.Pod, e framework.Event) bool {
-	if e.ClaimOf(pod) {
+	switch {
+	case e.ClaimOf(pod) || e.NodeAppeared():
+		return true
+	case !e.PodLeft():
+		return false
+	case disks(e.OldPod) && disks(pod.Pod):
 		return true
 	}
-	return e.PodLeft() && slices.ContainsFunc(framework.NewPod(e.OldPod).Claims, func(c framework.Claim) bool { return pod.Uses(c.NamespacedName) })
+	return slices.ContainsFunc(framework.NewPod(e.OldPod).Claims, func(c framework.Claim) bool { return pod.Uses(c.NamespacedName) })
 }
