@@ -133,11 +133,31 @@ func (r *ipRange) parse(ip string) (uint64, error) {
 	return n, nil
 }
 
-// part is a run of numbers of a range, its ends included; it is empty if from is greater than to.
-type part struct{ from, to uint64 }
+// part is a run of n numbers of a range.
+type part struct{ from, n uint64 }
 
-// parts are the numbers in the order in which they are handed out: the kept ones last.
-func (r *ipRange) parts() []part { return []part{{r.kept + 1, r.size}, {1, r.kept}} }
+// keptLast are the parts of the numbers from..from+n-1 in the order in which they are handed out: the first of them, which are
+// kept, last.
+func keptLast(from, kept, n uint64) []part { return []part{{from + kept, n - kept}, {from, kept}} }
+
+// pick chooses a free number at random, so that one just released is not soon taken again, of the first part that has one.
+func pick(parts []part, free func(uint64) bool) (number uint64, found bool) {
+	for _, p := range parts {
+		if p.n == 0 {
+			continue
+		}
+		start := rand.Uint64N(p.n)
+		for i := range p.n {
+			if number := p.from + (start+i)%p.n; free(number) {
+				return number, true
+			}
+		}
+	}
+	return 0, false
+}
+
+// parts are the numbers in the order in which they are handed out.
+func (r *ipRange) parts() []part { return keptLast(1, r.kept, r.size) }
 
 func (a *ipAllocator) Release(ip string) {
 	addr, err := netip.ParseAddr(ip)
@@ -153,24 +173,17 @@ func (a *ipAllocator) Release(ip string) {
 	}
 }
 
-// any takes a free address at random, so that one just released is not soon taken again, first from beyond the kept
-// ones.
+// any takes a free address.
 func (r *ipRange) any() (string, error) {
-	for _, p := range r.parts() {
-		if p.from > p.to {
-			continue
-		}
-		n := p.to - p.from + 1
-		start := rand.Uint64N(n)
-		for i := range n {
-			number := p.from + (start+i)%n
-			if _, ok := r.taken[number]; !ok {
-				r.taken[number] = struct{}{}
-				return r.address(number).String(), nil
-			}
-		}
+	number, found := pick(r.parts(), func(n uint64) bool {
+		_, taken := r.taken[n]
+		return !taken
+	})
+	if !found {
+		return "", errIPFull
 	}
-	return "", errIPFull
+	r.taken[number] = struct{}{}
+	return r.address(number).String(), nil
 }
 
 // number says which address of the range addr is; false if it is none that can be handed out.

@@ -45,9 +45,9 @@ func (h heldIPs) Allocate(_ corev1.IPFamily, ip string) (string, error) {
 	return ip, nil
 }
 
-func (h heldPorts) Release(corev1.Protocol, int32) {}
-func (h heldPorts) Allocate(protocol corev1.Protocol, port int32) (int32, error) {
-	h.held[protocolClaim(protocol, port)] = true
+func (h heldPorts) Release(int32) {}
+func (h heldPorts) Allocate(port int32) (int32, error) {
+	h.held[portClaim(port)] = true
 	return port, nil
 }
 
@@ -78,7 +78,7 @@ func (m *mender) mend(ctx context.Context) error {
 	var errs []error
 	for name := range all {
 		if _, ok := taken[name]; !ok {
-			if _, err := m.claims.Take(ctx, name, ""); err != nil {
+			if _, err := m.claims.Take(ctx, name); err != nil {
 				errs = append(errs, err)
 			}
 		}

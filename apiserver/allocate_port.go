@@ -3,28 +3,39 @@ package apiserver
 import (
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"sync"
 
-	corev1 "k8s.io/api/core/v1"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 
 	"github.com/peapod/peapod/api/resource"
 )
 
-// portAllocator hands out node ports, each once for each protocol. Any free one is free in every protocol, so that it
-// can be used for the next port of the same Service too. Upstream gives a number to one Service only, whatever the protocol;
-// here another Service may ask for it by number in another protocol.
+// portAllocator hands out node ports, each number once, whatever the protocol.
 type portAllocator struct {
-	ports utilnet.PortRange
+	portRange
 	mu    sync.Mutex
-	taken map[int32]map[corev1.Protocol]struct{}
+	taken map[int32]struct{}
 }
 
 var _ resource.PortAllocator = (*portAllocator)(nil)
 
 func newPortAllocator(ports utilnet.PortRange) *portAllocator {
-	return &portAllocator{ports: ports, taken: map[int32]map[corev1.Protocol]struct{}{}}
+	return &portAllocator{portRange: portRange{ports}, taken: map[int32]struct{}{}}
+}
+
+// portRange are the ports that may be handed out. Their numbers for parts begin with 0.
+type portRange struct{ utilnet.PortRange }
+
+func (r portRange) at(number uint64) int32 { return int32(r.Base) + int32(number) }
+
+// parts are the ports in the order in which they are handed out: the lower ones, which are kept for those who ask for one by
+// number, last (KEP-3668).
+func (r portRange) parts() []part {
+	kept := 0
+	if r.Size > 16 {
+		kept = min(max(16, r.Size/32), 128)
+	}
+	return keptLast(0, uint64(kept), uint64(r.Size))
 }
 
 var (
@@ -32,46 +43,37 @@ var (
 	errPortsFull = errors.New("range is full")
 )
 
-func (a *portAllocator) Allocate(protocol corev1.Protocol, port int32) (int32, error) {
+func (r portRange) check(port int32) error {
+	if !r.Contains(int(port)) {
+		return fmt.Errorf("provided port is not in the valid range. The range of valid ports is %s", r.String())
+	}
+	return nil
+}
+
+func (a *portAllocator) Allocate(port int32) (int32, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if port != 0 {
-		if !a.ports.Contains(int(port)) {
-			return 0, errPortOutside(a.ports)
-		}
-		if _, ok := a.taken[port][protocol]; ok {
-			return 0, errPortTaken
-		}
-		a.take(protocol, port)
-		return port, nil
+	free := func(port int32) bool {
+		_, taken := a.taken[port]
+		return !taken
 	}
-	start := rand.IntN(a.ports.Size)
-	for i := range a.ports.Size {
-		port := int32(a.ports.Base + (start+i)%a.ports.Size)
-		if len(a.taken[port]) == 0 {
-			a.take(protocol, port)
-			return port, nil
+	if port == 0 {
+		number, found := pick(a.parts(), func(n uint64) bool { return free(a.at(n)) })
+		if !found {
+			return 0, errPortsFull
 		}
+		port = a.at(number)
+	} else if err := a.check(port); err != nil {
+		return 0, err
+	} else if !free(port) {
+		return 0, errPortTaken
 	}
-	return 0, errPortsFull
+	a.taken[port] = struct{}{}
+	return port, nil
 }
 
-func errPortOutside(ports utilnet.PortRange) error {
-	return fmt.Errorf("provided port is not in the valid range. The range of valid ports is %s", ports.String())
-}
-
-func (a *portAllocator) take(protocol corev1.Protocol, port int32) {
-	if a.taken[port] == nil {
-		a.taken[port] = map[corev1.Protocol]struct{}{}
-	}
-	a.taken[port][protocol] = struct{}{}
-}
-
-func (a *portAllocator) Release(protocol corev1.Protocol, port int32) {
+func (a *portAllocator) Release(port int32) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	delete(a.taken[port], protocol)
-	if len(a.taken[port]) == 0 {
-		delete(a.taken, port)
-	}
+	delete(a.taken, port)
 }

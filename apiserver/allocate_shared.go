@@ -2,7 +2,6 @@ package apiserver
 
 import (
 	"context"
-	"errors"
 	"math/rand/v2"
 	"strconv"
 	"time"
@@ -16,8 +15,8 @@ import (
 
 // Claims are names that are taken once among all the servers of a cluster.
 type Claims interface {
-	// Take claims a name and says whether it was free. beside, if not empty, is a prefix under which nothing may be claimed.
-	Take(ctx context.Context, name, beside string) (bool, error)
+	// Take claims a name and says whether it was free.
+	Take(ctx context.Context, name string) (bool, error)
 	// Release gives a name back; ReleaseAt does if it is still the claim that List showed with that number.
 	Release(ctx context.Context, name string) error
 	ReleaseAt(ctx context.Context, name string, number int64) error
@@ -30,7 +29,7 @@ func allocators(ips *ipAllocator, ports utilnet.PortRange, claims Claims) (resou
 	if claims == nil {
 		return ips, newPortAllocator(ports)
 	}
-	return sharedIPs{claimer{claims}, ips}, sharedPorts{claimer{claims}, ports}
+	return sharedIPs{claimer{claims}, ips}, sharedPorts{claimer{claims}, portRange{ports}}
 }
 
 const (
@@ -40,16 +39,12 @@ const (
 	guesses = 8
 )
 
-// The names of claims. Those of a port are one for each protocol.
+// The names of claims.
 const ipClaims, portClaims = "ip/", "port/"
 
 func ipClaim(ip string) string { return ipClaims + ip }
 
-func portClaim(port int32) string { return portClaims + strconv.Itoa(int(port)) + "/" }
-
-func protocolClaim(protocol corev1.Protocol, port int32) string {
-	return portClaim(port) + string(protocol)
-}
+func portClaim(port int32) string { return portClaims + strconv.Itoa(int(port)) }
 
 // claimer takes names for allocators.
 type claimer struct{ claims Claims }
@@ -58,21 +53,21 @@ type claimer struct{ claims Claims }
 func (c claimer) one(name string, taken error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), claimTimeout)
 	defer cancel()
-	ok, err := c.claims.Take(ctx, name, "")
+	ok, err := c.claims.Take(ctx, name)
 	if err == nil && !ok {
 		err = taken
 	}
 	return err
 }
 
-// any takes a name that is free and returns its number. There are n, of which name tells what they are called and beside
-// under what they want to be alone; prefix is what all of them begin with.
-func (c claimer) any(prefix string, n uint64, name, beside func(uint64) string, full error) (uint64, error) {
+// any takes a name that is free, of the first part that has one, and returns its number. name tells what the numbers are called,
+// prefix is what all of them begin with.
+func (c claimer) any(prefix string, parts []part, name func(uint64) string, full error) (uint64, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), claimTimeout)
 	defer cancel()
-	for range min(guesses, n) {
-		number := rand.Uint64N(n)
-		if ok, err := c.claims.Take(ctx, name(number), beside(number)); err != nil || ok {
+	for range min(guesses, parts[0].n) {
+		number := parts[0].from + rand.Uint64N(parts[0].n)
+		if ok, err := c.claims.Take(ctx, name(number)); err != nil || ok {
 			return number, err
 		}
 	}
@@ -80,21 +75,19 @@ func (c claimer) any(prefix string, n uint64, name, beside func(uint64) string, 
 	if err != nil {
 		return 0, err
 	}
-	busy := map[string]bool{}
-	for claim := range taken {
-		busy[claim] = true
-	}
-	start := rand.Uint64N(n)
-	for i := range n {
-		number := (start + i) % n
-		if busy[name(number)] {
-			continue
+	var failed error
+	number, found := pick(parts, func(n uint64) bool {
+		if _, busy := taken[name(n)]; busy {
+			return false
 		}
-		if ok, err := c.claims.Take(ctx, name(number), beside(number)); err != nil || ok {
-			return number, err
-		}
+		ok, err := c.claims.Take(ctx, name(n))
+		failed = err
+		return ok || err != nil
+	})
+	if failed == nil && !found {
+		failed = full
 	}
-	return 0, full
+	return number, failed
 }
 
 func (c claimer) release(name string) {
@@ -126,21 +119,11 @@ func (a sharedIPs) Allocate(family corev1.IPFamily, ip string) (string, error) {
 		ip = r.address(n).String()
 		return ip, a.one(ipClaim(ip), errIPTaken)
 	}
-	for _, part := range r.parts() {
-		if part.from > part.to {
-			continue
-		}
-		name := func(i uint64) string { return ipClaim(r.address(part.from + i).String()) }
-		alone := func(uint64) string { return "" }
-		n, err := a.any(ipClaims, part.to-part.from+1, name, alone, errIPFull)
-		if err == nil {
-			return r.address(part.from + n).String(), nil
-		}
-		if !errors.Is(err, errIPFull) {
-			return "", err
-		}
+	n, err := a.any(ipClaims, r.parts(), func(n uint64) string { return ipClaim(r.address(n).String()) }, errIPFull)
+	if err != nil {
+		return "", err
 	}
-	return "", errIPFull
+	return r.address(n).String(), nil
 }
 
 func (a sharedIPs) Release(ip string) {
@@ -154,24 +137,20 @@ func (a sharedIPs) Release(ip string) {
 // sharedPorts hands out node ports among several servers.
 type sharedPorts struct {
 	claimer
-	ports utilnet.PortRange
+	portRange
 }
 
 var _ resource.PortAllocator = sharedPorts{}
 
-func (a sharedPorts) Allocate(protocol corev1.Protocol, port int32) (int32, error) {
+func (a sharedPorts) Allocate(port int32) (int32, error) {
 	if port != 0 {
-		if !a.ports.Contains(int(port)) {
-			return 0, errPortOutside(a.ports)
+		if err := a.check(port); err != nil {
+			return 0, err
 		}
-		return port, a.one(protocolClaim(protocol, port), errPortTaken)
+		return port, a.one(portClaim(port), errPortTaken)
 	}
-	at := func(i uint64) int32 { return int32(a.ports.Base + int(i)) }
-	name := func(i uint64) string { return protocolClaim(protocol, at(i)) }
-	n, err := a.any(portClaims, uint64(a.ports.Size), name, func(i uint64) string { return portClaim(at(i)) }, errPortsFull)
-	return at(n), err
+	n, err := a.any(portClaims, a.parts(), func(n uint64) string { return portClaim(a.at(n)) }, errPortsFull)
+	return a.at(n), err
 }
 
-func (a sharedPorts) Release(protocol corev1.Protocol, port int32) {
-	a.release(protocolClaim(protocol, port))
-}
+func (a sharedPorts) Release(port int32) { a.release(portClaim(port)) }

@@ -86,29 +86,30 @@ func TestSharedIPsRunOut(t *testing.T) {
 
 func TestSharedNodePorts(t *testing.T) {
 	both := claims(t)
-	ports := utilnet.PortRange{Base: 30000, Size: 2}
+	ports := portRange{utilnet.PortRange{Base: 30000, Size: 18}}
 	one, two := sharedPorts{claimer{both[0]}, ports}, sharedPorts{claimer{both[1]}, ports}
-	if got, err := one.Allocate(corev1.ProtocolTCP, 30000); err != nil || got != 30000 {
+	if got, err := one.Allocate(30000); err != nil || got != 30000 {
 		t.Fatal(got, err)
 	}
-	if _, err := two.Allocate(corev1.ProtocolTCP, 30000); err == nil || err.Error() != "provided port is already allocated" {
+	if _, err := two.Allocate(30000); err == nil || err.Error() != "provided port is already allocated" {
 		t.Error(err)
 	}
-	// Any free one is free in every protocol.
-	if got, err := two.Allocate(corev1.ProtocolUDP, 0); err != nil || got != 30001 {
-		t.Error(got, err)
+	seen := map[int32]bool{30000: true}
+	for i := range 17 {
+		got, err := []sharedPorts{one, two}[i%2].Allocate(0)
+		if err != nil || seen[got] || (got < 30016) != (i >= 2) { // The first 16 are kept.
+			t.Errorf("number %d to be handed out is %d, %v", i, got, err)
+		}
+		seen[got] = true
 	}
-	if _, err := one.Allocate(corev1.ProtocolUDP, 0); err == nil || err.Error() != "range is full" {
+	if _, err := one.Allocate(0); err == nil || err.Error() != "range is full" {
 		t.Error(err)
 	}
-	if got, err := one.Allocate(corev1.ProtocolUDP, 30000); err != nil || got != 30000 {
-		t.Error(got, err)
-	}
-	if _, err := one.Allocate(corev1.ProtocolTCP, 29999); err == nil || !strings.Contains(err.Error(), "is not in the valid range") {
+	if _, err := one.Allocate(29999); err == nil || !strings.Contains(err.Error(), "is not in the valid range") {
 		t.Error(err)
 	}
-	two.Release(corev1.ProtocolUDP, 30001)
-	if got, err := one.Allocate(corev1.ProtocolTCP, 0); err != nil || got != 30001 {
+	two.Release(30017)
+	if got, err := one.Allocate(0); err != nil || got != 30017 {
 		t.Error(got, err)
 	}
 }

@@ -74,9 +74,9 @@ type IPAllocator interface {
 	Families() []corev1.IPFamily
 }
 
-// PortAllocator hands out node ports; ports are unique for each protocol.
+// PortAllocator hands out node ports. A number is handed out once, whatever the protocol.
 type PortAllocator interface {
 	// Allocate takes port, or any free one if port is zero.
-	Allocate(protocol corev1.Protocol, port int32) (int32, error)
-	Release(protocol corev1.Protocol, port int32)
+	Allocate(port int32) (int32, error)
+	Release(port int32)
 }

@@ -24,13 +24,9 @@ func (s *Store) Claims() *Claims { return &Claims{s} }
 
 func (c *Claims) key(name string) string { return c.store.Key("claims") + "/" + name }
 
-// Take claims a name and says whether it was free. beside, if not empty, is a prefix under which nothing at all may be
-// claimed.
-func (c *Claims) Take(ctx context.Context, name, beside string) (bool, error) {
+// Take claims a name and says whether it was free.
+func (c *Claims) Take(ctx context.Context, name string) (bool, error) {
 	free := clientv3.Compare(clientv3.CreateRevision(c.key(name)), "=", 0)
-	if beside != "" {
-		free = clientv3.Compare(clientv3.CreateRevision(c.key(beside)), "=", 0).WithPrefix()
-	}
 	r, err := c.store.client.Txn(ctx).If(free).Then(clientv3.OpPut(c.key(name), "")).Commit()
 	if err != nil {
 		return false, fmt.Errorf("claim %s: %w", name, err)

@@ -22,7 +22,7 @@ func TestClaims(t *testing.T) {
 		for i := range 20 {
 			name := fmt.Sprintf("ip/10.0.0.%d", i)
 			all.Go(func() {
-				ok, err := c.Take(ctx, name, "")
+				ok, err := c.Take(ctx, name)
 				if err != nil {
 					t.Error(err)
 				}
@@ -44,28 +44,19 @@ func TestClaims(t *testing.T) {
 	if err != nil || len(list) != 20 {
 		t.Fatalf("%d of 20 are taken: %v", len(list), err)
 	}
-	if ok, err := one.Take(ctx, "port/30000/TCP", ""); err != nil || !ok {
-		t.Errorf("%t, %v", ok, err)
-	}
-	if ok, err := two.Take(ctx, "port/30000/UDP", "port/30000/"); err != nil || ok {
-		t.Errorf("taken beside another protocol: %t, %v", ok, err)
-	}
-	if ok, err := two.Take(ctx, "port/30000/UDP", ""); err != nil || !ok {
-		t.Errorf("%t, %v", ok, err)
-	}
 	const name = "ip/10.0.0.3"
 	before := list[name]
 	if err := one.Release(ctx, name); err != nil {
 		t.Error(err)
 	}
-	if ok, err := two.Take(ctx, name, ""); err != nil || !ok {
+	if ok, err := two.Take(ctx, name); err != nil || !ok {
 		t.Errorf("not free after its release: %t, %v", ok, err)
 	}
 	// What was claimed anew is not given back by who knows the claim before.
 	if err := one.ReleaseAt(ctx, name, before); err != nil {
 		t.Error(err)
 	}
-	if ok, err := one.Take(ctx, name, ""); err != nil || ok {
+	if ok, err := one.Take(ctx, name); err != nil || ok {
 		t.Errorf("given back although it was another claim: %t, %v", ok, err)
 	}
 }

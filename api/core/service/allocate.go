@@ -70,12 +70,12 @@ func (r *reservation) takeIP(obj *corev1.Service, i int) error {
 	return nil
 }
 
-func (r *reservation) takePort(protocol corev1.Protocol, port int32) (int32, error) {
-	got, err := r.env.NodePorts.Allocate(protocol, port)
+func (r *reservation) takePort(port int32) (int32, error) {
+	got, err := r.env.NodePorts.Allocate(port)
 	if err != nil {
 		return 0, err
 	}
-	r.taken = append(r.taken, func() { r.env.NodePorts.Release(protocol, got) })
+	r.taken = append(r.taken, func() { r.env.NodePorts.Release(got) })
 	return got, nil
 }
 
@@ -83,8 +83,8 @@ func (r *reservation) letIP(ip string) {
 	r.let = append(r.let, func() { r.env.ServiceIPs.Release(ip) })
 }
 
-func (r *reservation) letPort(p hostPort) {
-	r.let = append(r.let, func() { r.env.NodePorts.Release(p.protocol, p.port) })
+func (r *reservation) letPort(port int32) {
+	r.let = append(r.let, func() { r.env.NodePorts.Release(port) })
 }
 
 // BeginCreate gives a new Service its addresses and ports.
@@ -126,10 +126,10 @@ func (kind) Restore(env resource.Env, obj *corev1.Service) error {
 				"service", klog.KObj(obj), "clusterIP", ip)
 		}
 	}
-	for _, p := range hostPorts(obj) {
-		if _, err := env.NodePorts.Allocate(p.protocol, p.port); err != nil {
+	for _, port := range hostPorts(obj) {
+		if _, err := env.NodePorts.Allocate(port); err != nil {
 			logger.Error(err, "A stored service has a node port that it should not have; recreate it",
-				"service", klog.KObj(obj), "nodePort", p.port, "protocol", p.protocol)
+				"service", klog.KObj(obj), "nodePort", port)
 		}
 	}
 	return nil
@@ -141,8 +141,8 @@ func (kind) Released(env resource.Env, obj *corev1.Service) {
 	for _, ip := range realIPs(obj) {
 		env.ServiceIPs.Release(ip)
 	}
-	for _, p := range hostPorts(obj) {
-		env.NodePorts.Release(p.protocol, p.port)
+	for _, port := range hostPorts(obj) {
+		env.NodePorts.Release(port)
 	}
 	if env.Store == nil {
 		return

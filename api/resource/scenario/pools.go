@@ -83,17 +83,15 @@ func (p *pools) check(d *resource.Declaration, env resource.Env, obj resource.Ob
 // ports hands out node ports from the same pools.
 type ports pools
 
-func portKey(protocol corev1.Protocol, port int32) string {
-	return fmt.Sprintf("%s/%d", protocol, port)
-}
+func portKey(port int32) string { return fmt.Sprint("port/", port) }
 
 // Allocate implements resource.PortAllocator.
-func (p *ports) Allocate(protocol corev1.Protocol, port int32) (int32, error) {
+func (p *ports) Allocate(port int32) (int32, error) {
 	if port != 0 {
-		return port, (*pools)(p).take(portKey(protocol, port), "provided port is already allocated")
+		return port, (*pools)(p).take(portKey(port), "provided port is already allocated")
 	}
 	for port = 30001; port < 30100; port++ {
-		if (*pools)(p).take(portKey(protocol, port), "taken") == nil {
+		if (*pools)(p).take(portKey(port), "taken") == nil {
 			return port, nil
 		}
 	}
@@ -101,6 +99,6 @@ func (p *ports) Allocate(protocol corev1.Protocol, port int32) (int32, error) {
 }
 
 // Release implements resource.PortAllocator.
-func (p *ports) Release(protocol corev1.Protocol, port int32) {
-	(*pools)(p).give(portKey(protocol, port))
+func (p *ports) Release(port int32) {
+	(*pools)(p).give(portKey(port))
 }
