@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -171,21 +170,4 @@ func services(w *world) {
 			return nil
 		})
 	}
-}
-
-// forward reaches a Pod of another node through the API.
-func forward(w *world) {
-	ctx := within(w.T)
-	cmd := w.server.command(ctx, w.server.binary, "kubectl", "port-forward", "pod/on-three", ":8080")
-	out, err := cmd.StdoutPipe()
-	must(w.T, err)
-	must(w.T, cmd.Start())
-	line, err := bufio.NewReader(out).ReadString('\n')
-	must(w.T, err)
-	address := regexp.MustCompile(`127\.0\.0\.1:\d+`).FindString(line)
-	if got, err := w.server.get(address, 30*time.Second); got != greeting("on-three") {
-		w.Errorf("port-forward says %q, and answers %q, %v", line, got, err)
-	}
-	must(w.T, cmd.Process.Kill())
-	_ = cmd.Wait() // It was killed.
 }

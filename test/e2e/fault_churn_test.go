@@ -7,8 +7,6 @@ import (
 	"maps"
 	"net/http"
 	"os"
-	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/peapod/peapod/network/nettest"
+	"github.com/peapod/peapod/test/e2e/cluster"
 )
 
 // sleepers is a Deployment of busybox Pods that end at once when they are told to.
@@ -346,29 +345,17 @@ func (o *own) rules() map[string]int {
 // resident is the memory of the server, in MiB.
 func (o *own) resident() int {
 	o.t.Helper()
-	b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(o.ServerPID()), "status"))
+	mib, err := cluster.Resident(o.ServerPID())
 	if err != nil {
 		o.t.Fatal(err)
 	}
-	m := regexp.MustCompile(`VmRSS:\s+(\d+) kB`).FindSubmatch(b)
-	if m == nil {
-		o.t.Fatalf("no memory in %s", b)
-	}
-	kib, err := strconv.Atoi(string(m[1]))
-	if err != nil {
-		o.t.Fatal(err)
-	}
-	return kib >> 10
+	return mib
 }
 
 // goroutines is how many the server has, by its own metrics.
 func (s *space) goroutines() int {
 	s.t.Helper()
-	m := regexp.MustCompile(`(?m)^go_goroutines (\d+)$`).FindStringSubmatch(s.kubectl("get", "--raw", "/metrics"))
-	if m == nil {
-		s.t.Fatal("the server does not count its goroutines")
-	}
-	n, err := strconv.Atoi(m[1])
+	n, err := cluster.Goroutines(s.kubectl("get", "--raw", "/metrics"))
 	if err != nil {
 		s.t.Fatal(err)
 	}
