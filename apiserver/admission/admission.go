@@ -22,6 +22,7 @@ import (
 	"github.com/peapod/peapod/apiserver/admission/defaulttolerationseconds"
 	"github.com/peapod/peapod/apiserver/admission/limitranger"
 	"github.com/peapod/peapod/apiserver/admission/noderestriction"
+	"github.com/peapod/peapod/apiserver/admission/podresize"
 	"github.com/peapod/peapod/apiserver/admission/podsecurity"
 	"github.com/peapod/peapod/apiserver/admission/podtopologylabels"
 	"github.com/peapod/peapod/apiserver/admission/priority"
@@ -95,6 +96,7 @@ func New(cfg Config) (admission.Interface, error) {
 		certificates.New(cfg.Authorizer),
 		gate{defaultingressclass.New(ingresses.Lister()), synced(ingresses.Informer())},
 		gate{podtopologylabels.New(core.Nodes().Lister()), synced(core.Nodes().Informer())},
+		gate{podresize.New(core.Nodes().Lister()), synced(core.Nodes().Informer())},
 		rbacescalation.New(cfg.Client, cfg.Authorizer, cfg.RBAC),
 		// The last: what it charges must not be refused by another.
 		gate{quotas, synced(core.ResourceQuotas().Informer())},

@@ -78,7 +78,7 @@ func podUsage(pod *corev1.Pod, now time.Time) corev1.ResourceList {
 	if _, charged := ChargedUntil(pod, now); !charged {
 		return usage
 	}
-	options := resource.PodResourcesOptions{UseStatusResources: true}
+	options := resource.PodResourcesOptions{UseStatusResources: true, InPlacePodLevelResourcesVerticalScalingEnabled: true}
 	return quota.Add(usage, computeUsage(resource.PodRequests(pod, options), resource.PodLimits(pod, options)))
 }
 

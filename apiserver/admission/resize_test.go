@@ -1,0 +1,77 @@
+package admission_test
+
+import (
+	"errors"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+)
+
+// TestResize resizes Pods of nodes that have as much, that have less, that cannot, and that are not there.
+func TestResize(t *testing.T) {
+	c := start(t)
+	for name, system := range map[string]string{"lin": "linux", "win": "windows"} {
+		node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{corev1.LabelOSStable: system}}}
+		node, err := c.system.CoreV1().Nodes().Create(ctx, node, metav1.CreateOptions{})
+		fine(t, err)
+		node.Status.Allocatable = resources("cpu", "2", "memory", "1Gi", "pods", "110")
+		_, err = c.system.CoreV1().Nodes().UpdateStatus(ctx, node, metav1.UpdateOptions{})
+		fine(t, err)
+	}
+	pods := c.system.CoreV1().Pods("default")
+	resized := func(name string, node string, cpu, memory string) error {
+		p := podOf(name, resources("cpu", "1", "memory", "512Mi"), nil)
+		p.Spec.NodeName = node
+		p, err := pods.Create(ctx, p, metav1.CreateOptions{})
+		fine(t, err)
+		p.Spec.Containers[0].Resources.Requests = resources("cpu", cpu, "memory", memory)
+		_, err = pods.UpdateResize(ctx, name, p, metav1.UpdateOptions{})
+		return err
+	}
+	// An informer tells the plugin of nodes: ask until it has.
+	settle(t, func() error { return errors.Join(tryResize(c.system, "lin"), tryResize(c.system, "win")) })
+	fine(t, resized("fits", "lin", "2", "1Gi"))
+	fine(t, resized("unbound", "", "64", "64Gi"))
+	err := resized("huge", "lin", "2001m", "2Gi")
+	refused(t, err, "node didn't have enough allocatable resources: cpu, requested: 2001, allocatable: 2000; memory, requested: 2147483648, allocatable: 1073741824")
+	if causes := causesOf(err); len(causes) != 1 || causes[0].Type != "NodeCapacity" {
+		t.Errorf("causes %v", causes)
+	}
+	err = resized("elsewhere", "win", "2", "1Gi")
+	refused(t, err, `pod resize is only supported on linux nodes, node "win" is "windows"`)
+	if causes := causesOf(err); len(causes) != 1 || causes[0].Type != "UnsupportedPlatform" {
+		t.Errorf("causes %v", causes)
+	}
+	refused(t, resized("lost", "nowhere", "2", "1Gi"), `node "nowhere" not found`)
+}
+
+// tryResize fails while the plugin does not know the node as it is.
+func tryResize(client kubernetes.Interface, node string) error {
+	pods := client.CoreV1().Pods("default")
+	p := podOf("probe-"+node, resources("cpu", "1"), nil)
+	p.Spec.NodeName = node
+	p, err := pods.Create(ctx, p, metav1.CreateOptions{})
+	if apierrors.IsAlreadyExists(err) {
+		p, err = pods.Get(ctx, "probe-"+node, metav1.GetOptions{})
+	}
+	if err != nil {
+		return err
+	}
+	p.Spec.Containers[0].Resources.Requests = resources("cpu", "3")
+	_, err = pods.UpdateResize(ctx, p.Name, p, metav1.UpdateOptions{DryRun: []string{metav1.DryRunAll}})
+	if causes := causesOf(err); len(causes) == 1 && (node == "win" || err.Error() == `pods "probe-lin" is forbidden: node didn't have enough allocatable resources: cpu, requested: 3000, allocatable: 2000`) {
+		return nil
+	}
+	return errors.Join(errors.New("the plugin does not know "+node), err)
+}
+
+func causesOf(err error) []metav1.StatusCause {
+	var status *apierrors.StatusError
+	if !errors.As(err, &status) || status.ErrStatus.Details == nil {
+		return nil
+	}
+	return status.ErrStatus.Details.Causes
+}
