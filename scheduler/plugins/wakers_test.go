@@ -1,0 +1,116 @@
+package plugins_test
+
+import (
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/peapod/peapod/scheduler/framework"
+	"github.com/peapod/peapod/scheduler/plugins/nodeaffinity"
+	"github.com/peapod/peapod/scheduler/plugins/noderesources"
+	"github.com/peapod/peapod/scheduler/plugins/tainttoleration"
+	"github.com/peapod/peapod/scheduler/plugins/topologyspread"
+	"github.com/peapod/peapod/scheduler/plugins/volumerestrictions"
+)
+
+// sized is a node with room for Pods, and so much else.
+func sized(cpu, memory string) *corev1.Node {
+	n := node("n", cpu, memory)
+	n.Status.Allocatable[corev1.ResourcePods] = resource.MustParse("10")
+	return n
+}
+
+func labelled(p *corev1.Pod, app string) *corev1.Pod {
+	p.Labels = map[string]string{"app": app}
+	return p
+}
+
+func with(n *corev1.Node, change func(*corev1.Node)) *corev1.Node {
+	change(n)
+	return n
+}
+
+func TestWhatHelps(t *testing.T) {
+	taint := func(n *corev1.Node) { n.Spec.Taints = []corev1.Taint{{Key: "k", Effect: corev1.TaintEffectNoSchedule}} }
+	ssd := func(n *corev1.Node) { n.Labels["disk"] = "ssd" }
+	selecting := pod("p", "1", "1Gi")
+	selecting.Spec.NodeSelector = map[string]string{"disk": "ssd"}
+	going := labelled(pod("q"), "a")
+	going.DeletionTimestamp = new(metav1.Now())
+	elsewhere := labelled(pod("q"), "a")
+	elsewhere.Namespace = "other"
+	amounts := func(p *corev1.Pod) framework.Resources { return framework.NewPod(p).Requests }
+	for what, test := range map[string]struct {
+		rule framework.Waker
+		e    framework.Event
+		want bool
+	}{
+		"fit: a Pod left":                        {noderesources.Fit{}, framework.Event{OldPod: pod("q")}, true},
+		"fit: a Pod came":                        {noderesources.Fit{}, framework.Event{NewPod: pod("q")}, false},
+		"fit: a Pod needs less cpu":              {noderesources.Fit{}, framework.Event{OldPod: pod("q"), NewPod: pod("q"), OldRequests: amounts(pod("q", "2", "")), NewRequests: amounts(pod("q", "1", ""))}, true},
+		"fit: a Pod needs more":                  {noderesources.Fit{}, framework.Event{OldPod: pod("q"), NewPod: pod("q"), OldRequests: amounts(pod("q", "1", "")), NewRequests: amounts(pod("q", "2", ""))}, false},
+		"fit: a large node came":                 {noderesources.Fit{}, framework.Event{NewNode: sized("4", "4Gi")}, true},
+		"fit: a node came that is too small":     {noderesources.Fit{}, framework.Event{NewNode: sized("500m", "4Gi")}, false},
+		"fit: a node has more":                   {noderesources.Fit{}, framework.Event{OldNode: sized("4", "1Gi"), NewNode: sized("4", "2Gi")}, true},
+		"fit: a node has more, but not enough":   {noderesources.Fit{}, framework.Event{OldNode: sized("4", "1Mi"), NewNode: sized("4", "2Mi")}, false},
+		"fit: a node has less":                   {noderesources.Fit{}, framework.Event{OldNode: sized("4", "4Gi"), NewNode: sized("4", "2Gi")}, false},
+		"taints: one that is not tolerated went": {tainttoleration.Plugin{}, framework.Event{OldNode: with(sized("4", "4Gi"), taint), NewNode: sized("4", "4Gi")}, true},
+		"taints: there was none before":          {tainttoleration.Plugin{}, framework.Event{OldNode: sized("4", "4Gi"), NewNode: with(sized("4", "4Gi"), ssd)}, false},
+		"affinity: the node matches now":         {nodeaffinity.Plugin{}, framework.Event{OldNode: sized("4", "4Gi"), NewNode: with(sized("4", "4Gi"), ssd)}, true},
+		"affinity: it matched before":            {nodeaffinity.Plugin{}, framework.Event{OldNode: with(sized("4", "4Gi"), ssd), NewNode: with(with(sized("4", "4Gi"), ssd), func(n *corev1.Node) { n.Labels["x"] = "y" })}, false},
+		"spread: a Pod begins to go":             {topologyspread.Plugin{}, framework.Event{OldPod: labelled(pod("q"), "a"), NewPod: going}, true},
+		"spread: a Pod stays as it is":           {topologyspread.Plugin{}, framework.Event{OldPod: labelled(pod("q"), "a"), NewPod: labelled(pod("q"), "a")}, false},
+		"spread: a Pod of another namespace":     {topologyspread.Plugin{}, framework.Event{OldPod: elsewhere}, false},
+		"spread: a node's taints changed":        {topologyspread.Plugin{}, framework.Event{OldNode: sized("4", "4Gi"), NewNode: with(sized("4", "4Gi"), taint)}, true},
+	} {
+		if got := test.rule.Helps(framework.NewPod(selecting), test.e); got != test.want {
+			t.Errorf("%s: %v", what, got)
+		}
+	}
+}
+
+// A disk that one machine can use once, or read only, keeps a second Pod away while the first is there.
+func TestDisks(t *testing.T) {
+	withVolume := func(name string, v corev1.VolumeSource) *corev1.Pod {
+		p := pod(name)
+		p.Spec.Volumes = []corev1.Volume{{Name: "v", VolumeSource: v}}
+		return p
+	}
+	gce := func(name string, readOnly bool) corev1.VolumeSource {
+		return corev1.VolumeSource{GCEPersistentDisk: &corev1.GCEPersistentDiskVolumeSource{PDName: name, ReadOnly: readOnly}}
+	}
+	aws := func(id string, readOnly bool) corev1.VolumeSource {
+		return corev1.VolumeSource{AWSElasticBlockStore: &corev1.AWSElasticBlockStoreVolumeSource{VolumeID: id, ReadOnly: readOnly}}
+	}
+	rbd := func(monitors ...string) corev1.VolumeSource {
+		return corev1.VolumeSource{RBD: &corev1.RBDVolumeSource{CephMonitors: monitors, RBDPool: "p", RBDImage: "i"}}
+	}
+	iscsi := func(iqn string) corev1.VolumeSource {
+		return corev1.VolumeSource{ISCSI: &corev1.ISCSIVolumeSource{IQN: iqn}}
+	}
+	for what, test := range map[string]struct {
+		there, wanted corev1.VolumeSource
+		fits          bool
+	}{
+		"the same disk":               {gce("d", false), gce("d", false), false},
+		"one of two writes":           {gce("d", true), gce("d", false), false},
+		"both read":                   {gce("d", true), gce("d", true), true},
+		"another disk":                {gce("d", false), gce("e", false), true},
+		"AWS: both read":              {aws("d", true), aws("d", true), false},
+		"Ceph: a monitor in common":   {rbd("a", "b"), rbd("b"), false},
+		"Ceph: another cluster":       {rbd("a"), rbd("b"), true},
+		"iSCSI: the same target":      {iscsi("x"), iscsi("x"), false},
+		"disks of different kinds":    {iscsi("x"), gce("x", false), true},
+		"what is there does not care": {corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}, gce("d", false), true},
+	} {
+		c := newCluster(node("n", "4", "4Gi"))
+		c.SetPod(framework.NewPod(withVolume("there", test.there)), "n")
+		check, _ := volumerestrictions.Plugin{}.Prepare(framework.NewPod(withVolume("p", test.wanted)), c.View())
+		reasons := check(c.View().Nodes[0])
+		if fits := len(reasons) == 0; fits != test.fits || !fits && reasons[0].Message != "node(s) had no available disk" {
+			t.Errorf("%s: %v", what, reasons)
+		}
+	}
+}
