@@ -219,7 +219,7 @@ func (s *Server) installVersion(root string, gv schema.GroupVersion, storages ma
 		Serializer:                  codecs,
 		ParameterCodec:              runtime.NewParameterCodec(s.scheme),
 		Typer:                       s.scheme,
-		Creater:                     s.scheme,
+		Creater:                     deepCreater{s.scheme},
 		Convertor:                   s.scheme,
 		ConvertabilityChecker:       s.scheme,
 		Defaulter:                   s.scheme,

@@ -112,14 +112,14 @@ func (s *Server) genericConfig() *genericapiserver.Config {
 	c.LoopbackClientConfig = s.config.InProcess.Config(&user.DefaultInfo{
 		Name: user.APIServerUser, Groups: []string{user.SystemPrivilegedGroup, user.AllAuthenticated},
 	})
-	c.Authentication.Authenticator = s.config.Authenticator
+	c.Authentication.Authenticator = deepAuthenticator(s.config.Authenticator)
 	c.Authentication.APIAudiences = s.config.Audiences
 	c.Authorization.Authorizer = s.config.Authorizer
 	c.RuleResolver = s.config.Rules
 	c.AdmissionControl = s.config.Admission
 	c.SkipOpenAPIInstallation = true
 	c.BuildHandlerChainFunc = func(api http.Handler, c *genericapiserver.Config) http.Handler {
-		return genericapiserver.DefaultBuildHandlerChain(gather.Lists(api), c)
+		return deepHandler(genericapiserver.DefaultBuildHandlerChain(gather.Lists(api), c))
 	}
 	c.MaxRequestsInFlight, c.MaxMutatingRequestsInFlight = s.config.MaxReads, s.config.MaxWrites
 	c.LongRunningFunc = genericfilters.BasicLongRunningRequestCheck(

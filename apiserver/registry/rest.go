@@ -12,6 +12,7 @@ import (
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"github.com/peapod/peapod/api/resource"
+	"github.com/peapod/peapod/internal/deepstack"
 )
 
 // naming is what discovery says of a resource beyond its plural.
@@ -33,6 +34,13 @@ var (
 	_ rest.StorageWithReadiness = (*mainREST)(nil)
 )
 
+// Update implements rest.Updater. It runs in a goroutine of its own, whose beginning this is.
+func (r *mainREST) Update(ctx context.Context, name string, info rest.UpdatedObjectInfo, create rest.ValidateObjectFunc,
+	update rest.ValidateObjectUpdateFunc, force bool, o *metav1.UpdateOptions) (runtime.Object, bool, error) {
+	deepstack.Reserve()
+	return r.Store.Update(ctx, name, info, create, update, force, o)
+}
+
 // statusREST serves the status subresource: reads give the whole object, writes change its status.
 type statusREST struct{ store *genericregistry.Store }
 
@@ -53,6 +61,7 @@ func (r *statusREST) Get(ctx context.Context, name string, o *metav1.GetOptions)
 
 func (r *statusREST) Update(ctx context.Context, name string, info rest.UpdatedObjectInfo, create rest.ValidateObjectFunc,
 	update rest.ValidateObjectUpdateFunc, _ bool, o *metav1.UpdateOptions) (runtime.Object, bool, error) {
+	deepstack.Reserve()
 	return r.store.Update(ctx, name, info, create, update, false, o)
 }
 
@@ -113,6 +122,7 @@ func (r *twoPhase) Create(ctx context.Context, obj runtime.Object, valid rest.Va
 
 func (r *twoPhase) Update(ctx context.Context, name string, info rest.UpdatedObjectInfo, create rest.ValidateObjectFunc,
 	update rest.ValidateObjectUpdateFunc, force bool, o *metav1.UpdateOptions) (runtime.Object, bool, error) {
+	deepstack.Reserve()
 	return r.store.Update(ctx, name, info, create, update, force, o)
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"reflect"
 
-	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -69,7 +68,7 @@ func (s strategy) PrepareForUpdate(ctx context.Context, obj, old runtime.Object)
 	if f := s.d.Behaviour.PrepareForUpdate; f != nil {
 		f(ctx, obj, old)
 	}
-	if s.generation && !apiequality.Semantic.DeepEqual(part(obj, "Spec").Interface(), part(old, "Spec").Interface()) {
+	if s.generation && !resource.Equal(part(obj, "Spec").Addr().Interface(), part(old, "Spec").Addr().Interface()) {
 		obj.(resource.Object).SetGeneration(old.(resource.Object).GetGeneration() + 1)
 	}
 }

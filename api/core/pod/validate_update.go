@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"github.com/peapod/peapod/api/resource"
 	v "github.com/peapod/peapod/api/validation"
 )
 
@@ -55,7 +56,7 @@ func (kind) ValidateUpdate(_ context.Context, p, old *corev1.Pod) field.ErrorLis
 	}
 	errs = append(errs, validateTolerationsUpdate(p.Spec.Tolerations, old.Spec.Tolerations)...)
 	errs = append(errs, validateGatesUpdate(p.Spec.SchedulingGates, old.Spec.SchedulingGates)...)
-	if apiequality.Semantic.DeepEqual(p.Spec, old.Spec) {
+	if resource.Equal(&p.Spec, &old.Spec) {
 		return errs
 	}
 	// What may change is put back as it was; whatever then differs may not.
