@@ -67,7 +67,7 @@ func newNodeServices(i instance.Instance, c serviceConfig) (*nodeServices, error
 	var err error
 	n.proxy, err = proxy.New(proxy.Config{
 		Table: serviceTable(i), NodeName: c.nodeName, NodeIPs: []netip.Addr{c.nodeIP},
-		Networks: proxy.Networks{Service: []netip.Prefix{c.service}, Pods: []netip.Prefix{c.pods}},
+		Networks: proxy.Networks{Service: []netip.Prefix{c.service}, Pods: []netip.Prefix{c.pods}, AllPods: []netip.Prefix{c.cluster}},
 		Own:      []netip.Addr{dnsAddress(c.service)}, Reserved: c.reserved, Informers: c.informers,
 		Recorder: n.events.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "kube-proxy", Host: c.nodeName}),
 	})

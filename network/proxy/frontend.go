@@ -49,6 +49,8 @@ type where struct {
 	zone string
 	// own are cluster IPs that this machine answers itself.
 	own map[netip.Addr]bool
+	// pods are the addresses of all nodes' Pods.
+	pods []netip.Prefix
 	// addresses are the node's, on which reserved ports are not given to load balancers.
 	addresses map[netip.Addr]bool
 	reserved  map[uint16]bool
@@ -112,8 +114,30 @@ func (b *builder) addPort(p *corev1.ServicePort) {
 	b.add(b.svc.Spec.ExternalIPs, port, &external, false)
 	if p.NodePort > 0 && b.hasFamily() {
 		b.out[Frontend{anyAddr(b.is6), b.protocol, uint16(p.NodePort)}] = &external
+		b.addLoopback(uint16(p.NodePort), external)
 	}
 	b.addBalancer(port, external)
+}
+
+// addLoopback adds a node port at 127.0.0.1, where it leads elsewhere than at the node's addresses. What is sent from there may leave
+// the host by the interfaces of Pods and of the overlay only, and answers come back by these: with the kernel's setting for it
+// (route_localnet), the interface of the node would have neighbours reach what listens on 127.0.0.1. So endpoints on the wire, such
+// as other nodes' hostNetwork Pods, are left out; the port is refused where there are no others. Upstream's proxy, on nftables, does
+// not serve node ports there at all.
+func (b *builder) addLoopback(port uint16, external target) {
+	if b.is6 {
+		return // closed: nothing leaves the host from ::1
+	}
+	near := slices.DeleteFunc(slices.Clone(external.inside), func(end netip.AddrPort) bool { return !b.at.reachedFromLoopback(end.Addr()) })
+	if len(near) == len(external.inside) {
+		return
+	}
+	t := target{inside: near, affinity: external.affinity, masquerade: true}
+	b.out[Frontend{netip.AddrFrom4([4]byte{127, 0, 0, 1}), b.protocol, port}] = &t
+}
+
+func (w *where) reachedFromLoopback(a netip.Addr) bool {
+	return w.addresses[a] || slices.ContainsFunc(w.pods, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
 // addBalancer adds the addresses that the load balancer has given the Service.

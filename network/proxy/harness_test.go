@@ -59,7 +59,7 @@ func slice(svc *corev1.Service, port int32, endpoints ...discoveryv1.Endpoint) *
 }
 
 func here() *where {
-	return &where{node: testNode, own: map[netip.Addr]bool{netip.MustParseAddr("10.96.0.10"): true},
+	return &where{node: testNode, own: map[netip.Addr]bool{netip.MustParseAddr("10.96.0.10"): true}, pods: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")},
 		addresses: map[netip.Addr]bool{netip.MustParseAddr("192.0.2.1"): true}, reserved: map[uint16]bool{6443: true}}
 }
 

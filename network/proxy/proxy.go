@@ -102,6 +102,9 @@ func New(cfg Config) (*Proxy, error) {
 		dirty:    map[types.NamespacedName]bool{}, all: true, wake: make(chan struct{}, 1), state: newState(),
 		told: map[types.NamespacedName]map[Frontend]bool{},
 	}
+	if p.at.pods = cfg.Networks.AllPods; len(p.at.pods) == 0 {
+		p.at.pods = cfg.Networks.Pods
+	}
 	for _, a := range cfg.Own {
 		p.at.own[a] = true
 	}

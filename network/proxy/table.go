@@ -61,8 +61,9 @@ func familyOf(is6 bool) *family {
 
 // Networks are the addresses that rules know.
 type Networks struct {
-	// Service are the networks of cluster IPs, Pods those of this node's Pods. They decide which families there are.
-	Service, Pods []netip.Prefix
+	// Service are the networks of cluster IPs, Pods those of this node's Pods. They decide which families there are. AllPods are
+	// those of all nodes' Pods; Pods if empty.
+	Service, Pods, AllPods []netip.Prefix
 }
 
 func (n *Networks) families() []*family {
@@ -158,6 +159,9 @@ func elements(front Frontend, t *target, yield func(set, key string, value nft.V
 			to = nft.Value{Verdict: expr.VerdictDrop}
 		}
 		yield("blocked"+f.n, key, to)
+		if front.Addr.IsLoopback() { // It is not the node port that it would be at another address.
+			yield("entry"+f.n, key, nft.Value{Verdict: expr.VerdictReturn})
+		}
 		return
 	}
 	pick := func(offset uint32, ends []netip.AddrPort) nft.Value {

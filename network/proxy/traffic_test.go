@@ -92,13 +92,59 @@ func TestHostNetworkPods(t *testing.T) {
 		for _, address := range []string{svc.Spec.ClusterIPs[0] + ":80", host4 + ":" + node} {
 			m.answers(nil, "tcp", address, tc.by)
 		}
-		if tc.end.node == self { // Answers to 127.0.0.1 are taken from Pods alone, not from the wire.
-			m.answers(nil, "tcp", "127.0.0.1:"+node, tc.by)
+		loopback := "127.0.0.1:" + node
+		if tc.end.node == self {
+			m.answers(nil, "tcp", loopback, tc.by)
+		} else { // From there only Pods' interfaces are reached, not the wire.
+			m.rules.Until(loopback+" is refused", func() error { return refused(nettest.Ask(nil, "tcp", loopback)) })
 		}
 		m.answers(nil, "tcp", net.JoinHostPort(svc.Spec.ClusterIPs[1], "80"), tc.by)
 		nettest.WantFrom(t, "Pod to "+tc.by, client.Namespace, "tcp", svc.Spec.ClusterIP+":80", tc.fromPod)
 		nettest.WantFrom(t, "world to "+tc.by, m.world, "tcp", host4+":"+node, "")
 	}
+}
+
+// refused is nil if that was the answer.
+func refused(a nettest.Answer, err error) error {
+	if !errors.Is(err, syscall.ECONNREFUSED) {
+		return fmt.Errorf("the answer is %+v, %w", a, err)
+	}
+	return nil
+}
+
+// A node port on loopback leads to those endpoints only that can be reached from there.
+func TestNodePortOnLoopback(t *testing.T) {
+	m := newMachine(t)
+	a := m.pod("a")
+	nettest.ListenAs(t, m.world, "tcp", ":8080", "world")
+	svc := m.service("mixed", external)
+	node := port(svc.Spec.Ports[0].NodePort)
+	m.endpoints(svc, a.at(self), end{world4, world6, elsewhere, true})
+	m.rules.Until("both answer at the node's address", func() error {
+		got := map[string]bool{}
+		for range 40 {
+			a, err := nettest.Ask(nil, "tcp", host4+":"+node)
+			if err != nil {
+				return err
+			}
+			got[a.By] = true
+		}
+		if len(got) != 2 {
+			return fmt.Errorf("the answers are of %v", got)
+		}
+		return nil
+	})
+	for range 40 {
+		if got, err := nettest.Ask(nil, "tcp", "127.0.0.1:"+node); err != nil || got.By != "a" {
+			t.Fatalf("%+v answers on loopback, %v", got, err)
+		}
+	}
+	// And back.
+	m.endpoints(svc, end{world4, world6, elsewhere, true})
+	m.rules.Until("loopback is refused", func() error { return refused(nettest.Ask(nil, "tcp", "127.0.0.1:"+node)) })
+	m.endpoints(svc, a.at(self))
+	m.answers(nil, "tcp", "127.0.0.1:"+node, "a")
+	m.answers(nil, "udp", "127.0.0.1:"+port(svc.Spec.Ports[1].NodePort), "a")
 }
 
 // A Service's connections go to the endpoints that there are; without any they are refused at once.
