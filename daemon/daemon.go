@@ -68,7 +68,8 @@ func claim(i instance.Instance) (_ *instance.Lock, err error) {
 	if err := i.Open(version.Peapod); err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(i.RunDir, 0o700); err != nil {
+	// The root of a user namespace passes through, to its root file system; what is in it is closed by itself.
+	if err := errors.Join(os.MkdirAll(i.RunDir, 0o711), os.Chmod(i.RunDir, 0o711)); err != nil {
 		return nil, fmt.Errorf("make run directory: %w", err)
 	}
 	return lock, nil

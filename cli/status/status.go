@@ -64,7 +64,7 @@ func ready(ctx context.Context, i instance.Instance) error {
 		return fmt.Errorf("watch for the server: %w", err)
 	}
 	defer w.Close()
-	if err := os.MkdirAll(i.RunDir, 0o700); err != nil {
+	if err := os.MkdirAll(i.RunDir, 0o711); err != nil {
 		return fmt.Errorf("watch for the server: %w", err)
 	}
 	if err := w.Add(filepath.Dir(i.ReadyFile())); err != nil {

@@ -16,7 +16,6 @@ import (
 
 	"github.com/peapod/peapod/runtime/image"
 	"github.com/peapod/peapod/runtime/oci"
-	"github.com/peapod/peapod/runtime/snapshot"
 )
 
 // CreateContainer prepares a container: its file system is mounted and its specification is made. Nothing runs yet.
@@ -33,6 +32,9 @@ func (s *Service) CreateContainer(ctx context.Context, sandboxID string, config 
 	sandbox := sb.get()
 	if sandbox.Phase != phaseReady {
 		return "", status.Errorf(codes.FailedPrecondition, "sandbox container %q is not running", sandboxID)
+	}
+	if err := s.checkContainerUsers(&sandbox, config); err != nil {
+		return "", err
 	}
 	img, err := s.cfg.Images.Resolve(ctx, config.GetImage().GetImage())
 	if err != nil {
@@ -117,7 +119,7 @@ func (s *Service) buildContainer(ctx context.Context, c *container, sandbox *san
 	if err := s.halt("container journal"); err != nil {
 		return err
 	}
-	if err := s.mountRootfs(ctx, c.id, img); err != nil {
+	if err := s.mountRootfs(ctx, c.id, sandbox, img); err != nil {
 		return err
 	}
 	if err := s.halt("container rootfs"); err != nil {
@@ -125,6 +127,9 @@ func (s *Service) buildContainer(ctx context.Context, c *container, sandbox *san
 	}
 	user, home, err := s.resolveUser(&e, img)
 	if err != nil {
+		return status.Error(codes.InvalidArgument, err.Error())
+	}
+	if err := sandbox.users().CheckUser(user); err != nil {
 		return status.Error(codes.InvalidArgument, err.Error())
 	}
 	e.User = user
@@ -149,19 +154,21 @@ func (s *Service) buildContainer(ctx context.Context, c *container, sandbox *san
 	return err
 }
 
-func (s *Service) mountRootfs(ctx context.Context, id string, img *image.Image) error {
-	mounts, err := s.cfg.Snapshots.Prepare(ctx, id, img.ChainID)
+func (s *Service) mountRootfs(ctx context.Context, id string, sandbox *sandboxEntry, img *image.Image) error {
+	mounts, err := s.cfg.Snapshots.Prepare(ctx, id, img.ChainID, owner(sandbox.users()))
 	if err != nil {
 		return err
 	}
 	if err := s.halt("container snapshot"); err != nil {
 		return err
 	}
-	// Others may pass through: a container in a user other than root reaches its root by this path until it has pivoted.
-	if err := os.MkdirAll(s.rootfs(id), 0o711); err != nil {
+	if err := makeRunDir(s.containerRun(id), sandbox.users()); err != nil {
+		return err
+	}
+	if err := os.Mkdir(s.rootfs(id), 0o711); err != nil {
 		return fmt.Errorf("make root file system's mount point: %w", err)
 	}
-	return snapshot.MountAt(mounts, s.rootfs(id))
+	return s.mountSnapshot(sandbox, id, mounts, s.rootfs(id))
 }
 
 // makeLogDir makes the directory of the container's log, below the sandbox's log directory, which the supervisor opens without following
@@ -191,7 +198,7 @@ func (s *Service) makeLogDir(e *containerEntry, sandbox *sandboxEntry) error {
 // containerSpec gathers what the specification depends on and makes it.
 func (s *Service) containerSpec(ctx context.Context, e *containerEntry, sandbox *sandboxEntry, img *image.Image, home string) (*specs.Spec, error) {
 	config := proto.Clone(e.Config.Message).(*runtimeapi.ContainerConfig)
-	if err := s.prepareMounts(ctx, e, config); err != nil {
+	if err := s.prepareMounts(ctx, e, sandbox, config); err != nil {
 		return nil, err
 	}
 	hostname, err := sandbox.hostname()
@@ -200,7 +207,7 @@ func (s *Service) containerSpec(ctx context.Context, e *containerEntry, sandbox 
 	}
 	in := &oci.Input{
 		Config: config, Sandbox: sandbox.Config.Message, Image: &img.Config, Root: s.rootfs(e.ID),
-		CgroupPath: filepath.Join(s.sandboxCgroup(sandbox), e.ID), User: e.User, Home: home, HostnameEnv: hostname, Host: s.host,
+		CgroupPath: filepath.Join(s.sandboxCgroup(sandbox), e.ID), User: e.User, Home: home, HostnameEnv: hostname, Host: s.host, IDs: sandbox.users(),
 	}
 	if in.Namespaces, err = s.joined(e, sandbox); err != nil {
 		return nil, err
@@ -231,6 +238,9 @@ func (s *Service) containerSpec(ctx context.Context, e *containerEntry, sandbox 
 // joined says which namespaces the container joins.
 func (s *Service) joined(e *containerEntry, sandbox *sandboxEntry) (oci.Namespaces, error) {
 	var n oci.Namespaces
+	if sandbox.users().Private() {
+		n.User = s.nsPath(sandbox.ID, "user")
+	}
 	if !sandbox.hostNetwork() {
 		n.Network, n.UTS = s.nsPath(sandbox.ID, "net"), s.nsPath(sandbox.ID, "uts")
 	}
@@ -271,11 +281,15 @@ func (s *Service) sandboxFiles(sandbox *sandboxEntry, readonly bool) []specs.Mou
 	if readonly {
 		access = "ro"
 	}
+	options := []string{"rbind", "rprivate", access}
+	if sandbox.users().Private() {
+		options = append(options, oci.MapIDs)
+	}
 	var files []specs.Mount
 	for _, name := range []string{"hostname", "hosts", "resolv.conf"} {
 		files = append(files, specs.Mount{
 			Destination: "/etc/" + name, Source: filepath.Join(s.sandboxDir(sandbox.ID), name), Type: "bind",
-			Options: []string{"rbind", "rprivate", access},
+			Options: options,
 		})
 	}
 	shm := s.nsPath(sandbox.ID, "shm")

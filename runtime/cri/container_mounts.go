@@ -12,16 +12,14 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
-
-	"github.com/peapod/peapod/runtime/snapshot"
 )
 
 // prepareMounts makes every mount of config a bind of something that exists: image volumes are mounted, missing sources made (as Docker
 // does), links in them resolved.
-func (s *Service) prepareMounts(ctx context.Context, e *containerEntry, config *runtimeapi.ContainerConfig) error {
+func (s *Service) prepareMounts(ctx context.Context, e *containerEntry, sandbox *sandboxEntry, config *runtimeapi.ContainerConfig) error {
 	for i, m := range config.Mounts {
 		if m.GetImage().GetImage() != "" {
-			if err := s.mountImage(ctx, e, m, fmt.Sprintf("%s-image-%d", e.ID, i)); err != nil {
+			if err := s.mountImage(ctx, e, sandbox, m, fmt.Sprintf("%s-image-%d", e.ID, i)); err != nil {
 				return err
 			}
 			continue
@@ -83,8 +81,9 @@ func checkPropagation(path, kind string, ok func(optional string) bool) error {
 	return nil
 }
 
-// mountImage mounts an image read-only below the container's run directory and makes m a bind of it.
-func (s *Service) mountImage(ctx context.Context, e *containerEntry, m *runtimeapi.Mount, key string) error {
+// mountImage mounts an image read-only below the container's run directory, its IDs mapped where the sandbox's are, and makes m a bind of
+// it.
+func (s *Service) mountImage(ctx context.Context, e *containerEntry, sandbox *sandboxEntry, m *runtimeapi.Mount, key string) error {
 	img, err := s.cfg.Images.Resolve(ctx, m.Image.ImageRef)
 	if err != nil {
 		return fmt.Errorf("resolve image %q of a volume: %w", m.Image.Image, err)
@@ -97,10 +96,10 @@ func (s *Service) mountImage(ctx context.Context, e *containerEntry, m *runtimea
 	if err := os.Mkdir(target, 0o711); err != nil {
 		return fmt.Errorf("make mount point of image %q: %w", m.Image.Image, err)
 	}
-	if err := snapshot.MountAt(mounts, target); err != nil {
+	if err := s.mountSnapshot(sandbox, e.ID, mounts, target); err != nil {
 		return err
 	}
-	m.HostPath, m.Image = target, nil
+	m.HostPath, m.Image, m.UidMappings, m.GidMappings = target, nil, nil, nil
 	if m.ImageSubPath == "" {
 		return nil
 	}

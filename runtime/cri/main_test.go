@@ -85,6 +85,10 @@ func newNode(t testing.TB) *node {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// As the daemon's: the root of a user namespace passes through.
+	if err := os.Chmod(dir, 0o711); err != nil {
+		t.Fatal(err)
+	}
 	instances.Lock()
 	instances.n++
 	instance := fmt.Sprintf("critest-%d-%d", os.Getpid(), instances.n)
@@ -250,10 +254,19 @@ func (d *directoryImages) Resolve(_ context.Context, name string) (*image.Image,
 	return &image.Image{ID: "sha256:busybox", ChainID: "busybox", Config: d.config}, nil
 }
 
-func (d *directoryImages) Prepare(_ context.Context, id, chain string) ([]snapshot.Mount, error) {
+func (d *directoryImages) Prepare(_ context.Context, id, chain string, owner snapshot.Owner) ([]snapshot.Mount, error) {
 	base := filepath.Join(d.dir, "snapshots", id)
 	for _, sub := range []string{"upper", "work"} {
 		if err := os.MkdirAll(filepath.Join(base, sub), 0o755); err != nil {
+			return nil, err
+		}
+	}
+	if owner != nil {
+		uid, gid, err := owner(0, 0)
+		if err != nil {
+			return nil, err
+		}
+		if err := os.Chown(filepath.Join(base, "upper"), int(uid), int(gid)); err != nil {
 			return nil, err
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -24,6 +25,10 @@ func (s *Service) makeNamespaces(e *sandboxEntry, sysctls []oci.Sysctl) error {
 	if !e.hostIPC() {
 		kinds["ipc"] = unix.CLONE_NEWIPC
 	}
+	users := e.users()
+	if users.Private() {
+		kinds["user"] = unix.CLONE_NEWUSER
+	}
 	flags := 0
 	for kind, flag := range kinds {
 		flags |= flag
@@ -36,6 +41,17 @@ func (s *Service) makeNamespaces(e *sandboxEntry, sysctls []oci.Sysctl) error {
 	if flags == 0 {
 		return nil
 	}
+	pin := func(path func(kind string) string) error {
+		for kind := range kinds {
+			if err := unix.Mount(path(kind), s.nsPath(e.ID, kind), "", unix.MS_BIND, ""); err != nil {
+				return fmt.Errorf("pin %s namespace: %w", kind, err)
+			}
+		}
+		return nil
+	}
+	if users.Private() {
+		return s.makeUserNamespace(e, flags, sysctls, pin)
+	}
 	return ownthread.Run(func() error {
 		if err := unix.Unshare(flags); err != nil {
 			return fmt.Errorf("make namespaces: %w", err)
@@ -43,12 +59,28 @@ func (s *Service) makeNamespaces(e *sandboxEntry, sysctls []oci.Sysctl) error {
 		if err := setUpNamespaces(e, sysctls); err != nil {
 			return err
 		}
-		for kind := range kinds {
-			if err := unix.Mount("/proc/thread-self/ns/"+kind, s.nsPath(e.ID, kind), "", unix.MS_BIND, ""); err != nil {
-				return fmt.Errorf("pin %s namespace: %w", kind, err)
+		return pin(func(kind string) string { return "/proc/thread-self/ns/" + kind })
+	})
+}
+
+// makeUserNamespace makes and pins namespaces that belong to a user namespace, and sets them up from outside of that one.
+func (s *Service) makeUserNamespace(e *sandboxEntry, flags int, sysctls []oci.Sysctl, pin func(func(kind string) string) error) error {
+	if err := withNamespaces(flags, e.users(), pin); err != nil {
+		return err
+	}
+	return ownthread.Run(func() error {
+		for kind, flag := range map[string]int{"net": unix.CLONE_NEWNET, "uts": unix.CLONE_NEWUTS, "ipc": unix.CLONE_NEWIPC} {
+			f, err := os.Open(s.nsPath(e.ID, kind))
+			if err != nil {
+				return fmt.Errorf("open %s namespace: %w", kind, err)
+			}
+			err = unix.Setns(int(f.Fd()), flag)
+			f.Close()
+			if err != nil {
+				return fmt.Errorf("enter %s namespace: %w", kind, err)
 			}
 		}
-		return nil
+		return setUpNamespaces(e, sysctls)
 	})
 }
 
@@ -70,11 +102,24 @@ func setUpNamespaces(e *sandboxEntry, sysctls []oci.Sysctl) error {
 		}
 	}
 	for _, sysctl := range sysctls {
-		if err := setSysctl(sysctl.Path, sysctl.Value); err != nil {
+		if err := setOwnSysctl(e.users(), sysctl); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// setOwnSysctl sets a sysctl of the sandbox's namespaces. What belongs to its IPC namespace only the root of its user namespace may
+// set, whatever capabilities another has, so the thread becomes that user meanwhile.
+func setOwnSysctl(users oci.IDMap, sysctl oci.Sysctl) error {
+	uid, _, err := users.Host(0, 0)
+	if err != nil {
+		return err
+	}
+	if uid == 0 || strings.HasPrefix(sysctl.Path, "net/") {
+		return setSysctl(sysctl.Path, sysctl.Value)
+	}
+	return asUser(uid, false, func() error { return setSysctl(sysctl.Path, sysctl.Value) })
 }
 
 func setSysctl(path, value string) error {
@@ -93,11 +138,15 @@ func setSysctl(path, value string) error {
 }
 
 // mountShm mounts the Pod's shared memory, which its containers get as /dev/shm.
-func mountShm(path string) error {
+func mountShm(path string, users oci.IDMap) error {
+	uid, gid, err := users.Host(0, 0)
+	if err != nil {
+		return err
+	}
 	if err := os.Mkdir(path, 0o711); err != nil {
 		return fmt.Errorf("make /dev/shm: %w", err)
 	}
-	options := fmt.Sprintf("mode=1777,size=%d", shmSize)
+	options := fmt.Sprintf("mode=1777,size=%d,uid=%d,gid=%d", shmSize, uid, gid)
 	if err := unix.Mount("shm", path, "tmpfs", unix.MS_NOEXEC|unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
 		return fmt.Errorf("mount /dev/shm: %w", err)
 	}

@@ -23,9 +23,17 @@ const pauseUser = 65535
 
 // startPause starts the first process of the sandbox's shared PID namespace, confined like any container, and pins the namespace.
 func (s *Service) startPause(ctx context.Context, e *sandboxEntry) error {
-	root, err := s.pauseRoot()
+	shared, err := s.pauseRoot()
 	if err != nil {
 		return err
+	}
+	// The data directory is closed to the root of a user namespace, which this one is open to.
+	root := s.nsPath(e.ID, "pause")
+	if err := os.Mkdir(root, 0o711); err != nil {
+		return fmt.Errorf("make root of first process: %w", err)
+	}
+	if err := unix.Mount(shared, root, "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("make root of first process: %w", err)
 	}
 	limits := e.Config.Message.GetLinux().GetResources()
 	config := &runtimeapi.ContainerConfig{
@@ -46,7 +54,7 @@ func (s *Service) startPause(ctx context.Context, e *sandboxEntry) error {
 	}
 	namespaces.PID = "" // a new one
 	spec, err := oci.Spec(&oci.Input{
-		Config: config, Sandbox: e.Config.Message, Image: &v1.ImageConfig{}, Root: root, Namespaces: namespaces, Host: s.host,
+		Config: config, Sandbox: e.Config.Message, Image: &v1.ImageConfig{}, Root: root, Namespaces: namespaces, IDs: e.users(), Host: s.host,
 		CgroupPath: filepath.Join(s.sandboxCgroup(e), e.ID), User: specs.User{UID: pauseUser, GID: pauseUser},
 	})
 	if err != nil {

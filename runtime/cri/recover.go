@@ -120,6 +120,9 @@ func (s *Service) intact(e *sandboxEntry) bool {
 	if !e.hostIPC() && !isPinned(s.nsPath(e.ID, "ipc")) {
 		return false
 	}
+	if e.users().Private() && !isPinned(s.nsPath(e.ID, "user")) {
+		return false
+	}
 	if e.hostNetwork() && e.hostIPC() {
 		_, err := os.Stat(s.sandboxRun(e.ID)) // nothing to lose but this mark
 		return err == nil

@@ -24,7 +24,8 @@ func (s *Service) Status(ctx context.Context, verbose bool) (*runtimeapi.StatusR
 	if err != nil {
 		ready = &runtimeapi.RuntimeCondition{Type: runtimeapi.RuntimeReady, Reason: "SupervisorNotReady", Message: err.Error()}
 	}
-	features := &runtimeapi.RuntimeHandlerFeatures{RecursiveReadOnlyMounts: true}
+	usersErr := s.users()
+	features := &runtimeapi.RuntimeHandlerFeatures{RecursiveReadOnlyMounts: true, UserNamespaces: usersErr == nil}
 	resp := &runtimeapi.StatusResponse{
 		Status: &runtimeapi.RuntimeStatus{Conditions: []*runtimeapi.RuntimeCondition{
 			ready, {Type: runtimeapi.NetworkReady, Status: true},
@@ -38,6 +39,9 @@ func (s *Service) Status(ctx context.Context, verbose bool) (*runtimeapi.StatusR
 			return nil, fmt.Errorf("encode supervisor info: %w", err)
 		}
 		resp.Info = map[string]string{"supervisor": string(info)}
+		if usersErr != nil {
+			resp.Info["userNamespaces"] = usersErr.Error()
+		}
 	}
 	return resp, nil
 }

@@ -28,8 +28,8 @@ func (s *Service) RunPodSandbox(ctx context.Context, config *runtimeapi.PodSandb
 		ID: newID(), Phase: phaseCreating, CreatedAt: time.Now(), Handler: handler,
 		Config: packed[*runtimeapi.PodSandboxConfig]{Message: proto.Clone(config).(*runtimeapi.PodSandboxConfig)},
 	}
-	if o := e.namespaces().GetUsernsOptions(); o != nil && o.Mode != runtimeapi.NamespaceMode_NODE {
-		return "", status.Errorf(codes.InvalidArgument, "user namespace mode %s is not supported: only %s is", o.Mode, runtimeapi.NamespaceMode_NODE)
+	if err := e.checkUsers(); err != nil {
+		return "", err
 	}
 	sysctls, err := oci.Sysctls(config.GetLinux().GetSysctls(), e.hostNetwork(), e.hostIPC())
 	if err != nil {
@@ -85,8 +85,8 @@ func (s *Service) buildSandbox(ctx context.Context, sb *sandbox, sysctls []oci.S
 	if err := s.halt("sandbox journal"); err != nil {
 		return err
 	}
-	if err := os.Mkdir(s.sandboxRun(sb.id), 0o711); err != nil {
-		return fmt.Errorf("make sandbox directory: %w", err)
+	if err := makeRunDir(s.sandboxRun(sb.id), e.users()); err != nil {
+		return err
 	}
 	if err := s.makeNamespaces(&e, sysctls); err != nil {
 		return err
@@ -108,7 +108,7 @@ func (s *Service) buildSandbox(ctx context.Context, sb *sandbox, sysctls []oci.S
 		return err
 	}
 	if !e.hostIPC() {
-		if err := mountShm(s.nsPath(sb.id, "shm")); err != nil {
+		if err := mountShm(s.nsPath(sb.id, "shm"), e.users()); err != nil {
 			return err
 		}
 	}

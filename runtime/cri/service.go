@@ -40,7 +40,7 @@ type Images interface {
 
 // Snapshots are the file systems of containers; *snapshot.Snapshots has it. All methods are idempotent.
 type Snapshots interface {
-	Prepare(ctx context.Context, id, chainID string) ([]snapshot.Mount, error)
+	Prepare(ctx context.Context, id, chainID string, owner snapshot.Owner) ([]snapshot.Mount, error)
 	View(ctx context.Context, id, chainID string) ([]snapshot.Mount, error)
 	Remove(ctx context.Context, id string) error
 	Usage(ctx context.Context, id string) (snapshot.Usage, error)
@@ -83,9 +83,11 @@ const RuntimeName = "peapod"
 
 // Service is the container runtime. It is safe for concurrent use, between Open and Close.
 type Service struct {
-	cfg       Config
-	log       klog.Logger
-	host      *oci.Host
+	cfg  Config
+	log  klog.Logger
+	host *oci.Host
+	// users is nil if this machine can make user namespaces for Pods, and else says why not.
+	users     func() error
 	streaming streaming.Server
 	forwards  forwardAddresses
 	events    *broadcaster
@@ -127,6 +129,7 @@ func New(cfg Config) (*Service, error) {
 		cfg: cfg, events: newBroadcaster(), sandboxes: map[string]*sandbox{}, containers: map[string]*container{},
 		halt: func(string) error { return nil },
 	}
+	s.users = sync.OnceValue(s.probeUsers)
 	if err := s.newStreaming(); err != nil {
 		return nil, err
 	}

@@ -113,11 +113,11 @@ func TestPullAndRun(t *testing.T) {
 
 func mountNew(t *testing.T, s *image.Store, id, chain string) string {
 	t.Helper()
-	first, err := s.Snapshots().Prepare(t.Context(), id, chain)
+	first, err := s.Snapshots().Prepare(t.Context(), id, chain, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	again, err := s.Snapshots().Prepare(t.Context(), id, chain)
+	again, err := s.Snapshots().Prepare(t.Context(), id, chain, nil)
 	if err != nil || len(again) != len(first) || !slices.Equal(again[0].Options, first[0].Options) {
 		t.Fatalf("preparing again gives %v, %v; want %v", again, err, first)
 	}

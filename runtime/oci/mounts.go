@@ -35,7 +35,7 @@ func mounts(in *Input, privileged bool) ([]specs.Mount, string, error) {
 	var own []specs.Mount
 	propagation := ""
 	for _, m := range in.Config.Mounts {
-		mount, root, err := bind(m)
+		mount, root, err := bind(m, in.IDs)
 		if err != nil {
 			return nil, "", err
 		}
@@ -58,11 +58,15 @@ func depth(p string) int {
 	return strings.Count(p, "/")
 }
 
+// MapIDs is the option of a mount whose files belong to the same IDs in the container's user namespace as they do on disk. What is
+// mounted below its source is not mapped, as with containerd.
+const MapIDs = "idmap"
+
 // mountOptions are those that a Mount may ask for besides.
 var mountOptions = []string{"noexec", "exec", "nosuid", "suid", "nodev", "dev", "noatime", "relatime", "nosymfollow"}
 
 // bind converts one mount; root is the propagation that the container's root needs for it.
-func bind(m *runtimeapi.Mount) (mount specs.Mount, root string, err error) {
+func bind(m *runtimeapi.Mount, ids IDMap) (mount specs.Mount, root string, err error) {
 	if m.ContainerPath == "" || strings.ContainsRune(m.ContainerPath, 0) {
 		return mount, "", fmt.Errorf("mount of %q: bad container path %q", m.HostPath, m.ContainerPath)
 	}
@@ -103,8 +107,12 @@ func bind(m *runtimeapi.Mount) (mount specs.Mount, root string, err error) {
 		}
 		mount.Options = append(mount.Options, o)
 	}
-	if len(m.UidMappings) > 0 || len(m.GidMappings) > 0 {
-		return mount, "", fmt.Errorf("mount on %q: ID-mapped mounts are not supported", m.ContainerPath)
+	switch want := (IDMap{UIDs: idMappings(m.UidMappings), GIDs: idMappings(m.GidMappings)}); {
+	case !want.Private():
+	case want.Equal(ids):
+		mount.Options = append(mount.Options, MapIDs)
+	default:
+		mount.UIDMappings, mount.GIDMappings = want.UIDs, want.GIDs
 	}
 	return mount, root, nil
 }

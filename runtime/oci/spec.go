@@ -29,7 +29,7 @@ type Host struct {
 
 // Namespaces says which namespaces a container joins. An empty path means the machine's own, except for PID, where it means a new one.
 type Namespaces struct {
-	Network, IPC, UTS, PID string
+	Network, IPC, UTS, PID, User string
 	// HostPID takes the machine's PID namespace.
 	HostPID bool
 }
@@ -44,6 +44,8 @@ type Input struct {
 	// CgroupPath is the container's cgroup, from the root of the hierarchies.
 	CgroupPath string
 	Namespaces Namespaces
+	// IDs are the mappings of Namespaces.User.
+	IDs IDMap
 	// User and Home are the result of ResolveUser.
 	User specs.User
 	Home string
@@ -106,7 +108,7 @@ func namespaces(in *Input) []specs.LinuxNamespace {
 	for _, join := range []struct {
 		kind specs.LinuxNamespaceType
 		path string
-	}{{specs.NetworkNamespace, n.Network}, {specs.IPCNamespace, n.IPC}, {specs.UTSNamespace, n.UTS}} {
+	}{{specs.NetworkNamespace, n.Network}, {specs.IPCNamespace, n.IPC}, {specs.UTSNamespace, n.UTS}, {specs.UserNamespace, n.User}} {
 		if join.path != "" {
 			list = append(list, specs.LinuxNamespace{Type: join.kind, Path: join.path})
 		}

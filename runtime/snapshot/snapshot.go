@@ -114,17 +114,22 @@ func (s *Snapshots) dir(id string) (string, error) {
 }
 
 // Prepare makes the writable layer id over the image layers chainID ("" for an image without layers) and returns its
-// mounts. When id exists already its mounts are returned and chainID is ignored.
-func (s *Snapshots) Prepare(ctx context.Context, id, chainID string) ([]Mount, error) {
-	return s.make(ctx, id, chainID, true)
+// mounts, for MountAt, or for MountMapped where owner says to whom the root of the container belongs. When id exists already its
+// mounts are returned and the rest is ignored.
+func (s *Snapshots) Prepare(ctx context.Context, id, chainID string, owner Owner) ([]Mount, error) {
+	if owner == nil {
+		owner = func(uid, gid uint32) (uint32, uint32, error) { return uid, gid, nil }
+	}
+	return s.make(ctx, id, chainID, owner)
 }
 
 // View is Prepare without the writable layer: the mounts are read-only.
 func (s *Snapshots) View(ctx context.Context, id, chainID string) ([]Mount, error) {
-	return s.make(ctx, id, chainID, false)
+	return s.make(ctx, id, chainID, nil)
 }
 
-func (s *Snapshots) make(ctx context.Context, id, chainID string, writable bool) ([]Mount, error) {
+// make makes what a container has: a writable layer whose root belongs to owner, or none for nil.
+func (s *Snapshots) make(ctx context.Context, id, chainID string, owner Owner) ([]Mount, error) {
 	dir, err := s.dir(id)
 	if err != nil {
 		return nil, err
@@ -139,7 +144,7 @@ func (s *Snapshots) make(ctx context.Context, id, chainID string, writable bool)
 	if err := s.ensureView(ctx, chainID); err != nil {
 		return nil, fmt.Errorf("prepare snapshot %s: %w", id, err)
 	}
-	if err := s.makeDirs(ctx, dir, chainID, writable); err != nil {
+	if err := s.makeDirs(ctx, dir, chainID, owner); err != nil {
 		return nil, fmt.Errorf("prepare snapshot %s: %w", id, err)
 	}
 	s.use(chainID, id)
@@ -151,7 +156,7 @@ func (s *Snapshots) make(ctx context.Context, id, chainID string, writable bool)
 }
 
 // makeDirs makes a container's directory. The chain file comes last: without it the directory does not count.
-func (s *Snapshots) makeDirs(ctx context.Context, dir, chainID string, writable bool) error {
+func (s *Snapshots) makeDirs(ctx context.Context, dir, chainID string, owner Owner) error {
 	// What an interrupted attempt left was never mounted.
 	if err := os.RemoveAll(dir); err != nil {
 		return err
@@ -159,9 +164,9 @@ func (s *Snapshots) makeDirs(ctx context.Context, dir, chainID string, writable 
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return err
 	}
-	if writable {
+	if owner != nil {
 		// The root directory of the container is the upper one: it looks as the image's.
-		mode, uid, gid := os.FileMode(0o755), 0, 0
+		mode, uid, gid := os.FileMode(0o755), uint32(0), uint32(0)
 		lower, _, err := s.lower(ctx, chainID)
 		if err != nil {
 			return err
@@ -171,10 +176,13 @@ func (s *Snapshots) makeDirs(ctx context.Context, dir, chainID string, writable 
 			if err := unix.Lstat(lower[0], &st); err != nil {
 				return &os.PathError{Op: "stat", Path: lower[0], Err: err}
 			}
-			mode, uid, gid = os.FileMode(st.Mode&0o777), int(st.Uid), int(st.Gid)
+			mode, uid, gid = os.FileMode(st.Mode&0o777), st.Uid, st.Gid
+		}
+		if uid, gid, err = owner(uid, gid); err != nil {
+			return fmt.Errorf("give the root directory to its owner: %w", err)
 		}
 		upper := filepath.Join(dir, upperDir)
-		if err := errors.Join(os.Mkdir(upper, 0o700), os.Chown(upper, uid, gid), os.Chmod(upper, mode)); err != nil {
+		if err := errors.Join(os.Mkdir(upper, 0o700), os.Chown(upper, int(uid), int(gid)), os.Chmod(upper, mode)); err != nil {
 			return err
 		}
 		if err := os.Mkdir(filepath.Join(dir, workDir), 0o711); err != nil {

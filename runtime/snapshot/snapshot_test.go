@@ -77,9 +77,9 @@ func TestContainers(t *testing.T) {
 	sn, dir := layers(t), t.TempDir()
 	s := open(t, dir, sn)
 	ctx := t.Context()
-	one, err := s.Prepare(ctx, "one", "top")
+	one, err := s.Prepare(ctx, "one", "top", nil)
 	must(t, err)
-	two, err := s.Prepare(ctx, "two/..", "top")
+	two, err := s.Prepare(ctx, "two/..", "top", nil)
 	must(t, err)
 	rootOne, rootTwo := mount(t, one), mount(t, two)
 	must(t, os.WriteFile(filepath.Join(rootOne, "mine"), []byte("x"), 0o600))
@@ -102,7 +102,7 @@ func TestContainers(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(mount(t, view), "x"), nil, 0o600); err == nil {
 		t.Error("a view can be written to")
 	}
-	empty, err := s.Prepare(ctx, "empty", "")
+	empty, err := s.Prepare(ctx, "empty", "", nil)
 	must(t, err)
 	if got := names(t, mount(t, empty)); len(got) != 0 {
 		t.Errorf("an image without layers has %v", got)
@@ -111,7 +111,7 @@ func TestContainers(t *testing.T) {
 	// Another process finds them as they are, and no garbage collection takes their layers.
 	s = open(t, dir, sn)
 	must(t, s.CollectGarbage(ctx))
-	again, err := s.Prepare(ctx, "one", "no such layers")
+	again, err := s.Prepare(ctx, "one", "no such layers", nil)
 	must(t, err)
 	if !slices.Equal(again[0].Options, one[0].Options) {
 		t.Errorf("after a restart the mounts are %v, before %v", again, one)
@@ -122,7 +122,7 @@ func TestContainers(t *testing.T) {
 	if !slices.Equal(ids, []string{"empty", "one", "two/..", "view"}) {
 		t.Errorf("there are %q", ids)
 	}
-	if _, err := s.Prepare(ctx, "three", "no such layers"); err == nil {
+	if _, err := s.Prepare(ctx, "three", "no such layers", nil); err == nil {
 		t.Error("prepared over layers that are not there")
 	}
 }
@@ -132,7 +132,7 @@ func TestRemoval(t *testing.T) {
 	s := open(t, dir, sn)
 	ctx := t.Context()
 	for _, id := range []string{"one", "two"} {
-		_, err := s.Prepare(ctx, id, "top")
+		_, err := s.Prepare(ctx, id, "top", nil)
 		must(t, err)
 	}
 	must(t, s.Remove(ctx, "one"))
@@ -153,7 +153,7 @@ func TestRemoval(t *testing.T) {
 		}
 	}
 	for _, id := range []string{"", ".", "..", strings.Repeat("x", 300)} {
-		if _, err := s.Prepare(ctx, id, ""); err == nil {
+		if _, err := s.Prepare(ctx, id, "", nil); err == nil {
 			t.Errorf("prepared %q", id)
 		}
 	}
@@ -169,7 +169,7 @@ func TestInterrupted(t *testing.T) {
 	}
 	s := open(t, dir, sn)
 	ctx := context.Background()
-	mounts, err := s.Prepare(ctx, "again", "top")
+	mounts, err := s.Prepare(ctx, "again", "top", nil)
 	must(t, err)
 	if got := names(t, mount(t, mounts)); !slices.Equal(got, []string{"bottom", "top"}) {
 		t.Errorf("it has %v", got)

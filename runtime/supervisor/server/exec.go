@@ -66,8 +66,13 @@ func (s *Server) startExec(conn *net.UnixConn, req *protocol.Request, files []*o
 			return nil, nil, err
 		}
 		defer stdio.release()
-	} else if err := assignStreams(process, req.Exec, files); err != nil {
-		return nil, nil, err
+	} else {
+		if err := assignStreams(process, req.Exec, files); err != nil {
+			return nil, nil, err
+		}
+		if err := c.own(files); err != nil {
+			return nil, nil, err
+		}
 	}
 	if err := c.lib.Run(process); err != nil {
 		if errors.Is(err, libcontainer.ErrNotRunning) {

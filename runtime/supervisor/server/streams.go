@@ -43,21 +43,15 @@ func (c *container) openStreams(p *libcontainer.Process, req *protocol.StartRequ
 			stdio.close()
 		}
 	}()
-	uid, gid, err := rootIDs(config)
-	if err != nil {
-		return nil, err
-	}
 	pipe := func(parentReads bool) (parent, child *os.File, err error) {
 		parent, child, err = newPipe(parentReads)
 		if err != nil {
 			return nil, nil, err
 		}
 		stdio.files = append(stdio.files, child)
-		if uid != 0 || gid != 0 { // a user namespace's root must be able to reopen /dev/stdout
-			if err := child.Chown(uid, gid); err != nil {
-				parent.Close()
-				return nil, nil, fmt.Errorf("give pipe to the container's root: %w", err)
-			}
+		if err := giveToRoot(config, child); err != nil {
+			parent.Close()
+			return nil, nil, err
 		}
 		return parent, child, nil
 	}
@@ -83,14 +77,32 @@ func (c *container) openStreams(p *libcontainer.Process, req *protocol.StartRequ
 	return stdio, nil
 }
 
-func rootIDs(config *configs.Config) (uid, gid int, err error) {
-	if uid, err = config.HostRootUID(); err != nil {
-		return 0, 0, fmt.Errorf("map the container's root: %w", err)
+// own gives a process's streams to the container's root.
+func (c *container) own(files []*os.File) error {
+	config := c.lib.Config()
+	return giveToRoot(&config, files...)
+}
+
+// giveToRoot gives streams to the root of the container's user namespace, if it has one of its own: a process must be able to
+// reopen /dev/stdout, and to give it to its user.
+func giveToRoot(config *configs.Config, files ...*os.File) error {
+	uid, err := config.HostRootUID()
+	if err != nil {
+		return fmt.Errorf("map the container's root: %w", err)
 	}
-	if gid, err = config.HostRootGID(); err != nil {
-		return 0, 0, fmt.Errorf("map the container's root group: %w", err)
+	gid, err := config.HostRootGID()
+	if err != nil {
+		return fmt.Errorf("map the container's root group: %w", err)
 	}
-	return uid, gid, nil
+	if uid == 0 && gid == 0 {
+		return nil
+	}
+	for _, f := range files {
+		if err := f.Chown(uid, gid); err != nil {
+			return fmt.Errorf("give stream to the container's root: %w", err)
+		}
+	}
+	return nil
 }
 
 // newPipe makes a pipe whose parent end does not block and whose child end does.
