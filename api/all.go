@@ -16,6 +16,8 @@ import (
 	"github.com/peapod/peapod/api/batch/cronjob"
 	"github.com/peapod/peapod/api/batch/job"
 	"github.com/peapod/peapod/api/certificates/certificatesigningrequest"
+	"github.com/peapod/peapod/api/certificates/clustertrustbundle"
+	"github.com/peapod/peapod/api/certificates/podcertificaterequest"
 	"github.com/peapod/peapod/api/coordination/lease"
 	"github.com/peapod/peapod/api/core/configmap"
 	"github.com/peapod/peapod/api/core/endpoints"
@@ -89,6 +91,8 @@ func All() []*resource.Declaration {
 		job.Declaration(),
 
 		certificatesigningrequest.Declaration(),
+		clustertrustbundle.Declaration(),
+		podcertificaterequest.Declaration(),
 
 		lease.Declaration(),
 

@@ -21,6 +21,7 @@ import (
 	"github.com/peapod/peapod/controllers/nodeipam"
 	"github.com/peapod/peapod/controllers/nodelifecycle"
 	"github.com/peapod/peapod/controllers/persistentvolume"
+	"github.com/peapod/peapod/controllers/podcertificates"
 	"github.com/peapod/peapod/controllers/podgc"
 	"github.com/peapod/peapod/controllers/replicaset"
 	"github.com/peapod/peapod/controllers/resourcequota"
@@ -61,6 +62,7 @@ func All() []Controller {
 	return []Controller{
 		{serviceaccount.Name, serviceaccount.New},
 		{rootca.Name, rootca.New},
+		{rootca.BundleName, rootca.NewBundle},
 		{namespace.Name, namespace.New},
 		{garbagecollector.Name, garbagecollector.New},
 		{resourcequota.Name, resourcequota.New},
@@ -71,6 +73,7 @@ func All() []Controller {
 		{certificates.Name, certificates.NewApprover},
 		{certificates.Name, certificates.NewSigner},
 		{certificates.Name, certificates.NewCleaner},
+		{podcertificates.Name, podcertificates.New},
 		{tokencleaner.Name, tokencleaner.New},
 		{deployment.Name, deployment.New},
 		{replicaset.Name, replicaset.New},

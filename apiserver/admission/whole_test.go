@@ -21,6 +21,7 @@ func TestAccess(t *testing.T) {
 		{"node writes", nodeWrites}, {"node tokens", nodeTokens}, {"mirror pods", mirrorPods},
 		{"service accounts", serviceAccounts}, {"priority", priorities}, {"pod security", podSecurity}, {"reviews", reviews},
 		{"runtime classes", runtimeClasses}, {"default ingress class", defaultIngressClass}, {"topology labels", topologyLabels},
+		{"trust bundles", trustBundles}, {"pod certificates", podCertificates},
 	} {
 		t.Run(part.name, func(t *testing.T) { part.run(t, c) })
 	}
@@ -51,7 +52,7 @@ func fine(t *testing.T, err error) {
 // settle calls f until it succeeds: roles and bindings count from when an informer has seen them.
 func settle(t *testing.T, f func() error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	for {
 		err := f()

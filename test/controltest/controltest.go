@@ -31,7 +31,7 @@ import (
 const Namespace = "default"
 
 // patience ends a wait for what is not going to happen.
-const patience = 30 * time.Second
+const patience = 2 * time.Minute
 
 // World is a running API server with controllers.
 type World struct {

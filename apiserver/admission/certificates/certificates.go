@@ -1,5 +1,6 @@
-// Package certificates guards certificate signing requests: who approves one for a signer must be allowed to approve for
-// it, who signs must be allowed to sign for it, and nobody asks for the power over everything.
+// Package certificates guards what speaks for signers: who approves a request for one must be allowed to approve for it,
+// who signs must be allowed to sign for it, who publishes its trust anchors to attest for it, and nobody asks for the
+// power over everything.
 package certificates
 
 import (
@@ -17,7 +18,8 @@ import (
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 )
 
-// Plugin does what Kubernetes' plugins CertificateApproval, CertificateSigning and CertificateSubjectRestriction do.
+// Plugin does what Kubernetes' plugins CertificateApproval, CertificateSigning, CertificateSubjectRestriction and
+// ClusterTrustBundleAttest do, and what its storage of PodCertificateRequests asks of those who sign them.
 type Plugin struct {
 	*admission.Handler
 	authorizer authorizer.Authorizer
@@ -32,9 +34,18 @@ func New(authorizer authorizer.Authorizer) *Plugin {
 
 // Validate refuses what the user may not do.
 func (p *Plugin) Validate(ctx context.Context, a admission.Attributes, _ admission.ObjectInterfaces) error {
-	if a.GetResource().GroupResource() != certificatesv1.Resource("certificatesigningrequests") {
-		return nil
+	switch a.GetResource().GroupResource() {
+	case certificatesv1.Resource("certificatesigningrequests"):
+		return p.signingRequest(ctx, a)
+	case certificatesv1.Resource("clustertrustbundles"):
+		return p.trustBundle(ctx, a)
+	case certificatesv1.Resource("podcertificaterequests"):
+		return p.podRequest(ctx, a)
 	}
+	return nil
+}
+
+func (p *Plugin) signingRequest(ctx context.Context, a admission.Attributes) error {
 	now, ok := a.GetObject().(*certificatesv1.CertificateSigningRequest)
 	if !ok {
 		return admission.NewForbidden(a, fmt.Errorf("unexpected type %T", a.GetObject()))
@@ -56,6 +67,42 @@ func (p *Plugin) Validate(ctx context.Context, a admission.Attributes, _ admissi
 		return p.allowed(ctx, a, "sign", old.Spec.SignerName)
 	}
 	return nil
+}
+
+// trustBundle asks whether the user may attest for the signer whose anchors these are, or were.
+func (p *Plugin) trustBundle(ctx context.Context, a admission.Attributes) error {
+	now, ok := a.GetObject().(*certificatesv1.ClusterTrustBundle)
+	if !ok {
+		return admission.NewForbidden(a, fmt.Errorf("unexpected type %T", a.GetObject()))
+	}
+	if old, ok := a.GetOldObject().(*certificatesv1.ClusterTrustBundle); ok && equality.Semantic.DeepEqual(now, old) {
+		return nil
+	}
+	if now.Spec.SignerName == "" {
+		return nil
+	}
+	if err := p.allowed(ctx, a, "attest", now.Spec.SignerName); err != nil {
+		return admission.NewForbidden(a, fmt.Errorf("user not permitted to attest for signerName %q", now.Spec.SignerName))
+	}
+	return nil
+}
+
+func (p *Plugin) podRequest(ctx context.Context, a admission.Attributes) error {
+	if a.GetOperation() != admission.Update || a.GetSubresource() != "status" {
+		return nil
+	}
+	now, ok := a.GetObject().(*certificatesv1.PodCertificateRequest)
+	if !ok {
+		return admission.NewForbidden(a, fmt.Errorf("unexpected type %T", a.GetObject()))
+	}
+	old, ok := a.GetOldObject().(*certificatesv1.PodCertificateRequest)
+	if !ok {
+		return admission.NewForbidden(a, fmt.Errorf("unexpected type %T", a.GetOldObject()))
+	}
+	if equality.Semantic.DeepEqual(now.Status, old.Status) {
+		return nil
+	}
+	return p.allowed(ctx, a, "sign", old.Spec.SignerName)
 }
 
 // allowed asks for the verb on the signer, or on all signers of its domain.

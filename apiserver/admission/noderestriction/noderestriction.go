@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 
+	certificatesv1 "k8s.io/api/certificates/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	resourceapi "k8s.io/api/resource/v1"
@@ -84,6 +85,8 @@ func (p *Plugin) Admit(ctx context.Context, a admission.Attributes, _ admission.
 		return ownVolume(r)
 	case corev1.Resource("serviceaccounts"):
 		return p.token(ctx, r)
+	case certificatesv1.Resource("podcertificaterequests"):
+		return p.podCertificate(ctx, r)
 	case coordinationv1.Resource("leases"):
 		return ownLease(r)
 	case storagev1.Resource("csinodes"):

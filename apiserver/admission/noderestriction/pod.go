@@ -11,6 +11,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 
@@ -70,19 +71,30 @@ func (p *Plugin) mirrorOwner(ctx context.Context, r request, pod *corev1.Pod) er
 	case owner.BlockOwnerDeletion != nil && *owner.BlockOwnerDeletion:
 		return r.forbid("node %q must not set blockOwnerDeletion on an owner reference", r.node)
 	}
+	uid, err := p.nodeUID(ctx, r, owner.UID)
+	if err != nil {
+		return err
+	}
+	if uid != owner.UID {
+		return r.forbid("node %s UID mismatch: expected %s got %s", r.node, owner.UID, uid)
+	}
+	return nil
+}
+
+// nodeUID returns the UID of the node's own object. The API is asked where the lister knows another one than is claimed: it
+// may be late.
+func (p *Plugin) nodeUID(ctx context.Context, r request, claimed types.UID) (types.UID, error) {
 	itself, err := p.nodes.Get(r.node)
-	if err != nil || itself.UID != owner.UID {
+	if err != nil || itself.UID != claimed {
 		itself, err = p.client.CoreV1().Nodes().Get(ctx, r.node, metav1.GetOptions{})
 	}
 	switch {
 	case apierrors.IsNotFound(err):
-		return err
+		return "", err
 	case err != nil:
-		return r.forbid("error looking up node %s to verify uid: %w", r.node, err)
-	case itself.UID != owner.UID:
-		return r.forbid("node %s UID mismatch: expected %s got %s", r.node, owner.UID, itself.UID)
+		return "", r.forbid("error looking up node %s to verify uid: %w", r.node, err)
 	}
-	return nil
+	return itself.UID, nil
 }
 
 // mirrorReferences wants the Pod to refer to no object of the API: by such a Pod a node would get at any of them.

@@ -56,6 +56,7 @@ func ClusterRoleBindings() []rbacv1.ClusterRoleBinding {
 		bind("system:basic-user", groups(user.AllAuthenticated)...),
 		bind("system:public-info-viewer", groups(user.AllAuthenticated, user.AllUnauthenticated)...),
 		bind("system:service-account-issuer-discovery", groups("system:serviceaccounts")...),
+		bind("system:cluster-trust-bundle-discovery", groups("system:serviceaccounts")...),
 		bind("system:node-proxier", users(user.KubeProxy)...),
 		bind("system:kube-controller-manager", users(user.KubeControllerManager)...),
 		bind("system:kube-scheduler", users(user.KubeScheduler)...),

@@ -117,6 +117,8 @@ func NodeRules() []rbacv1.PolicyRule {
 		rule(readVerbs, "core", "persistentvolumeclaims persistentvolumes"),
 		rule("get", "core", "endpoints"),
 		rule("create get list watch", "certificates.k8s.io", "certificatesigningrequests"),
+		rule(readVerbs, "certificates.k8s.io", "clustertrustbundles"),
+		rule("create get list watch", "certificates.k8s.io", "podcertificaterequests"),
 		rule("create delete get patch update", "coordination.k8s.io", "leases"),
 		rule("get", "storage.k8s.io", "volumeattachments"),
 		rule("create", "core", "serviceaccounts/token"),
@@ -174,6 +176,7 @@ func componentRoles() []rbacv1.ClusterRole {
 			rule("create", "certificates.k8s.io", "certificatesigningrequests/nodeclient")),
 		clusterRole("system:certificates.k8s.io:certificatesigningrequests:selfnodeclient",
 			rule("create", "certificates.k8s.io", "certificatesigningrequests/selfnodeclient")),
+		clusterRole("system:cluster-trust-bundle-discovery", rule(readVerbs, "certificates.k8s.io", "clustertrustbundles")),
 		approver("legacy-unknown"), approver("kubelet-serving"),
 		approver("kube-apiserver-client"), approver("kube-apiserver-client-kubelet"),
 	}

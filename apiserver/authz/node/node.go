@@ -107,6 +107,8 @@ func (n *Authorizer) judge(ctx context.Context, node string, a authorizer.Attrib
 		return n.get(ctx, node, a)
 	case schema.GroupResource{Resource: serviceAccounts}:
 		return n.createToken(ctx, node, a)
+	case schema.GroupResource{Group: "certificates.k8s.io", Resource: "podcertificaterequests"}:
+		return podCertificate(node, a)
 	case schema.GroupResource{Group: "coordination.k8s.io", Resource: "leases"}:
 		return lease(node, a)
 	case schema.GroupResource{Group: "storage.k8s.io", Resource: "csinodes"}:
@@ -195,6 +197,24 @@ func lease(node string, a authorizer.Attributes) verdict {
 		return no("can only access node lease with the same name as the requesting node")
 	}
 	return verdict{yes: true}
+}
+
+// podCertificate lets a node ask for certificates, and see what becomes of its own requests. NodeRestriction looks at what it
+// asks.
+func podCertificate(node string, a authorizer.Attributes) verdict {
+	if a.GetSubresource() != "" {
+		return no("nodes may not access the %s subresource of podcertificaterequests", a.GetSubresource())
+	}
+	switch a.GetVerb() {
+	case "create":
+		return verdict{yes: true}
+	case "get", "list", "watch":
+		if selects(a, "spec.nodeName", node) {
+			return verdict{yes: true}
+		}
+		return no("can only get/list/watch podcertificaterequests with spec.nodeName=%s field selector", node)
+	}
+	return no("only the following verbs are allowed for a PodCertificateRequest: create, get, list, watch")
 }
 
 // csiNode lets a node have its own, as lease does.
