@@ -112,13 +112,8 @@ func newNode(i instance.Instance, s settled, e *containers, m membership) (*node
 		Provide:     func(ctx context.Context, v *corev1.PersistentVolume) error { return n.local.Provide(ctx, v) },
 		Allocatable: func() resourceList { return n.kubelet.Node().Allocatable() },
 		HostIPs:     func() []string { return []string{ip.String()} },
-		NodeLabels: func() (map[string]string, error) {
-			self, err := n.kubelet.Node().Get()
-			if err != nil {
-				return nil, err
-			}
-			return self.Labels, nil
-		},
+		NodeName:    s.NodeName,
+		Node:        func() (*corev1.Node, error) { return n.kubelet.Node().Get() },
 		PodIPs: func(uid types.UID) []string {
 			p, ok := n.kubelet.Pods().PodByUID(uid)
 			if !ok {

@@ -120,7 +120,12 @@ func podCertificates(t *testing.T, c *cluster) {
 	} {
 		refused(t, request(change), why)
 	}
-	// It sees its own, by a selector, and answers none.
+	// What it must know of the Pod's service account it may read.
+	_, err = c.node(t, "n1").CoreV1().ServiceAccounts("default").Get(ctx, "default", metav1.GetOptions{})
+	fine(t, err)
+	_, err = c.node(t, "n1").CoreV1().ServiceAccounts("default").Get(ctx, "builder", metav1.GetOptions{})
+	refused(t, err, "no relationship found between node 'n1' and this object")
+	// It sees its own requests, by a selector, and answers none.
 	own := metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("spec.nodeName", "n1").String()}
 	list, err := kubelet.List(ctx, own)
 	if err != nil || len(list.Items) != 1 {

@@ -224,9 +224,9 @@ func containers(p *v1.Pod) func(yield func(*v1.Container) bool) {
 // checkNode returns an error where the volume cannot be reached from this node: a Pod that names its node itself is seen
 // by no scheduler.
 func (m *Manager) checkNode(v *v1.PersistentVolume) error {
-	labels, err := m.cfg.NodeLabels()
+	node, err := m.cfg.Node()
 	if err == nil {
-		err = storage.CheckNodeAffinity(v, labels)
+		err = storage.CheckNodeAffinity(v, node.Labels)
 	}
 	if err != nil {
 		return &mountError{fmt.Errorf("MountVolume.NodeAffinity check failed for volume %q : %w", v.Name, err)}

@@ -23,8 +23,9 @@ type file struct {
 }
 
 // setUpFiles writes a configMap, secret, downwardAPI or projected volume and says when a token in it must be renewed.
-func (m *Manager) setUpFiles(ctx context.Context, p *v1.Pod, v *v1.Volume) (renew time.Time, err error) {
-	files, renew, err := m.filesOf(ctx, p, v)
+func (m *Manager) setUpFiles(ctx context.Context, pv *podVolumes, v *v1.Volume) (renew time.Time, err error) {
+	p := pv.pod
+	files, renew, err := m.filesOf(ctx, pv, v)
 	if err != nil {
 		return time.Time{}, err
 	}
@@ -52,7 +53,8 @@ func fsGroup(p *v1.Pod) *int64 {
 	return p.Spec.SecurityContext.FSGroup
 }
 
-func (m *Manager) filesOf(ctx context.Context, p *v1.Pod, v *v1.Volume) (map[string]file, time.Time, error) {
+func (m *Manager) filesOf(ctx context.Context, pv *podVolumes, v *v1.Volume) (map[string]file, time.Time, error) {
+	p := pv.pod
 	files := map[string]file{}
 	var err error
 	switch {
@@ -65,7 +67,7 @@ func (m *Manager) filesOf(ctx context.Context, p *v1.Pod, v *v1.Volume) (map[str
 	case v.DownwardAPI != nil:
 		err = m.downwardFiles(p, v.DownwardAPI.Items, mode(v.DownwardAPI.DefaultMode), files)
 	case v.Projected != nil:
-		return m.projectedFiles(ctx, p, v.Projected)
+		return m.projectedFiles(ctx, pv, v)
 	}
 	return files, time.Time{}, err
 }
@@ -171,9 +173,23 @@ func containerOf(p *v1.Pod, name string) *v1.Container {
 	return nil
 }
 
-func (m *Manager) projectedFiles(ctx context.Context, p *v1.Pod, s *v1.ProjectedVolumeSource) (map[string]file, time.Time, error) {
+func (m *Manager) projectedFiles(ctx context.Context, pv *podVolumes, v *v1.Volume) (map[string]file, time.Time, error) {
+	p, s := pv.pod, v.Projected
 	files, base := map[string]file{}, mode(s.DefaultMode)
 	var renew time.Time
+	again := func(next time.Time) {
+		if !next.IsZero() && (renew.IsZero() || next.Before(renew)) {
+			renew = next
+		}
+	}
+	// A credential that belongs to a user or a group is for them alone.
+	credential := func(path string, data []byte) {
+		f := file{data: data, mode: base, uid: soleUser(p)}
+		if f.uid != nil || fsGroup(p) != nil {
+			f.mode = 0o600
+		}
+		files[filepath.Clean(path)] = f
+	}
 	for i := range s.Sources {
 		var err error
 		switch src := &s.Sources[i]; {
@@ -187,19 +203,19 @@ func (m *Manager) projectedFiles(ctx context.Context, p *v1.Pod, s *v1.Projected
 			var token string
 			var next time.Time
 			token, next, err = m.tokens.get(ctx, p, src.ServiceAccountToken)
-			if renew.IsZero() || next.Before(renew) {
-				renew = next
-			}
-			f := file{data: []byte(token), mode: base, uid: soleUser(p)}
-			// A token that belongs to a user or a group is for them alone.
-			if f.uid != nil || fsGroup(p) != nil {
-				f.mode = 0o600
-			}
-			files[filepath.Clean(src.ServiceAccountToken.Path)] = f
+			again(next)
+			credential(src.ServiceAccountToken.Path, []byte(token))
 		case src.ClusterTrustBundle != nil:
-			err = fmt.Errorf("clusterTrustBundle sources are not supported by this node")
+			var anchors []byte
+			anchors, err = m.trustAnchors(ctx, src.ClusterTrustBundle)
+			files[filepath.Clean(src.ClusterTrustBundle.Path)] = file{data: anchors, mode: base}
 		case src.PodCertificate != nil:
-			err = fmt.Errorf("podCertificate sources are not supported by this node")
+			var c *certificate
+			c, err = m.certificate(ctx, pv, certificateKey{p.UID, v.Name, i}, src.PodCertificate)
+			if err == nil {
+				again(c.refresh)
+				c.project(src.PodCertificate, credential)
+			}
 		}
 		if err != nil {
 			return nil, time.Time{}, err

@@ -1,13 +1,13 @@
 // Package volume mounts what the volumes of Pods declare: emptyDir, hostPath, configMap, secret, downwardAPI, projected
-// (service-account tokens included) and image volumes, and claims whose persistent volumes are local or hostPath. It
-// implements pod.Volumes.
+// (service-account tokens, trust bundles and Pod certificates included) and image volumes, and claims whose persistent
+// volumes are local or hostPath. It implements pod.Volumes.
 //
 // Everything of a Pod lies under <root>/pods/<uid>: volumes in volumes/<plugin>/<name>, as Kubernetes' kubelet lays them
 // out, and the bind mounts of sub-paths in volume-subpaths. The directories and the mount table are the only record: every
 // step may be repeated, and a Pod's teardown needs nothing but its UID.
 //
 // Volumes made from API objects follow them: while a Pod is prepared, the objects that it names are watched, and a change
-// or a token near its end has the Pod's volumes written anew, each file set at once.
+// or a token or certificate near its end has the Pod's volumes written anew, each file set at once.
 package volume
 
 import (
@@ -41,8 +41,10 @@ type Config struct {
 	Allocatable func() v1.ResourceList
 	// HostIPs are the node's addresses, the primary family's first.
 	HostIPs func() []string
-	// NodeLabels are the node's, which persistent volumes may ask for; required for claims.
-	NodeLabels func() (map[string]string, error)
+	// NodeName is the node's; Node is its object: persistent volumes may ask for its labels, and certificates for Pods are
+	// asked for in its name. Both are required for these.
+	NodeName string
+	Node     func() (*v1.Node, error)
 	// Provide, if not nil, makes the directory of a persistent volume, where that is this node's to make, before it is
 	// mounted.
 	Provide func(ctx context.Context, v *v1.PersistentVolume) error
@@ -57,6 +59,8 @@ type Manager struct {
 	cfg     Config
 	objects *objects
 	tokens  *tokens
+	// certificates are of Pods; guarded by mu.
+	certificates map[certificateKey]*certificate
 	// stale has the Pods whose volumes must be written anew.
 	stale workqueue.TypedRateLimitingInterface[types.UID]
 
@@ -92,11 +96,11 @@ func New(cfg Config) *Manager {
 	if cfg.Clock == nil {
 		cfg.Clock = queueclock.Clock{}
 	}
-	m := &Manager{cfg: cfg, pods: map[types.UID]*podVolumes{}, exclusive: map[string]*podVolumes{}}
+	m := &Manager{cfg: cfg, pods: map[types.UID]*podVolumes{}, exclusive: map[string]*podVolumes{}, certificates: map[certificateKey]*certificate{}}
 	m.stale = workqueue.NewTypedRateLimitingQueueWithConfig(
 		workqueue.NewTypedItemExponentialFailureRateLimiter[types.UID](500*time.Millisecond, 2*time.Minute),
 		workqueue.TypedRateLimitingQueueConfig[types.UID]{Name: "volumes", Clock: cfg.Clock})
-	m.objects = newObjects(cfg.Client, func(uid types.UID) { m.stale.Add(uid) })
+	m.objects = newObjects(cfg.Client, cfg.NodeName, func(uid types.UID) { m.stale.Add(uid) })
 	m.tokens = newTokens(cfg.Client, cfg.Clock)
 	return m
 }
@@ -225,7 +229,7 @@ func (m *Manager) setUp(ctx context.Context, pv *podVolumes) error {
 	if p := pv.newest.Swap(nil); p != nil {
 		pv.pod = p
 	}
-	m.follow(pv, append(refsOf(pv.pod), pv.unsettled()...))
+	m.follow(pv, append(m.refs(pv), pv.unsettled()...))
 	var again time.Time
 	var failed []failure
 	for i := range pv.pod.Spec.Volumes {
@@ -244,11 +248,16 @@ func (m *Manager) setUp(ctx context.Context, pv *podVolumes) error {
 	}
 	pv.ready = true
 	// What claims stand for is settled: they need no watch.
-	m.follow(pv, refsOf(pv.pod))
+	m.follow(pv, m.refs(pv))
 	if !again.IsZero() {
 		m.stale.AddAfter(pv.pod.UID, again.Sub(m.cfg.Clock.Now()))
 	}
 	return nil
+}
+
+// refs are the objects that the Pod's files are made from, now.
+func (m *Manager) refs(pv *podVolumes) []objectRef {
+	return append(refsOf(pv.pod), m.pendingCertificates(pv.pod.UID)...)
 }
 
 // follow watches these objects for the Pod, and no others. The caller holds pv.mu.
@@ -271,7 +280,7 @@ func (m *Manager) setUpVolume(ctx context.Context, pv *podVolumes, v *v1.Volume)
 	case usesClaim(v):
 		return time.Time{}, m.setUpClaim(ctx, pv, v)
 	case v.ConfigMap != nil, v.Secret != nil, v.DownwardAPI != nil, v.Projected != nil:
-		return m.setUpFiles(ctx, p, v)
+		return m.setUpFiles(ctx, pv, v)
 	}
 	return time.Time{}, fmt.Errorf("no volume plugin matched: this node has none for the kind of volume %q", v.Name)
 }
@@ -289,6 +298,7 @@ func (m *Manager) Teardown(_ context.Context, uid types.UID) error {
 		pv.refs = nil
 	}
 	m.tokens.forget(uid)
+	m.forgetCertificates(uid)
 	if err := removeTree(m.podDir(uid)); err != nil {
 		return fmt.Errorf("remove volumes of pod %s: %w", uid, err)
 	}

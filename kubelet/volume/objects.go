@@ -12,9 +12,11 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
+	certificatesinformers "k8s.io/client-go/informers/certificates/v1"
 	coreinformers "k8s.io/client-go/informers/core/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/utils/ptr"
 
 	"github.com/peapod/peapod/kubelet/pod"
 )
@@ -27,22 +29,27 @@ const (
 	secretKind    kind = "secret"
 	claimKind     kind = "persistentvolumeclaims"
 	volumeKind    kind = "persistentvolumes"
+	bundleKind    kind = "clustertrustbundles"
+	// signerKind stands for all trust bundles of the signer of that name.
+	signerKind  kind = "clustertrustbundles of signer"
+	requestKind kind = "podcertificaterequests"
 )
 
-// objectRef names an object. Persistent volumes have no namespace.
+// objectRef names an object. Persistent volumes and trust bundles have no namespace.
 type objectRef struct {
 	kind            kind
 	namespace, name string
 }
 
-// refsOf returns the config maps and secrets that the Pod's volumes are made from, each once.
+// refsOf returns the config maps, secrets and trust bundles that the Pod's volumes are made from, each once.
 func refsOf(p *v1.Pod) []objectRef {
 	var out []objectRef
-	add := func(k kind, name string) {
-		if r := (objectRef{k, p.Namespace, name}); name != "" && !slices.Contains(out, r) {
+	addTo := func(namespace string, k kind, name string) {
+		if r := (objectRef{k, namespace, name}); name != "" && !slices.Contains(out, r) {
 			out = append(out, r)
 		}
 	}
+	add := func(k kind, name string) { addTo(p.Namespace, k, name) }
 	for i := range p.Spec.Volumes {
 		v := &p.Spec.Volumes[i]
 		switch {
@@ -58,15 +65,21 @@ func refsOf(p *v1.Pod) []objectRef {
 				if s.Secret != nil {
 					add(secretKind, s.Secret.Name)
 				}
+				if b := s.ClusterTrustBundle; b != nil {
+					addTo("", bundleKind, ptr.Deref(b.Name, ""))
+					addTo("", signerKind, ptr.Deref(b.SignerName, ""))
+				}
 			}
 		}
 	}
 	return out
 }
 
-// objects watches single objects, each for as long as a Pod refers to it: a node may read no others.
+// objects watches single objects, and the trust bundles of single signers, each for as long as a Pod refers to them: a node
+// may read few others.
 type objects struct {
 	client  kubernetes.Interface
+	node    string
 	changed func(types.UID)
 
 	mu       sync.Mutex
@@ -86,8 +99,8 @@ type watched struct {
 	denied error
 }
 
-func newObjects(client kubernetes.Interface, changed func(types.UID)) *objects {
-	return &objects{client: client, changed: changed, watched: map[objectRef]*watched{}}
+func newObjects(client kubernetes.Interface, node string, changed func(types.UID)) *objects {
+	return &objects{client: client, node: node, changed: changed, watched: map[objectRef]*watched{}}
 }
 
 // follow replaces what a Pod refers to.
@@ -120,9 +133,15 @@ func (o *objects) follow(uid types.UID, old, new []objectRef) {
 
 // watch starts watching one object. The caller holds o.mu.
 func (o *objects) watch(ref objectRef) *watched {
-	one := func(opts *metav1.ListOptions) {
-		opts.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, ref.name).String()
+	selector := fields.OneTermEqualSelector(metav1.ObjectNameField, ref.name)
+	switch ref.kind {
+	case signerKind:
+		selector = fields.OneTermEqualSelector("spec.signerName", ref.name)
+	case requestKind:
+		// Without it a node may read none.
+		selector = fields.AndSelectors(selector, fields.OneTermEqualSelector("spec.nodeName", o.node))
 	}
+	one := func(opts *metav1.ListOptions) { opts.FieldSelector = selector.String() }
 	indexers := cache.Indexers{}
 	w := &watched{users: map[types.UID]bool{}, next: make(chan struct{})}
 	switch ref.kind {
@@ -134,6 +153,10 @@ func (o *objects) watch(ref objectRef) *watched {
 		w.informer = coreinformers.NewFilteredPersistentVolumeClaimInformer(o.client, ref.namespace, 0, indexers, one)
 	case volumeKind:
 		w.informer = coreinformers.NewFilteredPersistentVolumeInformer(o.client, 0, indexers, one)
+	case bundleKind, signerKind:
+		w.informer = certificatesinformers.NewFilteredClusterTrustBundleInformer(o.client, 0, indexers, one)
+	case requestKind:
+		w.informer = certificatesinformers.NewFilteredPodCertificateRequestInformer(o.client, ref.namespace, 0, indexers, one)
 	}
 	notify := func(denied error) {
 		o.mu.Lock()
@@ -189,6 +212,22 @@ func (o *objects) denied(w *watched) bool {
 // get returns the object, waiting for the watch's first list, and what is closed at its next change. One that does not
 // exist, or that the node may not read, is a *pod.RetryError.
 func (o *objects) get(ctx context.Context, ref objectRef) (obj any, next <-chan struct{}, err error) {
+	store, changed, err := o.await(ctx, ref)
+	if err != nil {
+		return nil, nil, err
+	}
+	obj, exists, err := store.GetByKey(cache.NewObjectName(ref.namespace, ref.name).String())
+	if err != nil {
+		return nil, nil, fmt.Errorf("fetch %s %q: %w", ref.kind, ref.name, err)
+	}
+	if !exists {
+		return nil, nil, &pod.RetryError{Err: &notFoundError{ref}, Ready: changed}
+	}
+	return obj, changed, nil
+}
+
+// await waits for the first list of a watch, and returns what it shows and what is closed at its next change.
+func (o *objects) await(ctx context.Context, ref objectRef) (cache.Store, <-chan struct{}, error) {
 	for {
 		o.mu.Lock()
 		w := o.watched[ref]
@@ -203,20 +242,11 @@ func (o *objects) get(ctx context.Context, ref objectRef) (obj any, next <-chan 
 		}
 		select {
 		case <-w.informer.HasSyncedChecker().Done():
+			return w.informer.GetStore(), changed, nil
 		case <-changed:
-			continue
 		case <-ctx.Done():
 			return nil, nil, fmt.Errorf("fetch %s %q: %w", ref.kind, ref.name, context.Cause(ctx))
 		}
-		key := cache.NewObjectName(ref.namespace, ref.name).String()
-		obj, exists, err := w.informer.GetStore().GetByKey(key)
-		if err != nil {
-			return nil, nil, fmt.Errorf("fetch %s %q: %w", ref.kind, ref.name, err)
-		}
-		if !exists {
-			return nil, nil, &pod.RetryError{Err: &notFoundError{ref}, Ready: changed}
-		}
-		return obj, changed, nil
 	}
 }
 

@@ -27,7 +27,9 @@ func newManager(t *testing.T, objects ...runtime.Object) (*Manager, *fake.Client
 	t.Helper()
 	client := fake.NewClientset(objects...)
 	m := New(Config{Client: client, RootDir: t.TempDir(), Allocatable: func() v1.ResourceList { return nil },
-		NodeLabels: func() (map[string]string, error) { return map[string]string{v1.LabelHostname: "n1"}, nil }})
+		NodeName: "n1", Node: func() (*v1.Node, error) {
+			return &v1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", UID: "node-1", Labels: map[string]string{v1.LabelHostname: "n1"}}}, nil
+		}})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- m.Run(ctx) }()

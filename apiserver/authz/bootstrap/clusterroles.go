@@ -122,6 +122,7 @@ func NodeRules() []rbacv1.PolicyRule {
 		rule("create delete get patch update", "coordination.k8s.io", "leases"),
 		rule("get", "storage.k8s.io", "volumeattachments"),
 		rule("create", "core", "serviceaccounts/token"),
+		rule("get", "core", "serviceaccounts"),
 		rule("get patch update", "core", "persistentvolumeclaims/status"),
 		rule(readVerbs, "storage.k8s.io", "csidrivers"),
 		rule("create delete get patch update", "storage.k8s.io", "csinodes"),

@@ -106,7 +106,7 @@ func (n *Authorizer) judge(ctx context.Context, node string, a authorizer.Attrib
 		schema.GroupResource{Group: "storage.k8s.io", Resource: volumeAttachments}:
 		return n.get(ctx, node, a)
 	case schema.GroupResource{Resource: serviceAccounts}:
-		return n.createToken(ctx, node, a)
+		return n.serviceAccount(ctx, node, a)
 	case schema.GroupResource{Group: "certificates.k8s.io", Resource: "podcertificaterequests"}:
 		return podCertificate(node, a)
 	case schema.GroupResource{Group: "coordination.k8s.io", Resource: "leases"}:
@@ -176,8 +176,11 @@ func (n *Authorizer) updateStatus(ctx context.Context, node string, a authorizer
 	return n.related(ctx, node, a)
 }
 
-func (n *Authorizer) createToken(ctx context.Context, node string, a authorizer.Attributes) verdict {
+// serviceAccount lets a node read the accounts of its Pods, whose UIDs it tells signers, and make tokens for them.
+func (n *Authorizer) serviceAccount(ctx context.Context, node string, a authorizer.Attributes) verdict {
 	switch {
+	case a.GetVerb() == "get" && a.GetSubresource() == "":
+		return n.get(ctx, node, a)
 	case a.GetVerb() != "create" || a.GetName() == "":
 		return no("can only create tokens for individual service accounts")
 	case a.GetSubresource() != "token":
