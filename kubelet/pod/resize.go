@@ -37,7 +37,8 @@ func (in *Input) resize(d *Decision) (wait bool) {
 			d.Backoffs[c.Name] = Backoff{} // with other resources it is another one
 		}
 	}
-	if wait {
+	// A container that ends has a cgroup until it has ended, which the Pod's must have room for.
+	if wait || in.ending() {
 		return true
 	}
 	key := resizeKey(a.Generation)
@@ -46,6 +47,16 @@ func (in *Input) resize(d *Decision) (wait bool) {
 	}
 	_, failed := in.Failures[key]
 	return !failed
+}
+
+// ending says whether a container is being ended.
+func (in *Input) ending() bool {
+	for _, op := range in.Busy {
+		if op.Kind == StopContainer {
+			return true
+		}
+	}
+	return false
 }
 
 const resizePrefix = "resize/"

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	v1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/peapod/peapod/kubelet/allocation"
@@ -142,6 +143,18 @@ func (w *worker) recordAdmission(pod *v1.Pod) error {
 	return w.record(func(r *allocation.Record) {
 		r.Generation, r.Allocated, r.Actuated = pod.Generation, have, have
 	}, false)
+}
+
+// recordStart records what a container was started with.
+func (w *worker) recordStart(c *v1.Container) error {
+	have := w.allocation()
+	if have == nil {
+		return nil
+	}
+	if old, ok := have.Actuated.Containers[c.Name]; !ok || apiequality.Semantic.DeepEqual(old, c.Resources) {
+		return nil
+	}
+	return w.record(func(r *allocation.Record) { r.Actuated = r.Actuated.With(c.Name, *c.Resources.DeepCopy()) }, false)
 }
 
 // noteResizeError says that what is allocated could not be brought about.

@@ -50,6 +50,7 @@ func (in *Input) containerStatus(d *Decision, c *v1.Container, hasInit, init boo
 	case old != nil:
 		in.fromAPI(&st, old, init)
 	}
+	in.between(c, newest, init, &st)
 	in.failedStart(d, c, newest, init, &st)
 	in.readiness(c, newest, init, &st)
 	in.extras(c, old, &st)
@@ -127,6 +128,16 @@ func (in *Input) state(c *Container) v1.ContainerState {
 			Message: "The container could not be located when the pod was terminated",
 		}}
 	}
+}
+
+// between describes an instance that was ended to be followed by another one and
+// ended as if it were done for good, which the API would take at its word.
+func (in *Input) between(c *v1.Container, newest *Container, init bool, st *v1.ContainerStatus) {
+	if in.State >= Stopping || !newest.Exited() || !in.Again[newest.ID] || wanted(in.Pod, c, init, newest) {
+		return
+	}
+	st.LastTerminationState = st.State
+	st.State = v1.ContainerState{Waiting: &v1.ContainerStateWaiting{Reason: "ContainerCreating"}}
 }
 
 // failedStart shows why a container that should run does not.
