@@ -119,7 +119,7 @@ func (s *Server) genericConfig() *genericapiserver.Config {
 	c.AdmissionControl = s.config.Admission
 	c.SkipOpenAPIInstallation = true
 	c.BuildHandlerChainFunc = func(api http.Handler, c *genericapiserver.Config) http.Handler {
-		return deepHandler(genericapiserver.DefaultBuildHandlerChain(gather.Lists(api), c))
+		return deepHandler(genericapiserver.DefaultBuildHandlerChain(gather.Lists(api, s.codecs.SupportedMediaTypes()), c))
 	}
 	c.MaxRequestsInFlight, c.MaxMutatingRequestsInFlight = s.config.MaxReads, s.config.MaxWrites
 	c.LongRunningFunc = genericfilters.BasicLongRunningRequestCheck(

@@ -21,7 +21,7 @@ import (
 )
 
 // newCoreStorage makes a storage of core Pods in protobuf on the real file system.
-func newCoreStorage(b *testing.B) (*Resource, apiruntime.Codec) {
+func newCoreStorage(b testing.TB) (*Resource, apiruntime.Codec) {
 	b.Helper()
 	scheme := apiruntime.NewScheme()
 	if err := corev1.AddToScheme(scheme); err != nil {
@@ -140,5 +140,29 @@ func BenchmarkList(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// BenchmarkEncodedList is the same list as it is passed through.
+func BenchmarkEncodedList(b *testing.B) {
+	r, _ := newCoreStorage(b)
+	for i := range 2000 {
+		name := fmt.Sprintf("pod-%d", i)
+		if err := r.Create(b.Context(), "/pods/default/"+name, corePod(name), nil, 0); err != nil {
+			b.Fatal(err)
+		}
+	}
+	w, err := r.Watch(b.Context(), "/pods", storage.ListOptions{Recursive: true, Predicate: storage.Everything})
+	if err != nil {
+		b.Fatal(err)
+	}
+	for range 2000 {
+		<-w.ResultChan()
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := r.GetEncodedList(b.Context(), "/pods", storage.ListOptions{Recursive: true, Predicate: storage.Everything}); err != nil {
+			b.Fatal(err)
+		}
 	}
 }

@@ -79,20 +79,18 @@ type lister struct {
 	shared bool
 	keep   bool
 
-	found  []runtime.Object
-	errs   listErrors
-	last   string
-	more   bool
-	seen   int
-	cancel error
+	found []runtime.Object
+	// encoded takes what is found instead, if it is not nil.
+	encoded *encodedItems
+	errs    listErrors
+	last    string
+	more    bool
+	seen    int
+	cancel  error
 }
 
 // GetList implements storage.Interface. What the items hold beyond their first level is shared and read-only.
 func (r *Resource) GetList(ctx context.Context, key string, opts storage.ListOptions, list runtime.Object) error {
-	prefix, err := r.key(key, opts.Recursive)
-	if err != nil {
-		return err
-	}
 	itemsPtr, err := meta.GetItemsPtr(list)
 	if err != nil {
 		return err
@@ -101,23 +99,39 @@ func (r *Resource) GetList(ctx context.Context, key string, opts storage.ListOpt
 	if err != nil || items.Kind() != reflect.Slice {
 		return fmt.Errorf("need ptr to slice: %v", err)
 	}
-	at, continueKey, err := storage.ValidateListOptions(prefix, r.coder.versioner, opts)
+	l := r.lister(ctx, opts)
+	l.items = items
+	l.setFresh(list)
+	return l.list(key, opts, list)
+}
+
+// lister returns a lister whose items the caller sets.
+func (r *Resource) lister(ctx context.Context, opts storage.ListOptions) *lister {
+	l := &lister{Resource: r, ctx: ctx, pred: opts.Predicate, limit: r.listLimit(opts), keep: r.keep()}
+	l.errs.tolerant = corruptionTolerated()
+	return l
+}
+
+// list gathers the page of the list of key, and sets the metadata of list.
+func (l *lister) list(key string, opts storage.ListOptions, list runtime.Object) error {
+	prefix, err := l.key(key, opts.Recursive)
 	if err != nil {
 		return err
 	}
-	view, err := r.listView(opts, at)
+	at, continueKey, err := storage.ValidateListOptions(prefix, l.coder.versioner, opts)
 	if err != nil {
-		return r.listError(err, at, continueKey, prefix)
+		return err
 	}
-	l := &lister{Resource: r, ctx: ctx, pred: opts.Predicate, limit: r.listLimit(opts), items: items, keep: r.keep()}
-	l.errs.tolerant = corruptionTolerated()
-	l.setFresh(list)
+	view, err := l.listView(opts, at)
+	if err != nil {
+		return l.listError(err, at, continueKey, prefix)
+	}
 	l.run(view, continueKey, prefix, opts.Recursive)
 	l.fill()
 	if l.cancel != nil {
 		return l.cancel
 	}
-	if err := l.errs.err(r.groupResource); err != nil {
+	if err := l.errs.err(l.groupResource); err != nil {
 		return err
 	}
 	var count int64
@@ -128,7 +142,7 @@ func (r *Resource) GetList(ctx context.Context, key string, opts storage.ListOpt
 	if err != nil {
 		return err
 	}
-	if err := r.coder.versioner.UpdateList(list, uint64(view.Rev()), token, remaining); err != nil {
+	if err := l.coder.versioner.UpdateList(list, uint64(view.Rev()), token, remaining); err != nil {
 		return err
 	}
 	if utilfeature.DefaultFeatureGate.Enabled(features.ShardedListAndWatch) {
@@ -186,7 +200,7 @@ const checkEvery = 64
 
 // add puts v on the page if it matches, and says whether to go on.
 func (l *lister) add(v *mvcc.Value) bool {
-	if l.limit > 0 && int64(len(l.found)) >= l.limit {
+	if l.limit > 0 && l.count() >= l.limit {
 		l.more = true
 		return false
 	}
@@ -195,14 +209,30 @@ func (l *lister) add(v *mvcc.Value) bool {
 		return false
 	}
 	l.last = v.Key
+	if l.encoded != nil && l.pred.Empty() && l.encoded.addKnown(l.coder, v) {
+		return !l.encoded.failed
+	}
 	obj, err := l.object(v)
 	if err != nil {
 		return !l.errs.add(v.Key, err)
 	}
-	if matched, err := l.pred.Matches(obj); err == nil && matched {
-		l.found = append(l.found, obj)
+	if matched, err := l.pred.Matches(obj); err != nil || !matched {
+		return true
 	}
+	if l.encoded != nil {
+		l.encoded.add(l.coder, v, obj)
+		return !l.encoded.failed
+	}
+	l.found = append(l.found, obj)
 	return true
+}
+
+// count is how many objects are on the page.
+func (l *lister) count() int64 {
+	if l.encoded != nil {
+		return l.encoded.count
+	}
+	return int64(len(l.found))
 }
 
 func (l *lister) object(v *mvcc.Value) (runtime.Object, error) {
@@ -225,6 +255,9 @@ func (l *lister) object(v *mvcc.Value) (runtime.Object, error) {
 
 // fill puts what was found into the list, which is never nil then.
 func (l *lister) fill() {
+	if l.encoded != nil {
+		return
+	}
 	n := len(l.found)
 	l.items.Set(reflect.MakeSlice(l.items.Type(), n, n))
 	for i, obj := range l.found {

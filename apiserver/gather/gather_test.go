@@ -59,7 +59,7 @@ func get(h http.Handler) *counter {
 }
 
 func TestListsAreSentInPieces(t *testing.T) {
-	got := get(as("list", gather.Lists(pieces(500))))
+	got := get(as("list", gather.Lists(pieces(500), nil)))
 	if got.writes > 500000/(64<<10)+1 || got.Body.Len() != 500000 {
 		t.Errorf("%d bytes by %d writes, want 500000 by 8", got.Body.Len(), got.writes)
 	}
@@ -70,11 +70,11 @@ func TestListsAreSentInPieces(t *testing.T) {
 
 func TestOtherAnswersAreNotHeldBack(t *testing.T) {
 	for _, verb := range []string{"watch", "get", "create"} {
-		if got := get(as(verb, gather.Lists(pieces(3)))); got.writes != 3 {
+		if got := get(as(verb, gather.Lists(pieces(3), nil))); got.writes != 3 {
 			t.Errorf("%s: %d writes, want each of 3 at once", verb, got.writes)
 		}
 	}
-	if got := get(gather.Lists(pieces(3))); got.writes != 3 {
+	if got := get(gather.Lists(pieces(3), nil)); got.writes != 3 {
 		t.Errorf("a request of no resource: %d writes, want each of 3 at once", got.writes)
 	}
 }
@@ -88,7 +88,7 @@ func TestFlushSendsWhatThereIs(t *testing.T) {
 		}
 		w.(http.Flusher).Flush()
 		io.WriteString(w, "second")
-	}))))
+	}), nil)))
 	if got.writes != 2 || got.flushes != 1 || got.Body.String() != "firstsecond" {
 		t.Errorf("%d writes and %d flushes of %q", got.writes, got.flushes, got.Body)
 	}
@@ -99,7 +99,7 @@ func TestPanicSendsNothingMore(t *testing.T) {
 	h := as("list", gather.Lists(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		io.WriteString(w, "half")
 		panic(http.ErrAbortHandler)
-	})))
+	}), nil))
 	c := &counter{ResponseRecorder: httptest.NewRecorder()}
 	func() {
 		defer func() {
@@ -113,7 +113,7 @@ func TestPanicSendsNothingMore(t *testing.T) {
 		t.Errorf("sent %q", c.Body)
 	}
 	for range 100 { // so that the pool gives that buffer out again
-		if got := get(as("list", gather.Lists(pieces(1)))); got.Body.Len() != 1000 {
+		if got := get(as("list", gather.Lists(pieces(1), nil))); got.Body.Len() != 1000 {
 			t.Fatalf("%d bytes, want 1000", got.Body.Len())
 		}
 	}
@@ -121,7 +121,7 @@ func TestPanicSendsNothingMore(t *testing.T) {
 
 // BenchmarkList is an answer of 2 MB by HTTP/2 and TLS, as of 2,000 Pods.
 func BenchmarkList(b *testing.B) {
-	for name, h := range map[string]http.Handler{"plain": pieces(2000), "gathered": gather.Lists(pieces(2000))} {
+	for name, h := range map[string]http.Handler{"plain": pieces(2000), "gathered": gather.Lists(pieces(2000), nil)} {
 		b.Run(name, func(b *testing.B) {
 			s := httptest.NewUnstartedServer(as("list", h))
 			s.EnableHTTP2 = true

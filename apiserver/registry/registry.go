@@ -83,7 +83,7 @@ func (s *Storage) serve() {
 	if d.Behaviour.Finished != nil || (d.AliasOf != nil && d.AliasOf.Behaviour.Finished != nil) {
 		s.REST[d.Plural] = newTwoPhase(s.Parent.Main, n)
 	} else {
-		s.REST[d.Plural] = &mainREST{s.Parent.Main, n}
+		s.REST[d.Plural] = &mainREST{s.Parent.Main, n, newEncodedLists(d, s.Parent.Main)}
 	}
 	if s.Parent.Status != nil {
 		s.REST[d.Plural+"/status"] = &statusREST{s.Parent.Status}

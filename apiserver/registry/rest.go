@@ -25,6 +25,7 @@ func (n naming) Categories() []string { return n.d.Categories }
 type mainREST struct {
 	*genericregistry.Store
 	naming
+	encoded *encodedLists
 }
 
 var (
@@ -33,6 +34,11 @@ var (
 	_ rest.CategoriesProvider   = (*mainREST)(nil)
 	_ rest.StorageWithReadiness = (*mainREST)(nil)
 )
+
+// List implements rest.Lister.
+func (r *mainREST) List(ctx context.Context, o *metainternalversion.ListOptions) (runtime.Object, error) {
+	return r.encoded.list(ctx, r.Store, o)
+}
 
 // Update implements rest.Updater. It runs in a goroutine of its own, whose beginning this is.
 func (r *mainREST) Update(ctx context.Context, name string, info rest.UpdatedObjectInfo, create rest.ValidateObjectFunc,
@@ -77,7 +83,8 @@ func (r *statusREST) ConvertToTable(ctx context.Context, obj, o runtime.Object) 
 // collections, and with a delete that first only marks the object.
 type twoPhase struct {
 	naming
-	store *genericregistry.Store
+	store   *genericregistry.Store
+	encoded *encodedLists
 }
 
 var (
@@ -90,7 +97,9 @@ var (
 	_ rest.ResetFieldsStrategy = (*twoPhase)(nil)
 )
 
-func newTwoPhase(store *genericregistry.Store, n naming) *twoPhase { return &twoPhase{n, store} }
+func newTwoPhase(store *genericregistry.Store, n naming) *twoPhase {
+	return &twoPhase{naming: n, store: store, encoded: newEncodedLists(n.d, store)}
+}
 
 func (r *twoPhase) New() runtime.Object                    { return r.store.New() }
 func (r *twoPhase) NewList() runtime.Object                { return r.store.NewList() }
@@ -105,7 +114,7 @@ func (r *twoPhase) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {
 }
 
 func (r *twoPhase) List(ctx context.Context, o *metainternalversion.ListOptions) (runtime.Object, error) {
-	return r.store.List(ctx, o)
+	return r.encoded.list(ctx, r.store, o)
 }
 
 func (r *twoPhase) Watch(ctx context.Context, o *metainternalversion.ListOptions) (watch.Interface, error) {

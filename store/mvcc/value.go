@@ -21,6 +21,8 @@ type Value struct {
 type Memo struct {
 	Owner  any
 	Object any
+	// Note is a small thing that the owner has found out about Object; 0 at first. It may be set by any number of goroutines.
+	Note atomic.Uint32
 }
 
 // Memo returns what SetMemo last set, or nil. Both may be called by any number of goroutines.
