@@ -2,6 +2,12 @@
 package api
 
 import (
+	"github.com/peapod/peapod/api/admissionregistration/mutatingadmissionpolicy"
+	"github.com/peapod/peapod/api/admissionregistration/mutatingadmissionpolicybinding"
+	"github.com/peapod/peapod/api/admissionregistration/mutatingwebhookconfiguration"
+	"github.com/peapod/peapod/api/admissionregistration/validatingadmissionpolicy"
+	"github.com/peapod/peapod/api/admissionregistration/validatingadmissionpolicybinding"
+	"github.com/peapod/peapod/api/admissionregistration/validatingwebhookconfiguration"
 	"github.com/peapod/peapod/api/apps/controllerrevision"
 	"github.com/peapod/peapod/api/apps/daemonset"
 	"github.com/peapod/peapod/api/apps/deployment"
@@ -72,6 +78,13 @@ func All() []*resource.Declaration {
 		secret.Declaration(),
 		service.Declaration(),
 		serviceaccount.Declaration(),
+
+		mutatingadmissionpolicy.Declaration(),
+		mutatingadmissionpolicybinding.Declaration(),
+		mutatingwebhookconfiguration.Declaration(),
+		validatingadmissionpolicy.Declaration(),
+		validatingadmissionpolicybinding.Declaration(),
+		validatingwebhookconfiguration.Declaration(),
 
 		selfsubjectreview.Declaration(),
 		tokenreview.Declaration(),

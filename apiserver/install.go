@@ -220,7 +220,7 @@ func (s *Server) installVersion(root string, gv schema.GroupVersion, storages ma
 		ParameterCodec:              runtime.NewParameterCodec(s.scheme),
 		Typer:                       s.scheme,
 		Creater:                     deepCreater{s.scheme},
-		Convertor:                   s.scheme,
+		Convertor:                   convertor{s.scheme},
 		ConvertabilityChecker:       s.scheme,
 		Defaulter:                   s.scheme,
 		Namer:                       runtime.Namer(meta.NewAccessor()),

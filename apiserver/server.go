@@ -117,6 +117,7 @@ func (s *Server) genericConfig() *genericapiserver.Config {
 	c.Authorization.Authorizer = s.config.Authorizer
 	c.RuleResolver = s.config.Rules
 	c.AdmissionControl = s.config.Admission
+	c.EquivalentResourceRegistry = runtime.NewEquivalentResourceRegistryWithIdentity(s.sameObjects)
 	c.SkipOpenAPIInstallation = true
 	c.BuildHandlerChainFunc = func(api http.Handler, c *genericapiserver.Config) http.Handler {
 		return deepHandler(genericapiserver.DefaultBuildHandlerChain(gather.Lists(api, s.codecs.SupportedMediaTypes()), c))

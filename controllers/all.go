@@ -31,6 +31,7 @@ import (
 	"github.com/peapod/peapod/controllers/tainteviction"
 	"github.com/peapod/peapod/controllers/tokencleaner"
 	"github.com/peapod/peapod/controllers/ttlafterfinished"
+	"github.com/peapod/peapod/controllers/validatingadmissionpolicystatus"
 	"github.com/peapod/peapod/controllers/volumeexpand"
 	"github.com/peapod/peapod/controllers/volumeprotection"
 )
@@ -91,6 +92,7 @@ func All() []Controller {
 		{disruption.Name, disruption.New},
 		{ttlafterfinished.Name, ttlafterfinished.New},
 		{clusterroleaggregation.Name, clusterroleaggregation.New},
+		{validatingadmissionpolicystatus.Name, validatingadmissionpolicystatus.New},
 		{endpointslice.Name, endpointslice.New},
 		{endpoints.Name, endpoints.New},
 		{endpointslicemirroring.Name, endpointslicemirroring.New},

@@ -17,6 +17,7 @@ import (
 	"k8s.io/apiserver/pkg/authentication/serviceaccount"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/server/healthz"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -112,8 +113,13 @@ func newControl(s settled, k keyed) (*control, error) {
 	st, keys, ranges := k.store, k.keys, k.ranges
 	c := &control{name: s.NodeName, claims: k.claims, transport: inprocess.NewTransport(), keys: keys, ranges: ranges, bootstrapped: make(chan struct{}), served: make(chan struct{})}
 	var err error
-	if c.system, _, err = c.clientFor(asUser(systemUser, user.SystemPrivilegedGroup)); err != nil {
+	var system *rest.Config
+	if c.system, system, err = c.clientFor(asUser(systemUser, user.SystemPrivilegedGroup)); err != nil {
 		return nil, err
+	}
+	free, err := dynamic.NewForConfig(system)
+	if err != nil {
+		return nil, fmt.Errorf("make client for objects of any kind: %w", err)
 	}
 	c.informers = informers.NewSharedInformerFactory(c.system, 0)
 	issuer, err := authn.NewIssuer(authn.IssuerConfig{Keys: keys.TokenKeys()})
@@ -130,7 +136,7 @@ func newControl(s settled, k keyed) (*control, error) {
 	if err != nil {
 		return nil, err
 	}
-	admit, err := admission.New(admission.Config{Client: c.system, Informers: c.informers, Authorizer: may, RBAC: may.RBAC(), Ended: c.served})
+	admit, err := admission.New(admission.Config{Client: c.system, Dynamic: free, Informers: c.informers, Authorizer: may, RBAC: may.RBAC(), Ended: c.served})
 	if err != nil {
 		return nil, err
 	}

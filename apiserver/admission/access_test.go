@@ -3,13 +3,17 @@ package admission_test
 import (
 	"context"
 	"net"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -32,9 +36,17 @@ type cluster struct {
 	issuer *authn.Issuer
 	// system is a client of system:masters.
 	system kubernetes.Interface
+	// stop ends the server and what it was made with.
+	stop func()
 }
 
 func start(t *testing.T) *cluster {
+	t.Helper()
+	return startOn(t, vfs.NewMem())
+}
+
+// startOn runs a server whose store is on fs.
+func startOn(t *testing.T, fs vfs.FS) *cluster {
 	t.Helper()
 	c := &cluster{}
 	var err error
@@ -46,9 +58,12 @@ func start(t *testing.T) *cluster {
 	}
 	informing, stop := context.WithCancel(context.Background())
 	var stopped func()
-	c.Server = servertest.Start(t, func(cfg *apiserver.Config) {
-		c.system, err = kubernetes.NewForConfig(cfg.InProcess.Config(&user.DefaultInfo{
-			Name: user.APIServerUser, Groups: []string{user.SystemPrivilegedGroup}}))
+	c.Server = servertest.New(t, fs, func(cfg *apiserver.Config) {
+		system := cfg.InProcess.Config(&user.DefaultInfo{Name: user.APIServerUser, Groups: []string{user.SystemPrivilegedGroup}})
+		if c.system, err = kubernetes.NewForConfig(system); err != nil {
+			t.Fatal(err)
+		}
+		free, err := dynamic.NewForConfig(system)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -66,7 +81,7 @@ func start(t *testing.T) *cluster {
 		if err != nil {
 			t.Fatal(err)
 		}
-		cfg.Admission, err = admission.New(admission.Config{Client: c.system, Informers: factory, Authorizer: authorizer, RBAC: authorizer.RBAC(),
+		cfg.Admission, err = admission.New(admission.Config{Client: c.system, Dynamic: free, Informers: factory, Authorizer: authorizer, RBAC: authorizer.RBAC(),
 			Ended: informing.Done()})
 		if err != nil {
 			t.Fatal(err)
@@ -78,7 +93,9 @@ func start(t *testing.T) *cluster {
 		factory.StartWithContext(informing)
 		stopped = factory.Shutdown
 	})
-	t.Cleanup(func() { stop(); stopped() })
+	c.stop = sync.OnceFunc(func() { c.Server.Stop(); stop(); stopped() })
+	t.Cleanup(c.stop)
+	<-c.Ready()
 	ctx := context.Background()
 	if err := bootstrap.Reconcile(ctx, c.system); err != nil {
 		t.Fatal(err)
@@ -88,13 +105,13 @@ func start(t *testing.T) *cluster {
 	}
 	for _, ns := range []string{"default", "kube-node-lease"} {
 		_, err := c.system.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: ns}}, metav1.CreateOptions{})
-		if err != nil {
+		if err != nil && !apierrors.IsAlreadyExists(err) {
 			t.Fatal(err)
 		}
 	}
 	for _, name := range []string{"default", "builder"} {
 		account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: name}}
-		if _, err := c.system.CoreV1().ServiceAccounts("default").Create(ctx, account, metav1.CreateOptions{}); err != nil {
+		if _, err := c.system.CoreV1().ServiceAccounts("default").Create(ctx, account, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
 			t.Fatal(err)
 		}
 	}

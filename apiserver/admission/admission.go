@@ -3,6 +3,7 @@
 package admission
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
@@ -11,6 +12,7 @@ import (
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/admission/plugin/namespace/lifecycle"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
@@ -20,8 +22,10 @@ import (
 	"github.com/peapod/peapod/apiserver/admission/defaultingressclass"
 	"github.com/peapod/peapod/apiserver/admission/defaultstorageclass"
 	"github.com/peapod/peapod/apiserver/admission/defaulttolerationseconds"
+	"github.com/peapod/peapod/apiserver/admission/hooks"
 	"github.com/peapod/peapod/apiserver/admission/limitranger"
 	"github.com/peapod/peapod/apiserver/admission/noderestriction"
+	"github.com/peapod/peapod/apiserver/admission/paramaccess"
 	"github.com/peapod/peapod/apiserver/admission/podresize"
 	"github.com/peapod/peapod/apiserver/admission/podsecurity"
 	"github.com/peapod/peapod/apiserver/admission/podtopologylabels"
@@ -33,12 +37,15 @@ import (
 	"github.com/peapod/peapod/apiserver/admission/storageobjectinuse"
 	"github.com/peapod/peapod/apiserver/admission/taintnodesbycondition"
 	"github.com/peapod/peapod/apiserver/authz/rbac"
+	"github.com/peapod/peapod/apiserver/serviceaddress"
+	"github.com/peapod/peapod/internal/kindmapper"
 )
 
 // Config is what the plugins decide by.
 type Config struct {
-	// Client asks the API for what an informer does not have yet. It is a member of system:masters.
-	Client kubernetes.Interface
+	// Client asks the API for what an informer does not have yet. It is a member of system:masters. Dynamic is the same one's.
+	Client  kubernetes.Interface
+	Dynamic dynamic.Interface
 	// Informers has not been started yet.
 	Informers informers.SharedInformerFactory
 	// Authorizer and RBAC say what a user may do himself, for what he wants to give to others.
@@ -50,8 +57,8 @@ type Config struct {
 
 // New makes the chain of plugins.
 func New(cfg Config) (admission.Interface, error) {
-	if cfg.Client == nil || cfg.Informers == nil || cfg.Authorizer == nil || cfg.RBAC == nil || cfg.Ended == nil {
-		return nil, errors.New("make admission: Client, Informers, Authorizer, RBAC and Ended are needed")
+	if cfg.Client == nil || cfg.Dynamic == nil || cfg.Informers == nil || cfg.Authorizer == nil || cfg.RBAC == nil || cfg.Ended == nil {
+		return nil, errors.New("make admission: Client, Dynamic, Informers, Authorizer, RBAC and Ended are needed")
 	}
 	core := cfg.Informers.Core().V1()
 	namespaces, accounts, classes := core.Namespaces(), core.ServiceAccounts(), cfg.Informers.Scheduling().V1().PriorityClasses()
@@ -73,6 +80,13 @@ func New(cfg Config) (admission.Interface, error) {
 	if err != nil {
 		return nil, err
 	}
+	kinds := kindmapper.New(cfg.Client.Discovery())
+	users, err := hooks.New(hooks.Config{Client: cfg.Client, Dynamic: cfg.Dynamic, Informers: cfg.Informers, Kinds: kinds,
+		Authorizer: cfg.Authorizer, Services: serviceaddress.New(cfg.Client.CoreV1()), Ended: cfg.Ended})
+	if err != nil {
+		return nil, err
+	}
+	onUse := func(p *hooks.OnUse) gate { return gate{p, []cache.DoneChecker{p.Synced()}} }
 	synced := func(i ...cache.SharedIndexInformer) []cache.DoneChecker {
 		var needs []cache.DoneChecker
 		for _, informer := range i {
@@ -80,7 +94,7 @@ func New(cfg Config) (admission.Interface, error) {
 		}
 		return needs
 	}
-	return admission.NewChainHandler(
+	return twice{admission.NewChainHandler(
 		gate{namespaceLifecycle, synced(namespaces.Informer())},
 		gate{limitranger.New(core.LimitRanges().Lister()), synced(core.LimitRanges().Informer())},
 		gate{serviceAccount, synced(accounts.Informer())},
@@ -98,9 +112,47 @@ func New(cfg Config) (admission.Interface, error) {
 		gate{podtopologylabels.New(core.Nodes().Lister()), synced(core.Nodes().Informer())},
 		gate{podresize.New(core.Nodes().Lister()), synced(core.Nodes().Informer())},
 		rbacescalation.New(cfg.Client, cfg.Authorizer, cfg.RBAC),
+		paramaccess.New(cfg.Client, cfg.Authorizer, kinds),
+		onUse(users.MutatingPolicies),
+		onUse(users.MutatingWebhooks),
+		onUse(users.ValidatingPolicies),
+		onUse(users.ValidatingWebhooks),
 		// The last: what it charges must not be refused by another.
 		gate{quotas, synced(core.ResourceQuotas().Informer())},
-	), nil
+	)}, nil
+}
+
+// twice asks the chain once more where a webhook or policy has changed the object, for what comes before those to see it, and those that
+// want to be asked again. The plugins' Admit is idempotent.
+type twice struct{ admission.Interface }
+
+var (
+	_ admission.MutationInterface   = twice{}
+	_ admission.ValidationInterface = twice{}
+)
+
+// Admit is the chain's.
+func (t twice) Admit(ctx context.Context, a admission.Attributes, o admission.ObjectInterfaces) error {
+	chain, ok := t.Interface.(admission.MutationInterface)
+	if !ok {
+		return nil
+	}
+	if err := chain.Admit(ctx, a, o); err != nil {
+		return err
+	}
+	if again := a.GetReinvocationContext(); again.ShouldReinvoke() {
+		again.SetIsReinvoke()
+		return chain.Admit(ctx, a, o)
+	}
+	return nil
+}
+
+// Validate is the chain's.
+func (t twice) Validate(ctx context.Context, a admission.Attributes, o admission.ObjectInterfaces) error {
+	if chain, ok := t.Interface.(admission.ValidationInterface); ok {
+		return chain.Validate(ctx, a, o)
+	}
+	return nil
 }
 
 // newNamespaceLifecycle makes Kubernetes' own plugin: nothing is made in a namespace that is not there or that is going.
