@@ -88,7 +88,7 @@ func (s *Service) changeContainer(c *container, edit func(*containerEntry) bool)
 	if !edit(&next) {
 		return false, nil
 	}
-	err = writeJournal(s.containerDir(c.id), &next)
+	err = writeJournal(s.containerFile(c.id), &next)
 	if err != nil && !(next.Phase == phaseStopped && c.entry.Phase != phaseStopped) {
 		return false, err
 	}
@@ -116,7 +116,7 @@ func (s *Service) container(id string) (*container, error) {
 // rootfs is where a container's root file system is mounted.
 func (s *Service) rootfs(id string) string { return filepath.Join(s.containerRun(id), "rootfs") }
 
-func (s *Service) specPath(id string) string { return filepath.Join(s.containerDir(id), "spec.json") }
+func (s *Service) specPath(id string) string { return filepath.Join(s.containerRun(id), "spec.json") }
 
 func (e *containerEntry) state() runtimeapi.ContainerState {
 	switch e.Phase {

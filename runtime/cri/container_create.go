@@ -110,10 +110,7 @@ func (s *Service) reserveContainer(c *container) error {
 // buildContainer does the steps of making a container. eraseContainer undoes them, whichever were done.
 func (s *Service) buildContainer(ctx context.Context, c *container, sandbox *sandboxEntry, img *image.Image) error {
 	e := c.get()
-	if err := os.Mkdir(s.containerDir(c.id), 0o711); err != nil {
-		return fmt.Errorf("make container directory: %w", err)
-	}
-	if err := writeJournal(s.containerDir(c.id), &e); err != nil {
+	if err := createJournal(s.containerFile(c.id), &e); err != nil {
 		return err
 	}
 	if err := s.halt("container journal"); err != nil {
@@ -288,7 +285,7 @@ func (s *Service) sandboxFiles(sandbox *sandboxEntry, readonly bool) []specs.Mou
 	var files []specs.Mount
 	for _, name := range []string{"hostname", "hosts", "resolv.conf"} {
 		files = append(files, specs.Mount{
-			Destination: "/etc/" + name, Source: filepath.Join(s.sandboxDir(sandbox.ID), name), Type: "bind",
+			Destination: "/etc/" + name, Source: filepath.Join(s.sandboxRun(sandbox.ID), name), Type: "bind",
 			Options: options,
 		})
 	}

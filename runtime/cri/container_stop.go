@@ -96,7 +96,7 @@ func (s *Service) removeContainer(ctx context.Context, c *container) error {
 
 // eraseContainer undoes all there is of a container, whatever state it is in. Its journal goes last.
 func (s *Service) eraseContainer(ctx context.Context, c *container) error {
-	if _, err := os.Stat(s.containerDir(c.id)); err == nil {
+	if _, err := os.Stat(s.containerFile(c.id)); err == nil {
 		if _, err := s.changeContainer(c, func(e *containerEntry) bool { e.Phase = phaseRemoving; return true }); err != nil {
 			return err
 		}
@@ -118,8 +118,8 @@ func (s *Service) eraseContainer(ctx context.Context, c *container) error {
 			return err
 		}
 	}
-	if err := os.RemoveAll(s.containerDir(c.id)); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("remove container directory: %w", err)
+	if err := os.Remove(s.containerFile(c.id)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove container journal: %w", err)
 	}
 	s.mu.Lock()
 	delete(s.containers, c.id)

@@ -6,37 +6,37 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 
 	"google.golang.org/protobuf/proto"
 
-	"github.com/peapod/peapod/internal/atomicfile"
+	"github.com/peapod/peapod/internal/journalfile"
 )
 
-const journalName = "journal.json"
-
-// writeJournal replaces the journal file of dir, atomically for kill -9. It is not synced: after a power failure no process, mount or
-// namespace is left that an entry could miss, and snapshots and addresses without an entry are found from their own side.
-func writeJournal(dir string, entry any) error {
-	body, err := json.Marshal(entry)
-	if err != nil {
-		return fmt.Errorf("encode journal of %s: %w", filepath.Base(dir), err)
-	}
-	if err := atomicfile.Replace(filepath.Join(dir, journalName), body, 0o600); err != nil {
-		return fmt.Errorf("write journal: %w", err)
-	}
-	return nil
+// createJournal makes the journal at path with its first entry.
+func createJournal(path string, entry any) error {
+	return journal(path, entry, journalfile.Create)
 }
 
-// readJournal reads the journal file of dir into entry. It reports false for a file that is absent or cut short.
-func readJournal(dir string, entry any) (bool, error) {
-	body, err := os.ReadFile(filepath.Join(dir, journalName))
-	if errors.Is(err, os.ErrNotExist) {
-		return false, nil
-	}
+// writeJournal makes entry the newest of the journal at path, atomically for kill -9. It is not synced: after a power failure no process,
+// mount or namespace is left that an entry could miss, and snapshots and addresses without an entry are found from their own side.
+func writeJournal(path string, entry any) error {
+	return journal(path, entry, journalfile.Append)
+}
+
+func journal(path string, entry any, write func(path string, entry []byte) error) error {
+	body, err := json.Marshal(entry)
 	if err != nil {
-		return false, fmt.Errorf("read journal: %w", err)
+		return fmt.Errorf("encode journal of %s: %w", filepath.Base(path), err)
+	}
+	return write(path, body)
+}
+
+// readJournal reads the newest entry of the journal at path. It reports false for a file without a whole one.
+func readJournal(path string, entry any) (bool, error) {
+	body, err := journalfile.Last(path)
+	if err != nil {
+		return false, err
 	}
 	return json.Unmarshal(body, entry) == nil, nil
 }

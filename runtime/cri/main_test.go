@@ -174,7 +174,7 @@ func (n *node) checkNothingLeft() {
 			n.t.Errorf("a mount is left: %s", line)
 		}
 	}
-	for _, dir := range []string{n.service.sandboxDir(""), n.service.containerDir(""), n.service.sandboxRun(""), n.service.containerRun("")} {
+	for _, dir := range []string{n.service.sandboxFile(""), n.service.containerFile(""), n.service.sandboxRun(""), n.service.containerRun("")} {
 		if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
 			n.t.Errorf("left in %s: %v %v", dir, left, err)
 		}

@@ -17,27 +17,27 @@ var errHalt = errors.New("halted")
 
 func isHalt(err error) bool { return errors.Is(err, errHalt) }
 
-// load reads the journals. A directory without a whole journal is the trace of a creation or removal cut short; recover clears it.
+// load reads the journals. A file without a whole entry is the trace of a creation cut short; recover clears it.
 func (s *Service) load() error {
-	sandboxes, err := os.ReadDir(s.sandboxDir(""))
+	sandboxes, err := os.ReadDir(s.sandboxFile(""))
 	if err != nil {
 		return fmt.Errorf("read sandboxes: %w", err)
 	}
 	for _, d := range sandboxes {
 		var e sandboxEntry
-		if ok, err := readJournal(s.sandboxDir(d.Name()), &e); err != nil {
+		if ok, err := readJournal(s.sandboxFile(d.Name()), &e); err != nil {
 			return err
 		} else if ok && e.ID == d.Name() && e.Config.Message.GetMetadata() != nil {
 			s.sandboxes[e.ID] = &sandbox{id: e.ID, entry: e}
 		}
 	}
-	containers, err := os.ReadDir(s.containerDir(""))
+	containers, err := os.ReadDir(s.containerFile(""))
 	if err != nil {
 		return fmt.Errorf("read containers: %w", err)
 	}
 	for _, d := range containers {
 		var e containerEntry
-		if ok, err := readJournal(s.containerDir(d.Name()), &e); err != nil {
+		if ok, err := readJournal(s.containerFile(d.Name()), &e); err != nil {
 			return err
 		} else if ok && e.ID == d.Name() && e.Config.Message.GetMetadata() != nil {
 			s.containers[e.ID] = newContainer(e)
@@ -130,7 +130,7 @@ func (s *Service) intact(e *sandboxEntry) bool {
 	return true
 }
 
-// sweep removes what nobody owns: directories without a journal, mounts, processes, snapshots.
+// sweep removes what nobody owns: journals without an entry, mounts, processes, snapshots.
 func (s *Service) sweep(ctx context.Context, known map[string]protocol.ContainerState) error {
 	for id := range known {
 		if !s.owns(id) {
@@ -139,7 +139,7 @@ func (s *Service) sweep(ctx context.Context, known map[string]protocol.Container
 			}
 		}
 	}
-	for _, dirs := range []struct{ data, run func(string) string }{{s.sandboxDir, s.sandboxRun}, {s.containerDir, s.containerRun}} {
+	for _, dirs := range []struct{ data, run func(string) string }{{s.sandboxFile, s.sandboxRun}, {s.containerFile, s.containerRun}} {
 		for _, dir := range []func(string) string{dirs.run, dirs.data} {
 			entries, err := os.ReadDir(dir(""))
 			if err != nil {

@@ -57,7 +57,7 @@ func (s *Service) changeSandbox(sb *sandbox, edit func(*sandboxEntry)) error {
 	defer sb.mu.Unlock()
 	next := sb.entry
 	edit(&next)
-	if err := writeJournal(s.sandboxDir(sb.id), &next); err != nil {
+	if err := writeJournal(s.sandboxFile(sb.id), &next); err != nil {
 		return err
 	}
 	sb.entry = next

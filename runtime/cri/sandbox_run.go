@@ -76,10 +76,7 @@ func (s *Service) reserveSandbox(sb *sandbox) error {
 // buildSandbox does the steps of making a sandbox. eraseSandbox undoes them, whichever were done.
 func (s *Service) buildSandbox(ctx context.Context, sb *sandbox, sysctls []oci.Sysctl) error {
 	e := sb.get()
-	if err := os.Mkdir(s.sandboxDir(sb.id), 0o711); err != nil {
-		return fmt.Errorf("make sandbox directory: %w", err)
-	}
-	if err := writeJournal(s.sandboxDir(sb.id), &e); err != nil {
+	if err := createJournal(s.sandboxFile(sb.id), &e); err != nil {
 		return err
 	}
 	if err := s.halt("sandbox journal"); err != nil {
@@ -141,7 +138,7 @@ func (s *Service) writeSandboxFiles(e *sandboxEntry) error {
 	}
 	for name, body := range map[string][]byte{"hostname": []byte(hostname + "\n"), "hosts": hosts, "resolv.conf": resolv} {
 		// The containers' users read them, whatever the umask here.
-		path := filepath.Join(s.sandboxDir(e.ID), name)
+		path := filepath.Join(s.sandboxRun(e.ID), name)
 		if err := os.WriteFile(path, body, 0o644); err != nil {
 			return fmt.Errorf("write the sandbox's %s: %w", name, err)
 		}

@@ -94,7 +94,7 @@ func (s *Service) RemovePodSandbox(ctx context.Context, id string) error {
 
 // eraseSandbox undoes all there is of a sandbox, whatever state it is in. Its journal goes last.
 func (s *Service) eraseSandbox(ctx context.Context, sb *sandbox) error {
-	if _, err := os.Stat(s.sandboxDir(sb.id)); err == nil {
+	if _, err := os.Stat(s.sandboxFile(sb.id)); err == nil {
 		if err := s.changeSandbox(sb, func(e *sandboxEntry) { e.Phase = phaseRemoving }); err != nil {
 			return err
 		}
@@ -116,8 +116,8 @@ func (s *Service) eraseSandbox(ctx context.Context, sb *sandbox) error {
 			return err
 		}
 	}
-	if err := os.RemoveAll(s.sandboxDir(sb.id)); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("remove sandbox directory: %w", err)
+	if err := os.Remove(s.sandboxFile(sb.id)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove sandbox journal: %w", err)
 	}
 	s.mu.Lock()
 	delete(s.sandboxes, sb.id)

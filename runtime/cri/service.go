@@ -57,7 +57,8 @@ type Network interface {
 type Config struct {
 	// DataDir keeps the journal, across reboots.
 	DataDir string
-	// RunDir keeps mounts, for as long as the machine runs. It must be short: sockets lie below it.
+	// RunDir keeps mounts and files that containers are made from, for as long as the machine runs. It must be short: sockets lie
+	// below it.
 	RunDir string
 	// CgroupParent is the cgroup, from the root of the hierarchies, of sandboxes whose config names none, for example
 	// "/peapod-1a2b/pods". It carries the instance.
@@ -140,7 +141,7 @@ func New(cfg Config) (*Service, error) {
 // bounds Open alone, but its logger serves the Service's lifetime.
 func (s *Service) Open(ctx context.Context) error {
 	s.log = klog.FromContext(ctx).WithName("cri")
-	for _, dir := range []string{s.sandboxDir(""), s.containerDir(""), s.sandboxRun(""), s.containerRun("")} {
+	for _, dir := range []string{s.sandboxFile(""), s.containerFile(""), s.sandboxRun(""), s.containerRun("")} {
 		if err := os.MkdirAll(dir, 0o711); err != nil {
 			return fmt.Errorf("make container runtime directory: %w", err)
 		}
@@ -172,10 +173,13 @@ func (s *Service) Close(context.Context) error {
 	return nil
 }
 
-func (s *Service) sandboxDir(id string) string { return filepath.Join(s.cfg.DataDir, "sandboxes", id) }
-func (s *Service) containerDir(id string) string {
+// The journals of a sandbox and a container; without an ID the directory of all.
+func (s *Service) sandboxFile(id string) string { return filepath.Join(s.cfg.DataDir, "sandboxes", id) }
+func (s *Service) containerFile(id string) string {
 	return filepath.Join(s.cfg.DataDir, "containers", id)
 }
+
+// The directories of what a sandbox and a container have only while the machine runs.
 func (s *Service) sandboxRun(id string) string { return filepath.Join(s.cfg.RunDir, "sandboxes", id) }
 func (s *Service) containerRun(id string) string {
 	return filepath.Join(s.cfg.RunDir, "containers", id)

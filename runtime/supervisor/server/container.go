@@ -80,7 +80,7 @@ func (s *Server) launch(id string, req *protocol.StartRequest) (_ *container, er
 		return nil, err
 	}
 	// The record comes first: whatever happens from here on, a later supervisor finds the cgroup and clears it.
-	if err := s.writeRecord(&c.rec, false); err != nil {
+	if err := s.createRecord(&c.rec); err != nil {
 		s.release(c)
 		return nil, err
 	}

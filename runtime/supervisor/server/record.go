@@ -11,7 +11,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/peapod/peapod/internal/atomicfile"
+	"github.com/peapod/peapod/internal/journalfile"
 	"github.com/peapod/peapod/runtime/supervisor/protocol"
 )
 
@@ -46,18 +46,26 @@ func (s *Server) recordPath(id string) string {
 	return filepath.Join(s.cfg.StateDir, id+recordSuffix)
 }
 
-// writeRecord replaces a record atomically. Exits are synced: the exit code of a finished Job must survive a power failure, while a
-// container that ran needs no record after one.
+// createRecord makes a container's record. A container that ran needs none after a power failure.
+func (s *Server) createRecord(r *record) error {
+	return s.record(r, journalfile.Create)
+}
+
+// writeRecord makes r the container's newest record, atomically. Exits are synced: the exit code of a finished Job must survive a power
+// failure.
 func (s *Server) writeRecord(r *record, sync bool) error {
+	if sync {
+		return s.record(r, journalfile.AppendSync)
+	}
+	return s.record(r, journalfile.Append)
+}
+
+func (s *Server) record(r *record, write func(path string, entry []byte) error) error {
 	body, err := json.Marshal(r)
 	if err != nil {
 		return fmt.Errorf("encode record of container %s: %w", r.ID, err)
 	}
-	write := atomicfile.Replace
-	if sync {
-		write = atomicfile.Write
-	}
-	if err := write(s.recordPath(r.ID), body, 0o600); err != nil {
+	if err := write(s.recordPath(r.ID), body); err != nil {
 		return fmt.Errorf("write record of container %s: %w", r.ID, err)
 	}
 	return nil
@@ -73,7 +81,7 @@ func (s *Server) removeRecord(id string) error {
 	return nil
 }
 
-// readRecords reads all records. A file cut short by a power failure counts as a container that ended unseen.
+// readRecords reads all records. A file without a whole one, as a power failure leaves it, counts as a container that ended unseen.
 func (s *Server) readRecords() ([]record, error) {
 	entries, err := os.ReadDir(s.cfg.StateDir)
 	if err != nil {
@@ -85,7 +93,7 @@ func (s *Server) readRecords() ([]record, error) {
 		if !ok {
 			continue
 		}
-		body, err := os.ReadFile(filepath.Join(s.cfg.StateDir, e.Name()))
+		body, err := journalfile.Last(filepath.Join(s.cfg.StateDir, e.Name()))
 		if errors.Is(err, os.ErrNotExist) {
 			continue // deleted meanwhile
 		}
