@@ -1,11 +1,9 @@
 package volume
 
 import (
-	"errors"
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -177,57 +175,4 @@ func ownTree(dir string, gid int, policy *v1.PodFSGroupChangePolicy) error {
 		}
 		return nil
 	})
-}
-
-// removeTree unmounts what is mounted in a Pod's directory, deepest first, and removes it. It is idempotent.
-func removeTree(dir string) error {
-	real, err := filepath.EvalSymlinks(dir) // as the mount table has it
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("find %s: %w", dir, err)
-	}
-	mounts, err := mountsBelow(real)
-	if err != nil {
-		return err
-	}
-	for _, m := range mounts {
-		if err := unix.Unmount(m, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH); err != nil && err != unix.EINVAL && err != unix.ENOENT {
-			return fmt.Errorf("unmount %s: %w", m, err)
-		}
-	}
-	// Whatever is mounted there still is not the Pod's own to delete. The table is not taken at its word alone: a volume
-	// that outlives the Pod may be behind a mount point.
-	left, err := mountsBelow(real)
-	if err != nil {
-		return err
-	}
-	if len(left) > 0 {
-		return fmt.Errorf("unmount %s: still mounted: %v", filepath.Base(real), left)
-	}
-	if err := noMounts(real); err != nil {
-		return err
-	}
-	return os.RemoveAll(real)
-}
-
-// noMounts returns an error where one of the places at which volumes and sub-paths are mounted has a mount.
-func noMounts(dir string) error {
-	for _, pattern := range []string{"volumes/*/*", "volume-subpaths/*/*/*"} {
-		places, err := filepath.Glob(filepath.Join(dir, pattern))
-		if err != nil {
-			return fmt.Errorf("list volumes: %w", err)
-		}
-		for _, place := range places {
-			mounted, err := isMountPoint(place)
-			if err != nil {
-				return err
-			}
-			if mounted {
-				return fmt.Errorf("unmount %s: it is mounted still, and not in the mount table", place)
-			}
-		}
-	}
-	return nil
 }
