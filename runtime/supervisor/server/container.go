@@ -70,6 +70,7 @@ func (s *Server) launch(id string, req *protocol.StartRequest) (_ *container, er
 	if err != nil {
 		return nil, fmt.Errorf("convert container specification: %w", err)
 	}
+	view := takeCgroupView(config)
 	c := &container{
 		id: id, tty: req.TTY, private: config.Namespaces.IsPrivate(configs.NEWPID), done: make(chan struct{}),
 		abandoned: make(chan struct{}),
@@ -110,6 +111,9 @@ func (s *Server) launch(id string, req *protocol.StartRequest) (_ *container, er
 	}
 	stdio.close()
 	if err := c.adoptProcess(process, stdio); err != nil {
+		return nil, err
+	}
+	if err := view.mount(c.rec.Pid); err != nil {
 		return nil, err
 	}
 	c.rec.StartedAt = time.Now()

@@ -40,6 +40,11 @@ type Config struct {
 	Logf func(format string, args ...any)
 }
 
+// initProcessors is the variable that libcontainer passes on to the processes that become containers, and which says how many processors
+// a Go program uses. One is enough for them: they do one thing after the other, and need not ask the kernel how many there are, start
+// threads for the others and watch over those. It is not for the supervisor itself, which has read the variable before.
+const initProcessors = "GOMAXPROCS"
+
 // SocketName is the socket's name in RunDir.
 const SocketName = "supervisor.sock"
 
@@ -91,6 +96,9 @@ func (s *Server) Run(handover *os.File, ready func()) error {
 		return err
 	}
 	s.build = build
+	if err := os.Setenv(initProcessors, "1"); err != nil {
+		return fmt.Errorf("set %s: %w", initProcessors, err)
+	}
 	for _, dir := range []string{s.cfg.StateDir, s.cfg.RunDir, s.libDir} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fmt.Errorf("make supervisor directory: %w", err)

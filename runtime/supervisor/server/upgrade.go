@@ -11,6 +11,8 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/runc/libcontainer"
@@ -98,7 +100,8 @@ func (s *Server) replaceProgram(program *os.File) error {
 	if err != nil {
 		return err
 	}
-	env := append(os.Environ(), fmt.Sprintf("%s=%d", HandoverEnv, fd))
+	env := slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, initProcessors+"=") })
+	env = append(env, fmt.Sprintf("%s=%d", HandoverEnv, fd))
 	err = unix.Exec(fmt.Sprintf("/proc/self/fd/%d", programFd), os.Args, env)
 	return fmt.Errorf("execute newer supervisor: %w", err)
 }
