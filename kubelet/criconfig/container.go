@@ -15,6 +15,7 @@ type ContainerInput struct {
 	Container    *v1.Container
 	Hash         string
 	RestartCount int32
+	Round        int32  // how often all containers of the Pod were restarted before
 	ImageRef     string // as the runtime knows it
 	ImageUser    ImageUser
 	Env          *Env
@@ -86,6 +87,9 @@ func containerAnnotations(in *ContainerInput) (map[string]string, error) {
 		AnnotationRestartCount:  strconv.Itoa(int(in.RestartCount)),
 		AnnotationMessagePath:   c.TerminationMessagePath,
 		AnnotationMessagePolicy: string(c.TerminationMessagePolicy),
+	}
+	if in.Round > 0 {
+		a[AnnotationRound] = strconv.Itoa(int(in.Round))
 	}
 	if s := pod.DeletionGracePeriodSeconds; s != nil {
 		a[AnnotationDeletionGrace] = strconv.FormatInt(*s, 10)

@@ -23,6 +23,8 @@ const (
 	AnnotationPorts            = "io.kubernetes.container.ports"
 	AnnotationTerminationGrace = "io.kubernetes.pod.terminationGracePeriod"
 	AnnotationDeletionGrace    = "io.kubernetes.pod.deletionGracePeriod"
+	// AnnotationRound is Peapod's own: how often all containers of the Pod were restarted before this instance; absent means never.
+	AnnotationRound = "peapod.io/container.round"
 )
 
 // Node is what of this node configurations depend on.

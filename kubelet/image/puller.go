@@ -167,10 +167,10 @@ func (p *Puller) pull(ctx context.Context, pod *v1.Pod, c *v1.Container, spec *r
 	asked := p.cfg.Now()
 	ref, began, err := p.shared(ctx, spec, auths, sandbox)
 	if err != nil {
-		record(v1.EventTypeWarning, "Failed", fmt.Sprintf("Failed to pull image %q: %v", c.Image, err))
-		if ctx.Err() != nil {
+		if ctx.Err() != nil { // nobody wants it any more: that is no failure to tell of
 			return nil, &Error{Reason: "ErrImagePull", Message: err.Error()}
 		}
+		record(v1.EventTypeWarning, "Failed", fmt.Sprintf("Failed to pull image %q: %v", c.Image, err))
 		reason, msg := "ErrImagePull", err.Error()
 		if errors.Is(err, errUnavailable) {
 			reason, msg = "RegistryUnavailable", fmt.Sprintf("image pull failed for %s because the registry is unavailable.", c.Image)

@@ -22,6 +22,9 @@ func (in *Input) conditions(s *v1.PodStatus, ended *Termination) {
 	if ended != nil && ended.Condition != nil {
 		mine = append([]v1.PodCondition{*ended.Condition}, mine...)
 	}
+	if c := in.restartingAll(s.Phase); c != nil {
+		mine = append(mine, *c)
+	}
 	mine = append(mine, in.resizeConditions()...)
 	for i := range mine {
 		c := &mine[i]
@@ -80,6 +83,10 @@ func (in *Input) initialized(s *v1.PodStatus) v1.PodCondition {
 		if st := &s.ContainerStatuses[i]; st.State.Running != nil || (st.State.Terminated != nil && st.State.Terminated.Reason != statusUnknown) {
 			return yes
 		}
+	}
+	// Once initialized, a Pod stays so, also while a restart of all containers runs the init containers again.
+	if was := condition(in.Pod.Status.Conditions, v1.PodInitialized); was != nil && was.Status == v1.ConditionTrue {
+		return yes
 	}
 	if message := complaint(unknown, "incomplete", incomplete); message != "" {
 		return v1.PodCondition{Type: v1.PodInitialized, Status: v1.ConditionFalse, Reason: "ContainersNotInitialized", Message: message}

@@ -47,6 +47,8 @@ type Input struct {
 	// Again are the IDs of instances that were ended to be followed by another
 	// one, whatever they exit with.
 	Again map[string]bool
+
+	round round // set by Decide
 }
 
 // Refusal is why the node does not take a Pod.
@@ -70,8 +72,9 @@ type Termination struct {
 
 // Op is an operation under way.
 type Op struct {
-	Kind ActionKind
-	By   time.Time // StopContainer: when it kills
+	Kind  ActionKind
+	By    time.Time // StopContainer: when it kills
+	Round int32     // StartContainer
 }
 
 // Failure is what the last try of an operation ended with.
@@ -115,6 +118,9 @@ const (
 	StopContainer   ActionKind = "StopContainer"
 	RemoveContainer ActionKind = "RemoveContainer"
 	ResizePod       ActionKind = "ResizePod"
+	// AnnounceRestart waits until the API server has, or refused, the status
+	// that says that all containers restart.
+	AnnounceRestart ActionKind = "AnnounceRestart"
 	Release         ActionKind = "Release"
 	RemoveAll       ActionKind = "RemoveAll"
 )
@@ -128,6 +134,7 @@ type Action struct {
 	ID           string // of the sandbox or container
 	Attempt      uint32 // CreateSandbox
 	RestartCount int32  // StartContainer
+	Round        int32  // StartContainer
 	By           time.Time
 	PreStop      bool   // StopContainer: run the hook first
 	Again        bool   // StopContainer: another instance follows
@@ -148,8 +155,11 @@ type Decision struct {
 	Notes    []Note
 	Failures map[string]Failure // to set
 	Backoffs map[string]Backoff // to set
-	Wake     time.Time          // decide again then at the latest; zero: no need
-	Status   v1.PodStatus
+	// RestartsAll: all containers are being ended to be restarted. Starts under
+	// way are cancelled, failures to start are forgotten.
+	RestartsAll bool
+	Wake        time.Time // decide again then at the latest; zero: no need
+	Status      v1.PodStatus
 	// Final says that the status is the Pod's last one: nothing runs and
 	// nothing is held; a Pod being deleted may leave the API.
 	Final bool
@@ -176,6 +186,9 @@ func (d *Decision) fail(key string, f Failure) {
 
 // Decide is the core: one method a state, no I/O, no clock, no memory.
 func Decide(in *Input) Decision {
+	own := *in
+	in = &own
+	in.round = in.findRound()
 	d := Decision{}
 	switch in.State {
 	case New:

@@ -20,7 +20,7 @@ func (in *Input) decideAlive(d *Decision) {
 	if !in.VolumesReady && !in.blocked(d, "volumes") {
 		d.act(Action{Kind: PrepareVolumes, Key: "volumes"})
 	}
-	if !in.VolumesReady {
+	if in.restartAll(d) || !in.VolumesReady {
 		return
 	}
 	in.collectDead(d)
@@ -83,16 +83,19 @@ func (in *Input) sandboxReady(d *Decision) bool {
 
 // anyToRun says whether a new sandbox would have anything to run.
 func (in *Input) anyToRun() bool {
+	if len(in.round.sources) > 0 {
+		return true
+	}
 	for i := range in.Pod.Spec.InitContainers {
 		c := &in.Pod.Spec.InitContainers[i]
-		last := in.Runtime.Newest(c.Name)
+		last := in.newest(c.Name)
 		if last != nil && last.Exited() && last.ExitCode != 0 && !wanted(in.Pod, c, true, last) {
 			return false
 		}
 	}
 	for i := range in.Pod.Spec.Containers {
 		c := &in.Pod.Spec.Containers[i]
-		last := in.Runtime.Newest(c.Name)
+		last := in.newest(c.Name)
 		if last == nil && in.Pod.Spec.RestartPolicy == v1.RestartPolicyNever && in.anyRegularEver() {
 			continue
 		}
@@ -108,7 +111,7 @@ func (in *Input) anyToRun() bool {
 
 func (in *Input) anyRegularEver() bool {
 	for i := range in.Pod.Spec.Containers {
-		if in.Runtime.Newest(in.Pod.Spec.Containers[i].Name) != nil {
+		if in.newest(in.Pod.Spec.Containers[i].Name) != nil {
 			return true
 		}
 	}
@@ -117,7 +120,7 @@ func (in *Input) anyRegularEver() bool {
 
 func (in *Input) anyRegularActive() bool {
 	for i := range in.Pod.Spec.Containers {
-		if in.Runtime.active(in.Pod.Spec.Containers[i].Name) != nil {
+		if in.active(in.Pod.Spec.Containers[i].Name) != nil {
 			return true
 		}
 	}
@@ -140,7 +143,7 @@ func (in *Input) startEphemeral(d *Decision) {
 func (in *Input) initContainers(d *Decision, began bool) (done, failed bool) {
 	for i := range in.Pod.Spec.InitContainers {
 		c := &in.Pod.Spec.InitContainers[i]
-		last := in.Runtime.active(c.Name)
+		last := in.active(c.Name)
 		if restartable(c) {
 			in.keep(d, c, last)
 			if !began && !(last.Running() && in.started(last)) {
@@ -181,7 +184,7 @@ func (in *Input) regularContainers(d *Decision) (over bool) {
 	over = true
 	for i := range in.Pod.Spec.Containers {
 		c := &in.Pod.Spec.Containers[i]
-		last := in.Runtime.active(c.Name)
+		last := in.active(c.Name)
 		if in.keep(d, c, last) {
 			over = false
 		}
@@ -239,6 +242,9 @@ func (in *Input) start(d *Decision, c *v1.Container, last *Container) {
 		in.discard(d, last)
 		return
 	}
+	if last == nil {
+		last = in.source(c.Name)
+	}
 	if last.Exited() {
 		if in.backsOff(d, c, last) {
 			return
@@ -253,7 +259,7 @@ func (in *Input) start(d *Decision, c *v1.Container, last *Container) {
 		}
 		d.Backoffs[c.Name] = in.Backoffs[c.Name].next(last.FinishedAt)
 	}
-	d.act(Action{Kind: StartContainer, Key: "c/" + c.Name, Container: c.Name, RestartCount: in.nextCount(c)})
+	d.act(Action{Kind: StartContainer, Key: "c/" + c.Name, Container: c.Name, RestartCount: in.nextCount(c), Round: in.round.current()})
 }
 
 // discard removes an instance that was created and not started, because the kubelet or the runtime ended in between. It is removed
@@ -281,6 +287,9 @@ func (in *Input) nextCount(c *v1.Container) int32 {
 	return old.RestartCount
 }
 
+// crashLoop is the reason of waiting of a container that its back-off holds back.
+const crashLoop = "CrashLoopBackOff"
+
 // backsOff says whether a container that exited must wait, and says so.
 func (in *Input) backsOff(d *Decision, c *v1.Container, last *Container) bool {
 	b := in.Backoffs[c.Name]
@@ -297,7 +306,7 @@ func (in *Input) backsOff(d *Decision, c *v1.Container, last *Container) bool {
 	full := fmt.Sprintf("%s_%s(%s)", in.Pod.Name, in.Pod.Namespace, in.Pod.UID)
 	d.note(v1.EventTypeWarning, "BackOff", c.Name, fmt.Sprintf("Back-off restarting failed container %s in pod %s", c.Name, full))
 	d.fail(c.Name, Failure{
-		Reason: "CrashLoopBackOff", Since: in.Now, Retry: at,
+		Reason: crashLoop, Since: in.Now, Retry: at,
 		Message: fmt.Sprintf("back-off %s restarting failed container=%s pod=%s", b.Delay, c.Name, full),
 	})
 	d.wakeAt(at)

@@ -171,6 +171,9 @@ type Publisher interface {
 	// Set publishes a status, sooner or later; only the newest counts. final:
 	// once published, a Pod that is being deleted leaves the API.
 	Set(pod *v1.Pod, status v1.PodStatus, final bool)
+	// Tried returns when what Set last said of the Pod is published, or a try
+	// to publish it has failed: at once if there is nothing to publish.
+	Tried(ctx context.Context, uid types.UID) error
 	// Forget drops what is not published yet.
 	Forget(uid types.UID)
 }

@@ -49,6 +49,8 @@ const (
 	Begin
 	// Rebuild: the sandbox died and the restart rules ask for a new one.
 	Rebuild
+	// RestartAll: a container's end asks for a restart of all containers.
+	RestartAll
 	// End: deleted, evicted, refused, past its deadline, or finished by itself.
 	End
 	// Stopped: no container runs any more.
@@ -61,7 +63,7 @@ const (
 	Removed
 )
 
-var eventNames = [...]string{"None", "Admit", "Begin", "Rebuild", "End", "Stopped", "Released", "Remove", "Removed"}
+var eventNames = [...]string{"None", "Admit", "Begin", "Rebuild", "RestartAll", "End", "Stopped", "Released", "Remove", "Removed"}
 
 func (e Event) String() string {
 	if e < 0 || int(e) >= len(eventNames) {
@@ -86,6 +88,7 @@ func transitions() []transition {
 		{Starting, Begin, Running, "first regular container created"},
 		{Starting, End, Stopping, "deleted, evicted, deadline, init failed"},
 		{Running, Rebuild, Starting, "sandbox died"},
+		{Running, RestartAll, Starting, "a rule restarts all containers"},
 		{Running, End, Stopping, "deleted, evicted, deadline, all done"},
 		{Stopping, Stopped, Releasing, "no container runs"},
 		{Releasing, Released, Finished, "sandbox, volumes, cgroup given back"},

@@ -36,6 +36,8 @@ func (w *worker) do(ctx context.Context, pod *v1.Pod, snapshot *Snapshot, a Acti
 		return nil, w.stopContainer(ctx, pod, snapshot, a)
 	case ResizePod:
 		return nil, w.resizePod(ctx, pod, snapshot)
+	case AnnounceRestart:
+		return nil, w.m.cfg.Status.Tried(ctx, w.uid)
 	case RemoveContainer:
 		return nil, w.removeContainer(ctx, snapshot, a.ID)
 	case Release:

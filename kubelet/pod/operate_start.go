@@ -26,6 +26,7 @@ type starter struct {
 	node     *criconfig.Node
 	users    *runtimeapi.UserNamespace
 	count    int32
+	round    int32
 }
 
 // startContainer pulls, configures, creates and starts one instance, and runs
@@ -39,7 +40,7 @@ func (w *worker) startContainer(ctx context.Context, pod *v1.Pod, snapshot *Snap
 	if err != nil {
 		return err
 	}
-	s := &starter{w: w, pod: pod, c: c, snapshot: snapshot, node: node, count: a.RestartCount}
+	s := &starter{w: w, pod: pod, c: c, snapshot: snapshot, node: node, count: a.RestartCount, round: a.Round}
 	if s.users, err = w.m.cfg.UserNS.Of(ctx, pod); err != nil {
 		return err
 	}
@@ -160,7 +161,7 @@ func (s *starter) config(ctx context.Context, img *image.Image) (*runtimeapi.Con
 		return nil, fmt.Errorf("make log directory: %w", err)
 	}
 	return criconfig.Container(&criconfig.ContainerInput{
-		Pod: s.pod, Container: s.c, Hash: Hash(s.c), RestartCount: s.count, ImageRef: img.Ref,
+		Pod: s.pod, Container: s.c, Hash: Hash(s.c), RestartCount: s.count, Round: s.round, ImageRef: img.Ref,
 		ImageUser: criconfig.ImageUser{UID: img.UID, Name: img.User},
 		Env:       env, Mounts: append(mounts, own...), Devices: devices, TargetID: s.target(), Users: s.users,
 	}, s.node)

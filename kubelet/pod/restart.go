@@ -21,12 +21,11 @@ func Hash(c *v1.Container) string {
 	return strconv.FormatUint(uint64(h.Sum32()), 16)
 }
 
-// restarts says whether a container that exited with code is started again.
+// restarts says whether a container that exited with code is started again. A
+// rule for the code restarts it, alone or with all others, whatever the policy.
 func restarts(pod *v1.Pod, c *v1.Container, init bool, code int32) bool {
-	for i := range c.RestartPolicyRules {
-		if ruleMatches(&c.RestartPolicyRules[i], code) {
-			return true
-		}
+	if matching(c, code) != nil {
+		return true
 	}
 	policy := string(pod.Spec.RestartPolicy)
 	if c.RestartPolicy != nil {
@@ -40,6 +39,17 @@ func restarts(pod *v1.Pod, c *v1.Container, init bool, code int32) bool {
 	default: // an ordinary init container that succeeded is done for good
 		return code != 0 || !init || restartable(c)
 	}
+}
+
+// matching is the first of a container's rules that is for an exit with code,
+// nil if none is: of several the first counts.
+func matching(c *v1.Container, code int32) *v1.ContainerRestartRule {
+	for i := range c.RestartPolicyRules {
+		if r := &c.RestartPolicyRules[i]; ruleMatches(r, code) {
+			return r
+		}
+	}
+	return nil
 }
 
 func ruleMatches(r *v1.ContainerRestartRule, code int32) bool {

@@ -112,6 +112,9 @@ func (w *worker) readContainer(ctx context.Context, c *runtimeapi.Container) (Co
 	} else {
 		out.RestartCount = int32(s.GetMetadata().GetAttempt())
 	}
+	if n, err := strconv.ParseInt(s.Annotations[criconfig.AnnotationRound], 10, 32); err == nil {
+		out.Round = int32(n)
+	}
 	// What never started, started at the epoch: as Kubernetes shows it.
 	out.StartedAt, out.FinishedAt = time.Unix(0, s.StartedAt), time.Unix(0, s.FinishedAt)
 	if u := s.GetUser().GetLinux(); u != nil {

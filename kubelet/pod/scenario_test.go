@@ -38,7 +38,7 @@ func TestScenarios(t *testing.T) {
 			}
 			got, err := play(string(want))
 			if err != nil {
-				t.Fatal(err)
+				t.Fatalf("%v, after:\n%s", err, got)
 			}
 			if *rewrite {
 				if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
@@ -53,7 +53,8 @@ func TestScenarios(t *testing.T) {
 	}
 }
 
-// play runs a scenario and returns it with the outcomes it has now.
+// play runs a scenario and returns it with the outcomes it has now, up to the
+// line that cannot be played if there is an error.
 func play(text string) (string, error) {
 	var out bytes.Buffer
 	s := &scenario{out: &out}
@@ -77,7 +78,7 @@ func play(text string) (string, error) {
 		case strings.HasPrefix(line, "> "):
 			fmt.Fprintln(&out, line)
 			if err := s.command(strings.Fields(line[2:])); err != nil {
-				return "", fmt.Errorf("line %d: %s: %w", i+1, line, err)
+				return out.String(), fmt.Errorf("line %d: %s: %w", i+1, line, err)
 			}
 			s.step()
 		default:
@@ -89,10 +90,11 @@ func play(text string) (string, error) {
 
 // scenario is a Pod and the world around it.
 type scenario struct {
-	out  *bytes.Buffer
-	in   Input
-	ids  int
-	last string // the status printed last
+	out       *bytes.Buffer
+	in        Input
+	ids       int
+	last      string          // the status printed last
+	cancelled map[string]bool // starts under way, by key
 }
 
 var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
@@ -116,6 +118,7 @@ func (s *scenario) pod(doc string) error {
 			}
 		}
 	}
+	s.cancelled = map[string]bool{}
 	s.in = Input{
 		Pod: p, Now: epoch, StartTime: epoch, RuntimeName: "rt", HostIPs: []string{"192.0.2.1"},
 		Busy: map[string]Op{}, Done: map[string]bool{}, Failures: map[string]Failure{}, Backoffs: map[string]Backoff{}, Probes: map[string]Probes{},
@@ -140,6 +143,11 @@ func (s *scenario) command(f []string) error {
 		return s.done(arg(1))
 	case "fails":
 		return s.fails(arg(1), arg(2), strings.Join(f[min(3, len(f)):], " "))
+	case "ends": // a start that was cancelled made nothing
+		if !s.cancelled[arg(1)] {
+			return fmt.Errorf("not cancelled: %v", s.in.Busy)
+		}
+		delete(s.in.Busy, arg(1))
 	case "exit":
 		return s.exit(arg(1), arg(2), arg(3))
 	case "probe":
@@ -168,10 +176,11 @@ func (s *scenario) command(f []string) error {
 		}
 	case "created":
 		name := arg(1)
+		round := s.in.Busy["c/"+name].Round
 		delete(s.in.Busy, "c/"+name)
 		s.in.Runtime.Containers = append([]Container{{
 			ID: name + "-unstarted", SandboxID: s.in.Runtime.Sandboxes[0].ID, Name: name, Hash: Hash(s.in.container(name)),
-			RestartCount: s.in.nextCount(s.in.container(name)), State: runtimeapi.ContainerState_CONTAINER_CREATED, CreatedAt: s.in.Now,
+			RestartCount: s.in.nextCount(s.in.container(name)), Round: round, State: runtimeapi.ContainerState_CONTAINER_CREATED, CreatedAt: s.in.Now,
 		}}, s.in.Runtime.Containers...)
 	case "condition":
 		s.in.Pod.Status.Conditions = append(s.in.Pod.Status.Conditions, v1.PodCondition{Type: v1.PodConditionType(arg(1)), Status: v1.ConditionStatus(arg(2))})
@@ -260,7 +269,7 @@ func (s *scenario) done(key string) error {
 		count := s.in.nextCount(s.in.container(name))
 		s.in.Runtime.Containers = append([]Container{{
 			ID: fmt.Sprintf("%s-%d", name, count), SandboxID: s.in.Runtime.Sandboxes[0].ID, Name: name, Hash: Hash(s.in.container(name)),
-			RestartCount: count, State: runtimeapi.ContainerState_CONTAINER_RUNNING, CreatedAt: s.in.Now, StartedAt: s.in.Now,
+			RestartCount: count, Round: op.Round, State: runtimeapi.ContainerState_CONTAINER_RUNNING, CreatedAt: s.in.Now, StartedAt: s.in.Now,
 			Image: "img", ImageID: "sha256:1",
 		}}, s.in.Runtime.Containers...)
 	case StopContainer:
@@ -282,6 +291,8 @@ func (s *scenario) done(key string) error {
 		next := *s.in.Allocation
 		next.Actuated = next.Allocated
 		s.in.Allocation = &next
+	case AnnounceRestart:
+		s.in.Done[key] = true
 	case Release:
 		s.in.Done[key] = true
 		for i := range s.in.Runtime.Sandboxes {
@@ -352,6 +363,9 @@ func (s *scenario) step() {
 		if d.Ended != nil {
 			s.in.Ended = d.Ended
 		}
+		if d.RestartsAll {
+			s.restartsAll()
+		}
 		for k, f := range d.Failures {
 			s.in.Failures[k] = f
 		}
@@ -362,7 +376,8 @@ func (s *scenario) step() {
 			fmt.Fprintf(s.out, "  event %s %s: %s\n", n.Type, n.Reason, n.Message)
 		}
 		for _, a := range d.Actions {
-			s.in.Busy[a.Key] = Op{Kind: a.Kind, By: a.By}
+			s.in.Busy[a.Key] = Op{Kind: a.Kind, By: a.By, Round: a.Round}
+			delete(s.cancelled, a.Key)
 			if a.Again {
 				s.in.Again[a.ID] = true
 			}
@@ -399,75 +414,17 @@ func (s *scenario) step() {
 	fmt.Fprintln(s.out, "  ERROR never comes to rest")
 }
 
-func (s *scenario) describe(a Action) string {
-	text := string(a.Kind)
-	switch a.Kind {
-	case StartContainer:
-		text += fmt.Sprintf(" %s #%d", a.Container, a.RestartCount)
-	case StopContainer:
-		text += fmt.Sprintf(" %s within %s", a.Container, a.By.Sub(s.in.Now))
-		if !a.PreStop {
-			text += ", no hook"
+// restartsAll does what a worker does then.
+func (s *scenario) restartsAll() {
+	for key, op := range s.in.Busy { // one start at a time: no order to print
+		if name := startOf(key); op.Kind == StartContainer && !isEphemeral(s.in.Pod, name) && !s.cancelled[key] {
+			fmt.Fprintf(s.out, "  cancel the start of %s\n", name)
+			s.cancelled[key] = true
 		}
-	case CreateSandbox:
-		text += fmt.Sprintf(" #%d", a.Attempt)
-	case RemoveContainer:
-		text += " " + a.ID
 	}
-	return text
-}
-
-// summary is a status in a few lines.
-func summary(st *v1.PodStatus) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "  = %s", st.Phase)
-	if st.Reason != "" {
-		fmt.Fprintf(&b, " %s (%s)", st.Reason, st.Message)
-	}
-	var yes []string
-	for _, c := range st.Conditions {
-		text := string(c.Type)
-		if c.Status != v1.ConditionTrue {
-			text = "!" + text
-		}
-		if c.Reason != "" {
-			text += "=" + c.Reason
-		}
-		yes = append(yes, text)
-	}
-	sort.Strings(yes)
-	fmt.Fprintf(&b, "\n    %s\n", strings.Join(yes, " "))
-	for _, list := range [][]v1.ContainerStatus{st.InitContainerStatuses, st.ContainerStatuses, st.EphemeralContainerStatuses} {
+	for _, list := range [][]v1.Container{s.in.Pod.Spec.InitContainers, s.in.Pod.Spec.Containers} {
 		for i := range list {
-			c := &list[i]
-			fmt.Fprintf(&b, "    %s: %s", c.Name, stateText(&c.State))
-			if last := stateText(&c.LastTerminationState); last != "" {
-				fmt.Fprintf(&b, "; before: %s", last)
-			}
-			if c.RestartCount > 0 {
-				fmt.Fprintf(&b, "; restarts %d", c.RestartCount)
-			}
-			if c.Ready {
-				b.WriteString("; ready")
-			} else if c.Started != nil && *c.Started {
-				b.WriteString("; started")
-			}
-			b.WriteString("\n")
+			delete(s.in.Failures, list[i].Name)
 		}
 	}
-	return b.String()
-}
-
-func stateText(s *v1.ContainerState) string {
-	switch {
-	case s.Running != nil:
-		return "running"
-	case s.Waiting != nil && s.Waiting.Message != "":
-		return fmt.Sprintf("waiting %s (%s)", s.Waiting.Reason, s.Waiting.Message)
-	case s.Waiting != nil:
-		return "waiting " + s.Waiting.Reason
-	case s.Terminated != nil:
-		return fmt.Sprintf("exited %d %s", s.Terminated.ExitCode, s.Terminated.Reason)
-	}
-	return ""
 }

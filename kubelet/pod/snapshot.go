@@ -30,6 +30,7 @@ type Container struct {
 	Name         string
 	Hash         string // of what cannot change without a restart
 	RestartCount int32
+	Round        int32 // how often all containers of the Pod were restarted before it was made
 	State        runtimeapi.ContainerState
 	CreatedAt    time.Time
 	StartedAt    time.Time

@@ -150,6 +150,8 @@ func (b *board) Set(p *v1.Pod, s v1.PodStatus, final bool) {
 	}
 }
 
+func (b *board) Tried(context.Context, types.UID) error { return nil }
+
 func (b *board) Forget(uid types.UID) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

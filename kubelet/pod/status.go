@@ -146,7 +146,9 @@ func (in *Input) count(s *v1.PodStatus) tally {
 		default:
 			t.unknownKind++
 		}
-		regularBegan = regularBegan || st.State.Waiting == nil || last != nil
+		newest := in.Runtime.Newest(st.Name)
+		before := last != nil && (newest == nil || !in.earlier(newest)) // in this round
+		regularBegan = regularBegan || st.State.Waiting == nil || before
 	}
 	for i := range in.Pod.Spec.InitContainers {
 		in.countInit(&t, s, &in.Pod.Spec.InitContainers[i], regularBegan)

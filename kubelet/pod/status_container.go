@@ -46,7 +46,11 @@ func (in *Input) containerStatus(d *Decision, c *v1.Container, hasInit, init boo
 	newest := in.Runtime.Newest(c.Name)
 	switch {
 	case newest != nil:
+		waiting := st.State
 		in.fromRuntime(&st, newest, old)
+		if in.earlier(newest) && in.State < Stopping { // its turn in the new round has not come
+			st.State, st.LastTerminationState = waiting, st.State
+		}
 	case old != nil:
 		in.fromAPI(&st, old, init)
 	}
@@ -149,8 +153,11 @@ func (in *Input) failedStart(d *Decision, c *v1.Container, newest *Container, in
 	if !ok {
 		f, ok = in.Failures[c.Name]
 	}
-	if !ok || f.Reason == "" || (newest != nil && !wanted(in.Pod, c, init, newest)) {
+	if !ok || f.Reason == "" || (newest != nil && !in.earlier(newest) && !wanted(in.Pod, c, init, newest)) {
 		return
+	}
+	if f.Reason == crashLoop && newest != nil && in.earlier(newest) && !f.Retry.After(in.Now) {
+		return // the back-off was for the new round, which goes on
 	}
 	if st.State.Terminated != nil {
 		st.LastTerminationState = st.State

@@ -63,7 +63,8 @@ type worker struct {
 // operation is an action under way.
 type operation struct {
 	Op
-	cancel context.CancelFunc
+	cancel    context.CancelFunc
+	cancelled bool // its failure is no news
 }
 
 // result is an operation's outcome, or news for the mailbox.
@@ -162,9 +163,14 @@ func (w *worker) step(ctx context.Context) time.Time {
 	for {
 		in := w.input(pod, deleted)
 		d := Decide(in)
-		w.apply(ctx, in, &d)
+		w.apply(in, &d)
 		if d.Event == None {
 			w.publish(pod, in.Pod, &d)
+		}
+		for _, a := range d.Actions { // after the status is set: AnnounceRestart waits for it
+			w.launch(ctx, in, a)
+		}
+		if d.Event == None {
 			return d.Wake
 		}
 		next, err := Next(w.state, d.Event)
@@ -186,7 +192,7 @@ func (w *worker) move(next State) {
 	if next == Stopping {
 		for _, op := range w.busy { // whatever would bring up more
 			switch op.Kind {
-			case StartContainer, CreateSandbox, PrepareVolumes:
+			case StartContainer, CreateSandbox, PrepareVolumes, AnnounceRestart:
 				op.cancel()
 			}
 		}
@@ -263,16 +269,20 @@ func (w *worker) carry(pod *v1.Pod) v1.PodStatus {
 // owned says whether the node alone writes conditions of a type.
 func owned(t v1.PodConditionType) bool {
 	switch t {
-	case v1.PodReadyToStartContainers, v1.PodInitialized, v1.PodReady, v1.ContainersReady, v1.PodScheduled, v1.PodResizePending, v1.PodResizeInProgress:
+	case v1.PodReadyToStartContainers, v1.PodInitialized, v1.PodReady, v1.ContainersReady, v1.PodScheduled,
+		v1.PodResizePending, v1.PodResizeInProgress, v1.AllContainersRestarting:
 		return true
 	}
 	return false
 }
 
-// apply remembers and starts what was decided.
-func (w *worker) apply(ctx context.Context, in *Input, d *Decision) {
+// apply remembers what was decided.
+func (w *worker) apply(in *Input, d *Decision) {
 	if d.Ended != nil {
 		w.ended = d.Ended
+	}
+	if d.RestartsAll {
+		w.restartsAll(in.Pod)
 	}
 	maps.Copy(w.failures, d.Failures)
 	maps.Copy(w.backoffs, d.Backoffs)
@@ -283,7 +293,23 @@ func (w *worker) apply(ctx context.Context, in *Input, d *Decision) {
 		if a.Again {
 			w.again[a.ID] = true
 		}
-		w.launch(ctx, in, a)
+	}
+}
+
+// restartsAll cancels the starts of init and regular containers, and forgets
+// why earlier ones failed: what comes is their next round's.
+func (w *worker) restartsAll(pod *v1.Pod) {
+	for key, op := range w.busy {
+		if op.Kind == StartContainer && !isEphemeral(pod, startOf(key)) {
+			op.cancelled = true
+			op.cancel()
+		}
+	}
+	for _, list := range [][]v1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
+		for i := range list {
+			delete(w.failures, list[i].Name)
+			delete(w.tries, list[i].Name)
+		}
 	}
 }
 
@@ -343,7 +369,7 @@ func (w *worker) probe(pod *v1.Pod) {
 // launch starts an action's operation. Its outcome comes by mail.
 func (w *worker) launch(ctx context.Context, in *Input, a Action) {
 	opCtx, cancel := context.WithCancel(ctx)
-	w.busy[a.Key] = &operation{Op: Op{Kind: a.Kind, By: a.By}, cancel: cancel}
+	w.busy[a.Key] = &operation{Op: Op{Kind: a.Kind, By: a.By, Round: a.Round}, cancel: cancel}
 	pod, snapshot := in.Pod, w.snapshot
 	w.ops.Add(1)
 	go func() {
@@ -363,10 +389,14 @@ func (w *worker) absorb(ctx context.Context, pod *v1.Pod, r result) bool {
 		return false
 	}
 	a := r.action
+	cancelled := w.busy[a.Key] != nil && w.busy[a.Key].cancelled
 	delete(w.busy, a.Key)
 	key := a.Key
 	if a.Kind == StartContainer {
 		key = a.Container
+	}
+	if r.err != nil && cancelled {
+		return true
 	}
 	if r.err != nil {
 		w.failed(ctx, pod, key, a, r.err)
@@ -390,7 +420,7 @@ func (w *worker) absorb(ctx context.Context, pod *v1.Pod, r result) bool {
 		maps.DeleteFunc(w.failures, func(k string, _ Failure) bool { return strings.HasPrefix(k, resizePrefix) })
 		w.freed = true
 		return false
-	case Release, RemoveAll:
+	case Release, RemoveAll, AnnounceRestart:
 		w.done[key] = true
 	}
 	return true

@@ -38,6 +38,9 @@ type entry struct {
 	final  bool
 	wrote  *v1.PodStatus // the last status written, nil before
 	erased bool          // left the API
+	sets   uint64        // how often want was set
+	tried  uint64        // what sets was when the last try began that has ended
+	end    chan struct{} // closed when a try ends; nil if nobody waits
 }
 
 // New makes a Writer with so many requests at once; Run starts it.
@@ -59,8 +62,44 @@ func (w *Writer) Set(pod *v1.Pod, status v1.PodStatus, final bool) {
 		w.pods[pod.UID] = e
 	}
 	e.pod, e.want, e.final = pod, status, final
+	e.sets++
 	w.mu.Unlock()
 	w.queue.Add(pod.UID)
+}
+
+// Tried returns when what Set last said of the Pod is written, or a try to write it has failed.
+func (w *Writer) Tried(ctx context.Context, uid types.UID) error {
+	w.mu.Lock()
+	e := w.pods[uid]
+	want := uint64(0)
+	if e != nil {
+		want = e.sets
+	}
+	for e != nil && !e.erased && e.tried < want {
+		if e.end == nil {
+			e.end = make(chan struct{})
+		}
+		end := e.end
+		w.mu.Unlock()
+		select {
+		case <-end:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		w.mu.Lock()
+		e = w.pods[uid]
+	}
+	w.mu.Unlock()
+	return nil
+}
+
+// ended notes that a try has ended that began when want had been set so often.
+func (e *entry) ended(sets uint64) {
+	e.tried = sets
+	if e.end != nil {
+		close(e.end)
+		e.end = nil
+	}
 }
 
 // Observe takes a Pod as the API has it now. While a node is out of reach its Pods
@@ -89,8 +128,11 @@ func (w *Writer) Observe(pod *v1.Pod) {
 // Forget drops what is known of a Pod that left the API.
 func (w *Writer) Forget(uid types.UID) {
 	w.mu.Lock()
-	delete(w.pods, uid)
-	w.mu.Unlock()
+	defer w.mu.Unlock()
+	if e := w.pods[uid]; e != nil {
+		e.ended(e.sets)
+		delete(w.pods, uid)
+	}
 }
 
 // Run publishes until ctx ends.
@@ -133,12 +175,17 @@ func (w *Writer) write(ctx context.Context, uid types.UID) error {
 		w.mu.Unlock()
 		return nil
 	}
-	pod, want, final := e.pod, e.want, e.final
+	pod, want, final, sets := e.pod, e.want, e.final, e.sets
 	base := pod.Status
 	if e.wrote != nil {
 		base = *e.wrote
 	}
 	w.mu.Unlock()
+	defer func() {
+		w.mu.Lock()
+		e.ended(sets)
+		w.mu.Unlock()
+	}()
 
 	if terminal(pod.Status.Phase) && pod.Status.Phase != want.Phase {
 		klog.FromContext(ctx).Error(nil, "Refusing to bring a pod back from its end", "pod", klog.KObj(pod), "phase", pod.Status.Phase, "wanted", want.Phase)
@@ -251,7 +298,8 @@ func find(list []v1.PodCondition, t v1.PodConditionType) *v1.PodCondition {
 // ours says whether the node alone writes conditions of a type.
 func ours(t v1.PodConditionType) bool {
 	switch t {
-	case v1.PodReadyToStartContainers, v1.PodInitialized, v1.PodReady, v1.ContainersReady, v1.PodScheduled, v1.PodResizePending, v1.PodResizeInProgress:
+	case v1.PodReadyToStartContainers, v1.PodInitialized, v1.PodReady, v1.ContainersReady, v1.PodScheduled,
+		v1.PodResizePending, v1.PodResizeInProgress, v1.AllContainersRestarting:
 		return true
 	}
 	return false

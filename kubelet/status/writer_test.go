@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -138,5 +140,59 @@ func TestNeverBackFromTheEnd(t *testing.T) {
 	}
 	if len(a.patches) != 0 {
 		t.Errorf("patched %v", a.patches)
+	}
+}
+
+// Tried waits for the write of what was set before, whatever comes of it, and for nothing if all is written.
+func TestTriedWaitsForTheWrite(t *testing.T) {
+	p := aPod()
+	a := newAPI(p)
+	a.fail = 1
+	began, gate := make(chan struct{}), make(chan struct{})
+	var held atomic.Bool
+	a.PrependReactor("patch", "pods", func(ktesting.Action) (bool, runtime.Object, error) {
+		if held.CompareAndSwap(false, true) {
+			close(began)
+			<-gate
+		}
+		return false, nil, nil
+	})
+	w := start(t, a)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := w.Tried(ctx, p.UID); err != nil { // nothing was ever set
+		t.Fatal(err)
+	}
+	running := *p.Status.DeepCopy()
+	running.Phase = v1.PodRunning
+	w.Set(p, running, false)
+	<-began
+	short, over := context.WithCancel(ctx)
+	over()
+	if err := w.Tried(short, p.UID); !errors.Is(err, context.Canceled) {
+		t.Errorf("while the write was under way: %v", err)
+	}
+	var open atomic.Bool
+	go func() {
+		open.Store(true)
+		close(gate)
+	}()
+	if err := w.Tried(ctx, p.UID); err != nil { // that write fails
+		t.Fatal(err)
+	}
+	if !open.Load() {
+		t.Error("did not wait for the write")
+	}
+	running.PodIP = "10.0.0.1"
+	w.Set(p, running, false)
+	for range 2 { // written, and then nothing more to wait for
+		if err := w.Tried(ctx, p.UID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if n := len(a.patches); n == 0 || !strings.Contains(a.patches[n-1], "10.0.0.1") {
+		t.Errorf("patches %q", a.patches)
 	}
 }

@@ -90,9 +90,12 @@ func validateTransitions(statuses, old []corev1.ContainerStatus, s *corev1.PodSp
 }
 
 // mayRestart says whether the named container may run again after it has ended with code: by the Pod's policy, or its
-// own.
+// own, or because another container's end restarts all.
 func mayRestart(name string, code int32, s *corev1.PodSpec, containers []corev1.Container) bool {
 	if s.RestartPolicy == corev1.RestartPolicyAlways || (s.RestartPolicy == corev1.RestartPolicyOnFailure && code != 0) {
+		return true
+	}
+	if restartsAll(s) {
 		return true
 	}
 	for i := range containers {
@@ -113,6 +116,17 @@ func mayRestart(name string, code int32, s *corev1.PodSpec, containers []corev1.
 		}
 	}
 	return false
+}
+
+// restartsAll says whether some container of s can restart all of them.
+func restartsAll(s *corev1.PodSpec) bool {
+	found := false
+	podspec.Visit(s, nil, func(c *corev1.Container, _ *field.Path) {
+		found = found || slices.ContainsFunc(c.RestartPolicyRules, func(r corev1.ContainerRestartRule) bool {
+			return r.Action == corev1.ContainerRestartRuleActionRestartAllContainers
+		})
+	})
+	return found
 }
 
 func matches(codes *corev1.ContainerRestartRuleOnExitCodes, code int32) bool {

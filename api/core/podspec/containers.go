@@ -215,8 +215,8 @@ func checkRestart(ctr *corev1.Container, path *field.Path) field.ErrorList {
 	}
 	for i, rule := range ctr.RestartPolicyRules {
 		at := rules.Index(i)
-		// RestartAllContainers (KEP-5532) is refused, as upstream does with the feature off: the kubelet does not do it.
-		errs = append(errs, v.Supported(rule.Action, at.Child("action"), corev1.ContainerRestartRuleActionRestart)...)
+		errs = append(errs, v.Supported(rule.Action, at.Child("action"),
+			corev1.ContainerRestartRuleActionRestart, corev1.ContainerRestartRuleActionRestartAllContainers)...)
 		if rule.ExitCodes == nil {
 			errs = append(errs, field.Required(at.Child("exitCodes"), "must be specified"))
 			continue
