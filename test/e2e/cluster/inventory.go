@@ -143,7 +143,7 @@ func (p Place) leases() ([]string, error) {
 // directories lists what the node keeps for each Pod and container.
 func (p Place) directories() ([]string, error) {
 	var patterns []string
-	for _, below := range []string{"kubelet/pods/*", "runtime/sandboxes/*", "runtime/containers/*", "supervisor/*.json"} {
+	for _, below := range []string{"kubelet/pods/*", "kubelet/userns/*", "runtime/sandboxes/*", "runtime/containers/*", "supervisor/*.json"} {
 		patterns = append(patterns, filepath.Join(p.Instance.DataDir, below))
 	}
 	return globs(patterns...)
