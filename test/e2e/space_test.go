@@ -280,7 +280,7 @@ func (s *space) awaitPod(name, what string, wanted func(*corev1.Pod) bool) *core
 // gone waits until a Pod does not exist.
 func (s *space) gone(pod string) {
 	s.t.Helper()
-	s.kubectl("wait", "--for=delete", "pod/"+pod, "--timeout=60s")
+	s.kubectl("wait", "--for=delete", "pod/"+pod, "--timeout="+patience.String())
 }
 
 // event watches until there is an event of that reason about an object, whose message contains text, and returns it.
