@@ -27,7 +27,7 @@ type Volumes interface {
 	// After an error Prepare is called again with back-off (0.5 s doubling to
 	// 2 min 2 s), or as soon as a RetryError says.
 	Prepare(ctx context.Context, pod *v1.Pod) error
-	// Changed tells that the labels or annotations of the Pod are others now:
+	// Changed tells that labels, annotations or resources of the Pod are others now:
 	// what the downward API shows of them follows. It does not block, and may
 	// come at any time, also before Prepare and after Teardown.
 	Changed(pod *v1.Pod)

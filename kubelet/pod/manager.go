@@ -162,7 +162,7 @@ func (m *Manager) Upsert(pod *v1.Pod) {
 		w.pod = pod
 	})
 	if changed {
-		m.cfg.Volumes.Changed(pod)
+		m.cfg.Volumes.Changed(w.given(pod))
 	}
 	m.start(w)
 }

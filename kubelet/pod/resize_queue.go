@@ -118,6 +118,7 @@ func (m *Manager) grantResize(ctx context.Context, w *worker, r allocation.Reque
 		}, true)
 		if err == nil {
 			w.update(func() { w.pending = nil })
+			m.cfg.Volumes.Changed(w.given(r.Pod))
 			return
 		}
 		m.log(ctx, r.Pod).Error(err, "Recording what a pod is resized to failed; it stays as it is until there is a change on the node")

@@ -116,6 +116,14 @@ func (w *worker) allocation() *allocation.Record {
 	return w.allocated
 }
 
+// given is the Pod with what it has in place of what it asks for.
+func (w *worker) given(pod *v1.Pod) *v1.Pod {
+	if have := w.allocation(); have != nil {
+		return have.Allocated.Apply(pod)
+	}
+	return pod
+}
+
 // record changes what is kept about the Pod's resources, on disk first. sync: it
 // has to outlive the machine too.
 func (w *worker) record(change func(*allocation.Record), sync bool) error {

@@ -106,6 +106,11 @@ func TestResize(t *testing.T) {
 	if !apiequality.Semantic.DeepEqual(st.AllocatedResources, amounts("cpu", "2", "memory", "128Mi")) {
 		t.Errorf("allocated to the pod: %v", st.AllocatedResources)
 	}
+	s.volumes.mu.Lock()
+	if s.volumes.newest == nil || s.volumes.newest.Spec.Containers[0].Resources.Limits.Cpu().String() != "2" {
+		t.Errorf("volumes were told of %+v", s.volumes.newest)
+	}
+	s.volumes.mu.Unlock()
 	const details = `{"containers":[{"name":"main","resources":{"limits":{"cpu":"2","memory":"128Mi"},"requests":{"cpu":"2","memory":"128Mi"}}}],"generation":2}`
 	for _, want := range []string{"Normal ResizeStarted Pod resize started: " + details, "Normal ResizeCompleted Pod resize completed: " + details} {
 		if got := s.told(want[:20]); got != want {

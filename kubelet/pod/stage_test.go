@@ -30,12 +30,17 @@ import (
 type volumes struct {
 	mu      sync.Mutex
 	mounted map[types.UID]bool
+	newest  *v1.Pod // that it was told of
 	err     error
 }
 
 func (v *volumes) Adopt(context.Context, []*v1.Pod) error { return nil }
 
-func (v *volumes) Changed(*v1.Pod) {}
+func (v *volumes) Changed(p *v1.Pod) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.newest = p
+}
 
 func (v *volumes) Prepare(_ context.Context, p *v1.Pod) error {
 	v.mu.Lock()

@@ -9,7 +9,7 @@ import (
 )
 
 // TestUserNamespaceOfPod follows the range of IDs of a Pod with hostUsers: false from its sandbox, through a restart of the kubelet,
-// to its end, and that of one which is gone when the kubelet comes back.
+// to its end, and those of Pods that are gone when the kubelet comes back.
 func TestUserNamespaceOfPod(t *testing.T) {
 	s := newStage(t)
 	s.start()
@@ -44,12 +44,15 @@ func TestUserNamespaceOfPod(t *testing.T) {
 		t.Errorf("ranges %v, %v, %v", before, of(b), of(c))
 	}
 	s.stop()
+	z := onePod("z", own) // it left nothing else
+	of(z)
 	s.start(a) // b left the API meanwhile
 	s.until(a, "was taken over", running)
 	if after := of(a); after.Uids[0].HostId != before.Uids[0].HostId {
 		t.Errorf("the range was %v and is %v after a restart", before, after)
 	}
 	s.gone(b)
+	s.gone(z)
 	s.m.Upsert(deleted(a, 30))
 	s.gone(a)
 	if left := s.ranges.Pods(); len(left) != 0 {
