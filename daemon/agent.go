@@ -98,7 +98,7 @@ func startAgent(ctx context.Context, ps *parts, i instance.Instance, j *joined) 
 	}
 	shared := informers.NewSharedInformerFactory(j.asProxy, 0)
 	services, err := newNodeServices(i, serviceConfig{
-		client: j.asProxy, nodeName: j.NodeName, nodeIP: j.nodeIP, domain: config.Domain, service: config.Service, cluster: config.Cluster, pods: j.record.PodCIDR,
+		client: j.asProxy, asNode: j.asNode, nodeName: j.NodeName, nodeIP: j.nodeIP, domain: config.Domain, service: config.Service, cluster: config.Cluster, pods: j.record.PodCIDR,
 		reserved: []uint16{uint16(listener.Addr().(*net.TCPAddr).Port)}, informers: shared,
 	})
 	if err != nil {

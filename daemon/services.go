@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -9,6 +10,9 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
@@ -19,6 +23,7 @@ import (
 	"github.com/peapod/peapod/controllers/kubernetesservice"
 	"github.com/peapod/peapod/daemon/instance"
 	"github.com/peapod/peapod/dns"
+	"github.com/peapod/peapod/internal/refusedports"
 	"github.com/peapod/peapod/network/proxy"
 )
 
@@ -56,8 +61,8 @@ type serviceConfig struct {
 	service, cluster, pods netip.Prefix
 	// reserved are ports of the node that no Service may take from it.
 	reserved []uint16
-	// client acts as the proxy, to record events.
-	client kubernetes.Interface
+	// client acts as the proxy, to record events; asNode as the node.
+	client, asNode kubernetes.Interface
 	// informers are started by their owner, after newNodeServices.
 	informers informers.SharedInformerFactory
 }
@@ -69,6 +74,9 @@ func newNodeServices(i instance.Instance, c serviceConfig) (*nodeServices, error
 		Table: serviceTable(i), NodeName: c.nodeName, NodeIPs: []netip.Addr{c.nodeIP},
 		Networks: proxy.Networks{Service: []netip.Prefix{c.service}, Pods: []netip.Prefix{c.pods}, AllPods: []netip.Prefix{c.cluster}},
 		Own:      []netip.Addr{dnsAddress(c.service)}, Reserved: c.reserved, Informers: c.informers,
+		Report: func(ctx context.Context, refused string) error {
+			return annotateNode(ctx, c.asNode, c.nodeName, refusedports.Annotation, refused)
+		},
 		Recorder: n.events.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "kube-proxy", Host: c.nodeName}),
 	})
 	if err != nil {
@@ -82,6 +90,23 @@ func newNodeServices(i instance.Instance, c serviceConfig) (*nodeServices, error
 		return nil, fmt.Errorf("make cluster DNS: %w", err)
 	}
 	return n, nil
+}
+
+// annotateNode gives a Node an annotation, or takes it away if the value is empty. A Node that is gone needs none.
+func annotateNode(ctx context.Context, client kubernetes.Interface, name, key, value string) error {
+	annotations := map[string]any{key: value}
+	if value == "" {
+		annotations[key] = nil
+	}
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": annotations}})
+	if err != nil {
+		return err
+	}
+	_, err = client.CoreV1().Nodes().Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("annotate node %s: %w", name, err)
+	}
+	return nil
 }
 
 // run leads connections and answers names until ctx ends. Rules stay.
@@ -125,8 +150,12 @@ func newServerServices(i instance.Instance, s settled, c *control, k keyed, pods
 	if err != nil {
 		return nil, err
 	}
+	asNode, _, err := c.clientFor(asUser(nodeUser(s.NodeName), user.NodesGroup))
+	if err != nil {
+		return nil, err
+	}
 	return newNodeServices(i, serviceConfig{
-		client: client, nodeName: s.NodeName, nodeIP: s.nodeIP, domain: clusterDomain,
+		client: client, asNode: asNode, nodeName: s.NodeName, nodeIP: s.nodeIP, domain: clusterDomain,
 		service: k.ranges.Service, cluster: k.ranges.Cluster, pods: pods,
 		reserved: []uint16{uint16(s.Port), uint16(k.kubeletListener.Addr().(*net.TCPAddr).Port)}, informers: c.informers,
 	})

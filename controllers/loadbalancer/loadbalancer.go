@@ -1,8 +1,8 @@
 // Package loadbalancer answers Services of type LoadBalancer with the addresses of the cluster's own nodes: no cloud is
 // needed, since every node's service proxy takes what comes for such an address and port. Two Services cannot have the
 // same port of the nodes: the older one has it, the other stays pending. A port on which a process of a node listens stays
-// with that process: the node's service proxy leaves it alone and says so in an event HostPortInUse of the Service. The
-// status names that node all the same, since other ports and other nodes do lead to the Service.
+// with that process: the node's service proxy leaves it alone, says so in an event HostPortInUse of the Service, and the node
+// in an annotation (package refusedports). The status leaves the node out until the port is free.
 //
 // A Service with a loadBalancerClass belongs to somebody else's controller and is left alone.
 package loadbalancer
@@ -29,6 +29,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/peapod/peapod/controllers/engine"
+	"github.com/peapod/peapod/internal/refusedports"
 )
 
 // Name is that of the service account in kube-system as which the controller acts; upstream's, so that the bootstrap
@@ -96,7 +97,8 @@ func New(d engine.Deps) (engine.Runner, error) {
 	onNode, err := nodes.Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc: func(any) { loop.Add(all) },
 		UpdateFunc: func(old, obj any) {
-			if !slices.Equal(addresses([]*corev1.Node{old.(*corev1.Node)}), addresses([]*corev1.Node{obj.(*corev1.Node)})) {
+			was, is := old.(*corev1.Node), obj.(*corev1.Node)
+			if !slices.Equal(addresses(was), addresses(is)) || was.Annotations[refusedports.Annotation] != is.Annotations[refusedports.Annotation] {
 				loop.Add(all)
 			}
 		},
@@ -123,14 +125,13 @@ func (c *controller) sync(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("list nodes: %w", err)
 	}
-	ips := addresses(nodes)
 	objs, err := c.services.ByIndex(byBalance, wanted)
 	if err != nil {
 		return fmt.Errorf("list services: %w", err)
 	}
 	var balanced []*corev1.Service
 	for _, obj := range objs {
-		if svc := obj.(*corev1.Service); svc.Spec.LoadBalancerClass == nil && svc.DeletionTimestamp == nil {
+		if svc := obj.(*corev1.Service); refusedports.Ours(svc) && svc.DeletionTimestamp == nil {
 			balanced = append(balanced, svc)
 		}
 	}
@@ -139,7 +140,7 @@ func (c *controller) sync(ctx context.Context) error {
 	for svc, mine := range assign(balanced) {
 		want := corev1.LoadBalancerStatus{}
 		if mine {
-			want = ingress(svc, ips)
+			want = ingress(svc, nodes)
 		} else if refused[svc.UID] = true; !c.refused[svc.UID] {
 			c.recorder.Event(svc, corev1.EventTypeWarning, "SyncLoadBalancerFailed",
 				"Error syncing load balancer: another service has one of the ports on the nodes' addresses")
@@ -185,34 +186,37 @@ func assign(services []*corev1.Service) map[*corev1.Service]bool {
 	return mine
 }
 
-// addresses are those at which the nodes are reached from outside: their external ones, or the internal where there are
-// none, sorted.
-func addresses(nodes []*corev1.Node) []string {
-	var out []string
-	for _, n := range nodes {
-		if _, excluded := n.Labels[corev1.LabelNodeExcludeBalancers]; excluded {
-			continue
+// addresses are those at which a node is reached from outside: its external ones, or the internal where there are none.
+func addresses(n *corev1.Node) []string {
+	if _, excluded := n.Labels[corev1.LabelNodeExcludeBalancers]; excluded {
+		return nil
+	}
+	for _, kind := range []corev1.NodeAddressType{corev1.NodeExternalIP, corev1.NodeInternalIP} {
+		var out []string
+		for _, a := range n.Status.Addresses {
+			if a.Type == kind {
+				out = append(out, a.Address)
+			}
 		}
-		for _, kind := range []corev1.NodeAddressType{corev1.NodeExternalIP, corev1.NodeInternalIP} {
-			found := false
-			for _, a := range n.Status.Addresses {
-				if a.Type == kind {
-					out, found = append(out, a.Address), true
-				}
-			}
-			if found {
-				break
-			}
+		if len(out) > 0 {
+			return out
 		}
 	}
-	slices.Sort(out)
-	return slices.Compact(out)
+	return nil
 }
 
-// ingress is the status of a Service that has its ports, with the nodes' addresses of its families.
-func ingress(svc *corev1.Service, ips []string) corev1.LoadBalancerStatus {
+// ingress is the status of a Service that has its ports, with the addresses of its families, sorted, of the nodes that do not refuse
+// one of the ports.
+func ingress(svc *corev1.Service, nodes []*corev1.Node) corev1.LoadBalancerStatus {
+	var ips []string
+	for _, n := range nodes {
+		if !refusedports.Refuses(n, svc) {
+			ips = append(ips, addresses(n)...)
+		}
+	}
+	slices.Sort(ips)
 	var s corev1.LoadBalancerStatus
-	for _, ip := range ips {
+	for _, ip := range slices.Compact(ips) {
 		family := corev1.IPv4Protocol
 		if utilnet.IsIPv6String(ip) {
 			family = corev1.IPv6Protocol

@@ -9,6 +9,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/utils/ptr"
+
+	"github.com/peapod/peapod/internal/refusedports"
 )
 
 // Frontend is where clients of a Service send to. An unspecified address (0.0.0.0, ::) stands for all of this machine's:
@@ -138,6 +140,26 @@ func (b *builder) addLoopback(port uint16, external target) {
 
 func (w *where) reachedFromLoopback(a netip.Addr) bool {
 	return w.addresses[a] || slices.ContainsFunc(w.pods, func(p netip.Prefix) bool { return p.Contains(a) })
+}
+
+// balanced are the frontends at this node's addresses that a Service of a load balancer is to have, whether or not its status names
+// them yet. It is a pure function.
+func balanced(svc *corev1.Service, at *where) []Frontend {
+	if _, other := svc.Labels[proxyNameLabel]; other || !refusedports.Ours(svc) {
+		return nil
+	}
+	var out []Frontend
+	for addr := range at.addresses {
+		if b := (builder{svc: svc, is6: addr.Is6()}); !b.hasFamily() {
+			continue
+		}
+		for _, p := range svc.Spec.Ports {
+			if protocol, ok := protocolNumbers[p.Protocol]; ok {
+				out = append(out, Frontend{addr, protocol, uint16(p.Port)})
+			}
+		}
+	}
+	return out
 }
 
 // addBalancer adds the addresses that the load balancer has given the Service.

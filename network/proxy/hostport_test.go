@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"net"
 	"net/netip"
 	"strconv"
@@ -11,6 +12,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/record"
+	"k8s.io/utils/ptr"
+
+	"github.com/peapod/peapod/internal/refusedports"
 )
 
 // listen opens a port of the host, and returns it.
@@ -77,7 +81,8 @@ func TestServiceYieldsToTheHost(t *testing.T) {
 	port, end := listen(t, "tcp4", "0.0.0.0:0")
 	events := record.NewFakeRecorder(10)
 	p := &Proxy{cfg: Config{NodeName: "n", Recorder: events}, at: where{addresses: map[netip.Addr]bool{own: true}},
-		state: newState(), told: map[types.NamespacedName]map[Frontend]bool{}}
+		state: newState(), told: map[types.NamespacedName]map[Frontend]bool{}, wake: make(chan struct{}, 1)}
+	defer p.sockets.close()
 	svc := &corev1.Service{}
 	svc.Namespace, svc.Name = "ns", "s"
 	name := types.NamespacedName{Namespace: "ns", Name: "s"}
@@ -101,9 +106,22 @@ func TestServiceYieldsToTheHost(t *testing.T) {
 	if got := <-events.Events; !strings.HasPrefix(got, want) {
 		t.Errorf("event is %q\nwant %q...", got, want)
 	}
+	if err := p.report(t.Context()); err != nil || p.sockets.ended() {
+		t.Fatalf("before any socket has ended: %v", err)
+	}
+	// Other sockets that end are nobody's business; this one wakes the proxy.
+	_, other := listen(t, "tcp4", "127.0.0.1:0")
+	other()
 	end()
+	<-p.wake
+	if !p.sockets.ended() || p.sockets.ended() {
+		t.Error("it does not say once that the socket has ended")
+	}
 	if got := look(); got[taken] == nil {
 		t.Error("the Service does not get the port that is free now")
+	}
+	if err := p.report(t.Context()); err != nil || p.sockets.file != nil {
+		t.Errorf("it listens on although no port is wanted: %v", err)
 	}
 	// What it has it keeps.
 	l, err := net.Listen("tcp4", net.JoinHostPort("127.0.0.1", strconv.Itoa(int(port))))
@@ -114,4 +132,61 @@ func TestServiceYieldsToTheHost(t *testing.T) {
 	if got := look(); got[taken] == nil {
 		t.Error("the Service lost a port that it had")
 	}
+}
+
+// The ports that a load balancer is not to have at the node are reported when they change, and when the Node says otherwise.
+func TestRefusedPortsAreReported(t *testing.T) {
+	own := netip.MustParseAddr("127.0.0.1")
+	port, end := listen(t, "tcp4", "0.0.0.0:0")
+	reports := make(chan string, 10)
+	p := &Proxy{cfg: Config{NodeName: "n", Report: func(_ context.Context, text string) error { reports <- text; return nil }},
+		at: where{addresses: map[netip.Addr]bool{own: true}}, state: newState(), told: map[types.NamespacedName]map[Frontend]bool{}, wake: make(chan struct{}, 1)}
+	defer p.sockets.close()
+	node := &corev1.Node{}
+	node.Name = "n"
+	sees := func(refused string) {
+		node = node.DeepCopy()
+		node.Annotations = map[string]string{refusedports.Annotation: refused}
+		p.nodeChanged(node)
+	}
+	svc := service("s", "10.96.0.9", func(s *corev1.Service) {
+		s.Spec.Type, s.Spec.Ports[0].Port = corev1.ServiceTypeLoadBalancer, int32(port)
+	})
+	other := service("other", "10.96.0.8", func(s *corev1.Service) {
+		s.Spec.Type, s.Spec.Ports[0].Port, s.Spec.LoadBalancerClass = corev1.ServiceTypeLoadBalancer, int32(port), ptr.To("example.com/other")
+	})
+	reported := func() string {
+		t.Helper()
+		for _, s := range []*corev1.Service{svc, other} {
+			p.yield(t.Context(), s, map[Frontend]*target{})
+		}
+		if err := p.report(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case text := <-reports:
+			return text
+		default:
+			return "nothing"
+		}
+	}
+	want := func(when, want string) {
+		t.Helper()
+		if got := reported(); got != want {
+			t.Errorf("%s: %q is reported, want %q", when, got, want)
+		}
+	}
+	refused := "TCP/" + strconv.Itoa(int(port))
+	want("before there is a Node", "nothing")
+	sees("")
+	want("a port is taken", refused)
+	sees(refused)
+	want("the Node says so", "nothing")
+	sees("")
+	want("the Node is another", refused)
+	sees(refused)
+	end()
+	want("the port is free", "")
+	sees("")
+	want("the Node says so", "nothing")
 }

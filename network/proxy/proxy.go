@@ -25,6 +25,7 @@ import (
 	"k8s.io/client-go/tools/record"
 	"k8s.io/klog/v2"
 
+	"github.com/peapod/peapod/internal/refusedports"
 	"github.com/peapod/peapod/network/nft"
 )
 
@@ -43,6 +44,9 @@ type Config struct {
 	Reserved []uint16
 	// Recorder tells the owners of Services what they cannot have. Optional.
 	Recorder record.EventRecorder
+	// Report writes the ports that load balancers are not to have here into the Node's annotation (package refusedports); empty
+	// removes it. Optional.
+	Report func(ctx context.Context, refused string) error
 	// Informers give Services, EndpointSlices and Nodes. Whoever made them starts them, after New.
 	Informers informers.SharedInformerFactory
 }
@@ -72,10 +76,15 @@ type Proxy struct {
 	dirty map[types.NamespacedName]bool
 	all   bool
 	zone  string
+	// reported is the annotation of this node's Node object, if node says that there is one.
+	reported string
+	node     bool
+	// sockets tells that sockets have ended on ports that Services want.
+	sockets sockets
 	// wake has room for one.
 	wake chan struct{}
 
-	// Used by Run alone: the rules, and which ports it has said to be in use by the host.
+	// Used by Run alone: the rules, and which ports it has said to be in use by the host; true if a load balancer is to have them.
 	state *state
 	told  map[types.NamespacedName]map[Frontend]bool
 }
@@ -167,7 +176,7 @@ func (p *Proxy) changed(name types.NamespacedName) {
 	p.rouse()
 }
 
-// nodeChanged follows the zone of this node, by which endpoints count as near.
+// nodeChanged follows the zone of this node, by which endpoints count as near, and what it says to refuse.
 func (p *Proxy) nodeChanged(obj any) {
 	node, ok := obj.(*corev1.Node)
 	if !ok || node.Name != p.cfg.NodeName {
@@ -175,6 +184,10 @@ func (p *Proxy) nodeChanged(obj any) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if refused := node.Annotations[refusedports.Annotation]; !p.node || refused != p.reported {
+		p.reported, p.node = refused, true
+		p.rouse()
+	}
 	if zone := node.Labels[corev1.LabelTopologyZone]; zone != p.zone {
 		p.zone, p.all = zone, true
 		p.rouse()
@@ -192,6 +205,7 @@ func (p *Proxy) rouse() {
 // Services and EndpointSlices are known, and replaces what an earlier process left.
 func (p *Proxy) Run(ctx context.Context) error {
 	defer p.health.close()
+	defer p.sockets.close()
 	if err := p.cfg.addRoutes(); err != nil {
 		return err
 	}
@@ -201,13 +215,16 @@ func (p *Proxy) Run(ctx context.Context) error {
 	first, backOff := true, time.Duration(0)
 	for {
 		err := p.update(ctx, first)
+		if err == nil {
+			err = p.report(ctx)
+		}
 		retry := time.NewTimer(retryMax)
 		retry.Stop()
 		if err == nil {
 			first, backOff = false, 0
 		} else {
 			backOff = min(max(retryFirst, 2*backOff), retryMax)
-			klog.FromContext(ctx).Error(err, "Cannot change the rules of services, will retry", "after", backOff)
+			klog.FromContext(ctx).Error(err, "Cannot bring services up to date, will retry", "after", backOff)
 			first = true // the whole table, whatever is there
 			retry.Reset(backOff)
 		}
@@ -263,6 +280,11 @@ func (p *Proxy) look(ctx context.Context) error {
 		for _, obj := range p.cfg.Informers.Core().V1().Services().Informer().GetStore().List() {
 			svc := obj.(*corev1.Service)
 			dirty[types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}] = true
+		}
+	}
+	if p.sockets.ended() {
+		for name := range p.told {
+			dirty[name] = true
 		}
 	}
 	for name := range dirty {
