@@ -107,6 +107,9 @@ func (j *joined) certify(ctx context.Context, dir string) error {
 			return err
 		}
 		if err := attempt(ctx, "join as node "+j.NodeName, false, func(ctx context.Context) error { return j.node.Obtain(ctx, joining) }); err != nil {
+			if apierrors.IsUnauthorized(err) {
+				err = fmt.Errorf("--token: the server does not know token %s, or its time is over; run 'peapod token create' where the server runs, and join with what it prints: %w", j.token.ID, err)
+			}
 			return err
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -107,9 +108,10 @@ func TestSeveralNodes(t *testing.T) {
 		name string
 		run  func(*world)
 	}{
-		{"a wrong token joins nothing", wrongToken},
+		{"tokens are made and end, and a wrong one joins nothing", tokens},
 		{"Pods reach each other", reach},
 		{"Services lead to all nodes", services},
+		{"a load balancer leaves out a node", balancer},
 		{"streams from any node", streams},
 		{"a user talks to a Pod of another node", longCalls},
 		{"a node is cut off ten times", cutOften},
@@ -121,7 +123,9 @@ func TestSeveralNodes(t *testing.T) {
 		{"a node is deleted", deleteNode},
 	} {
 		t.Log(step.name)
+		began := time.Now()
 		step.run(w)
+		t.Logf("%s took %s", step.name, time.Since(began).Round(time.Second/10))
 	}
 }
 
@@ -130,16 +134,72 @@ func (w *world) startServer() {
 	w.server.start(append([]string{"server", "--port", port, "--node-name", w.server.name, "--node-ip", w.server.ip}, w.flags...)...)
 }
 
-func wrongToken(w *world) {
+// tokens are made, listed and deleted, and nobody joins but with one that there is.
+func tokens(w *world) {
 	other := newMachine(w.T, w.server.w, w.server.binary, "four", 4)
-	for what, token := range map[string]string{
-		"another cluster's": w.token[:len(w.token)-4] + "0000",
-		"a forged":          "abcdef.0123456789abcdef" + w.token[strings.LastIndex(w.token, "."):],
+	made := func(args ...string) string {
+		out := strings.Fields(w.server.do(append([]string{"token", "create"}, args...)...))
+		return out[len(out)-1]
+	}
+	id := func(token string) string { return token[:6] }
+	forever, short, deleted := made("--ttl=0", "--description=for ever"), made("--ttl=1s"), made("--ttl=1h")
+	list := w.server.do("token", "list")
+	hour := time.Now().Add(time.Hour)
+	for line := range strings.Lines(list) {
+		f := strings.Fields(line)
+		switch f[0] {
+		case "ID":
+			if !slices.Equal(f, []string{"ID", "EXPIRES", "DESCRIPTION"}) {
+				w.Errorf("the list begins with %q", line)
+			}
+		case id(forever):
+			if !slices.Equal(f[1:], []string{"never", "for", "ever"}) {
+				w.Errorf("the token without an end is listed as %q", line)
+			}
+		case id(deleted):
+			if at, err := time.Parse(time.RFC3339, f[1]); err != nil || len(f) != 2 || at.After(hour) || at.Before(hour.Add(-5*time.Minute)) {
+				w.Errorf("the token of an hour is listed as %q", line)
+			}
+		}
+	}
+	for _, token := range []string{forever, deleted} {
+		if !strings.Contains(list, id(token)) || strings.Contains(list, token[7:23]) {
+			w.Errorf("token %s is not listed, or with its secret:\n%s", id(token), list)
+		}
+	}
+	if out := w.server.do("token", "delete", id(deleted)); out != "token deleted\n" {
+		w.Errorf("delete says %q", out)
+	}
+	if out := w.server.do("token", "delete", deleted); out != "there is no such token\n" {
+		w.Errorf("delete says %q of what is gone", out)
+	}
+	for want, args := range map[string][]string{"name the token by its ID": {"delete", "nonsense"}, "--ttl -1s: must not be negative": {"create", "--ttl=-1s"}} {
+		if out, err := w.server.peapod(append([]string{"token"}, args...)...); err == nil || !strings.Contains(out, want) {
+			w.Errorf("token %v says %q, %v", args, out, err)
+		}
+	}
+	w.kubectl("wait", "--for=delete", "-n", "kube-system", "secret/bootstrap-token-"+id(short), "--timeout=120s")
+	pin := forever[strings.LastIndex(forever, "."):]
+	unknown := func(token string) string {
+		return "--token: the server does not know token " + id(token) + ", or its time is over"
+	}
+	for _, c := range []struct{ what, token, want string }{
+		{"another cluster's", forever[:len(forever)-4] + "0000", "this is another cluster, or somebody in between"},
+		{"a forged", "abcdef.0123456789abcdef" + pin, unknown("abcdef")},
+		{"one with another's secret", forever[:7] + "0123456789abcdef" + pin, unknown(forever)},
+		{"a deleted", deleted, unknown(deleted)},
+		{"one whose time is over", short, unknown(short)},
+		{"half a", forever[:23], "--token: the token is not one that `peapod token create` prints"},
 	} {
-		if out, err := other.peapod("agent", "--server", "https://"+w.server.ip+":"+port, "--token", token, "--node-name", "four", "--node-ip", other.ip); err == nil {
-			w.Errorf("%s token joins: %s", what, out)
+		if out, err := other.peapod("agent", "--server", "https://"+w.server.ip+":"+port, "--token", c.token, "--node-name", "four", "--node-ip", other.ip); err == nil || !strings.Contains(out, c.want) {
+			w.Errorf("%s token: want %q, got %v: %s", c.what, c.want, err, out)
+		} else if strings.Contains(out, c.token[7:23]) {
+			w.Errorf("%s token: its secret is told: %s", c.what, out)
 		}
 		must(w.T, os.RemoveAll(other.data))
+	}
+	if got := w.kubectl("get", "nodes", "-o", "name"); strings.Contains(got, "four") {
+		w.Errorf("it has joined: %s", got)
 	}
 }
 

@@ -56,6 +56,7 @@ func (s *several) token() string {
 }
 
 func TestSeveralServers(t *testing.T) {
+	t.Parallel()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}

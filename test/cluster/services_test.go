@@ -3,6 +3,7 @@ package cluster
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+	"golang.org/x/sys/unix"
 
 	"github.com/peapod/peapod/network/nettest"
 )
@@ -111,7 +113,10 @@ func (m *machine) lookup(server, name string) (addresses []string, err error) {
 const webServices = `{"apiVersion":"v1","kind":"List","items":[
 {"apiVersion":"v1","kind":"Service","metadata":{"name":"web"},"spec":{"type":"NodePort","selector":{"app":"web"},"ports":[{"port":80,"targetPort":8080}]}},
 {"apiVersion":"v1","kind":"Service","metadata":{"name":"web-headless"},"spec":{"clusterIP":"None","selector":{"app":"web"},"ports":[{"port":8080}]}},
-{"apiVersion":"v1","kind":"Service","metadata":{"name":"local"},"spec":{"type":"NodePort","externalTrafficPolicy":"Local","selector":{"on":"three"},"ports":[{"port":80,"targetPort":8080}]}}]}`
+{"apiVersion":"v1","kind":"Service","metadata":{"name":"local"},"spec":{"type":"NodePort","externalTrafficPolicy":"Local","selector":{"on":"three"},"ports":[{"port":80,"targetPort":8080}]}},
+{"apiVersion":"v1","kind":"Service","metadata":{"name":"host"},"spec":{"type":"NodePort","selector":{"host":"three"},"ports":[{"port":80,"targetPort":8080}]}},
+{"apiVersion":"v1","kind":"Pod","metadata":{"name":"host","labels":{"host":"three"}},"spec":{"nodeName":"three","hostNetwork":true,"terminationGracePeriodSeconds":0,
+"containers":[{"name":"web","image":"peapod.local/hello:latest","env":[{"name":"POD_NAME","value":"three"}]}]}}]}`
 
 // services lead from every node, and from every Pod, to the Pods of all nodes.
 func services(w *world) {
@@ -121,7 +126,7 @@ func services(w *world) {
 	w.kubectl("label", "pod", "on-three", "on=three")
 	of := func(service, path string) string { return w.kubectl("get", "service", service, "-o", "jsonpath="+path) }
 	cluster, node, local := of("web", "{.spec.clusterIP}"), of("web", "{.spec.ports[0].nodePort}"), of("local", "{.spec.ports[0].nodePort}")
-	machines := []*machine{w.server, w.second, w.third}
+	host, machines := of("host", "{.spec.ports[0].nodePort}"), w.machines()
 	all := []string{greeting("on-one"), greeting("on-two"), greeting("on-three")}
 	for _, m := range machines {
 		m.answered(net.JoinHostPort(cluster, "80"), all...)
@@ -131,6 +136,11 @@ func services(w *world) {
 		}
 		// From a node itself a policy of Local counts for others' clients alone.
 		m.answered(net.JoinHostPort(m.ip, local), greeting("on-three"))
+		// A Pod on another node's network is reached from a node's address, and not from loopback.
+		m.answered(net.JoinHostPort(m.ip, host), greeting("three"))
+		if got, err := m.get(net.JoinHostPort("127.0.0.1", host), 30*time.Second); m == w.third && got != greeting("three") || m != w.third && !errors.Is(err, unix.ECONNREFUSED) {
+			w.Errorf("%s: a hostNetwork Pod of node three answers on loopback %q, %v", m.name, got, err)
+		}
 	}
 	if got, err := w.server.get(net.JoinHostPort(w.third.ip, local), 30*time.Second); got != greeting("on-three") {
 		w.Errorf("the node with the Pod answers %q, %v", got, err)
@@ -170,4 +180,35 @@ func services(w *world) {
 			return nil
 		})
 	}
+}
+
+const balanced = `{"apiVersion":"v1","kind":"Service","metadata":{"name":"balanced"},"spec":{"type":"LoadBalancer","selector":{"app":"web"},"ports":[{"port":8099,"targetPort":8080}]}}`
+
+// balancer has a load balancer leave out the node on which somebody else has its port, for as long as that is so.
+func balancer(w *world) {
+	var other net.Listener
+	must(w.T, w.second.inside(func() (err error) {
+		other, err = net.Listen("tcp", ":8099")
+		return err
+	}))
+	file := filepath.Join(w.TempDir(), "balanced.json")
+	must(w.T, os.WriteFile(file, []byte(balanced), 0o600))
+	w.kubectl("apply", "-f", file)
+	status := w.server.kubectlTalk("get", "service", "balanced", "--watch", "-o", `jsonpath={.status.loadBalancer.ingress[*].ip}{"\n"}`)
+	status.hears(w.server.ip + " " + w.third.ip)
+	all := []string{greeting("on-one"), greeting("on-two"), greeting("on-three")}
+	w.second.answered(w.third.ip+":8099", all...)
+	events := w.server.kubectlTalk("get", "events", "--watch", "--field-selector=reason=HostPortInUse,involvedObject.name=balanced", "-o", `jsonpath={.message}{"\n"}`)
+	if got := events.next(); !strings.HasPrefix(got, "A process of node two listens on TCP port 8099 at "+w.second.ip+": ") {
+		w.Errorf("it is said that %q", got)
+	}
+	events.hangUp()
+	must(w.T, other.Close())
+	status.hears(w.server.ip + " " + w.second.ip + " " + w.third.ip)
+	status.hangUp()
+	w.third.answered(w.second.ip+":8099", all...)
+	if got := w.kubectl("get", "nodes", "-o", `jsonpath={.items[*].metadata.annotations.peapod\.io/refused-ports}`); got != "" {
+		w.Errorf("the nodes still refuse %q", got)
+	}
+	w.kubectl("delete", "-f", file)
 }
