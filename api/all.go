@@ -25,6 +25,7 @@ import (
 	"github.com/peapod/peapod/api/certificates/clustertrustbundle"
 	"github.com/peapod/peapod/api/certificates/podcertificaterequest"
 	"github.com/peapod/peapod/api/coordination/lease"
+	"github.com/peapod/peapod/api/core/binding"
 	"github.com/peapod/peapod/api/core/configmap"
 	"github.com/peapod/peapod/api/core/endpoints"
 	"github.com/peapod/peapod/api/core/event"
@@ -63,6 +64,7 @@ import (
 func All() []*resource.Declaration {
 	events := event.Declaration()
 	return []*resource.Declaration{
+		binding.Declaration(),
 		configmap.Declaration(),
 		endpoints.Declaration(),
 		events,

@@ -26,6 +26,10 @@ var (
 	_ rest.SubresourceObjectMetaPreserver = (*bindingREST)(nil)
 )
 
+// Binding is the storage of the subresource binding of the Pods in store. Its Create takes the Pod's name, which must be
+// the binding's.
+func Binding(store *genericregistry.Store) rest.NamedCreater { return &bindingREST{store} }
+
 func (r *bindingREST) New() runtime.Object { return &corev1.Binding{} }
 func (r *bindingREST) Destroy()            {}
 
