@@ -22,6 +22,30 @@ func BenchmarkPod(b *testing.B) {
 	}
 }
 
+// BenchmarkPodOfUsers is BenchmarkPod with a user namespace.
+func BenchmarkPodOfUsers(b *testing.B) {
+	n := newNode(b)
+	for i := range b.N {
+		pod := n.run(n.mapped(fmt.Sprint("pod", i)))
+		n.start(pod, inside(shell("main", "exec sleep 1000")))
+		b.StopTimer()
+		if err := n.service.RemovePodSandbox(n.ctx, pod); err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
+	}
+}
+
+// BenchmarkProbeUsers is what it takes to learn whether the machine has user namespaces, once each start.
+func BenchmarkProbeUsers(b *testing.B) {
+	n := newNode(b)
+	for b.Loop() {
+		if err := n.service.probeUsers(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
 // BenchmarkPods is 100 Pods at once, and what the supervisor then holds in memory for them.
 func BenchmarkPods(b *testing.B) {
 	n := newNode(b)

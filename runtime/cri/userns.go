@@ -82,8 +82,11 @@ func makeRunDir(dir string, users oci.IDMap) error {
 	if err != nil {
 		return err
 	}
-	if err := os.Mkdir(dir, 0o710); err != nil {
+	if err := os.Mkdir(dir, 0o700); err != nil {
 		return fmt.Errorf("make directory of mounts: %w", err)
+	}
+	if !users.Private() {
+		return nil
 	}
 	if err := errors.Join(os.Chown(dir, 0, int(gid)), os.Chmod(dir, 0o710)); err != nil {
 		return fmt.Errorf("make directory of mounts: %w", err)

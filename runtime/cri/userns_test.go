@@ -2,6 +2,7 @@ package cri
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,6 +11,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/peapod/peapod/internal/ownthread"
 )
 
 // firstID is where the range of the sandboxes here begins on the machine.
@@ -279,5 +282,34 @@ func TestUserNamespaceRefused(t *testing.T) {
 	id := n.create(pod, inside(shell("sys", "true"), &runtimeapi.Mount{ContainerPath: "/hostsys", HostPath: "/sys/kernel"}))
 	if err := n.service.StartContainer(n.ctx, id); err == nil || !strings.Contains(err.Error(), "failed to set MOUNT_ATTR_IDMAP on /sys/kernel") {
 		t.Errorf("volume of sysfs: %v", err)
+	}
+}
+
+// TestStrangersStayOut: users of the machine cannot reach what containers have, with or without users of their own, though root of a
+// user namespace passes through the directories above.
+func TestStrangersStayOut(t *testing.T) {
+	n := newNode(t)
+	for name, id := range map[string]string{
+		"plain":  n.start(n.run(n.sandboxConfig("plain")), shell("main", "exec sleep 1000")),
+		"mapped": n.start(n.run(n.mapped("mapped")), inside(shell("main", "exec sleep 1000"))),
+	} {
+		c, err := n.service.container(id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, path := range []string{n.service.rootfs(id), n.service.nsPath(c.sandboxID, "shm")} {
+			if _, err := os.Stat(path); err != nil {
+				t.Fatal(err)
+			}
+			err := ownthread.Run(func() error {
+				return asUser(1234, false, func() error {
+					_, err := os.Stat(path)
+					return err
+				})
+			})
+			if !errors.Is(err, os.ErrPermission) {
+				t.Errorf("%s: a stranger's look at %s: %v", name, path, err)
+			}
+		}
 	}
 }

@@ -90,4 +90,7 @@ func TestMappedMounts(t *testing.T) {
 			t.Errorf("%s: %+v", c.name, mount)
 		}
 	}
+	if _, _, err := bind(&runtimeapi.Mount{ContainerPath: "/to", HostPath: "/from", Propagation: runtimeapi.MountPropagation_PROPAGATION_BIDIRECTIONAL}, ids); err == nil || !strings.Contains(err.Error(), "propagation Bidirectional is not possible") {
+		t.Errorf("a mount that is to reach the machine: %v", err)
+	}
 }

@@ -84,6 +84,11 @@ func bind(m *runtimeapi.Mount, ids IDMap) (mount specs.Mount, root string, err e
 		mount.Options = append(mount.Options, "rslave")
 		root = "rslave"
 	case runtimeapi.MountPropagation_PROPAGATION_BIDIRECTIONAL:
+		if ids.Private() {
+			// The kernel makes every mount of a new user namespace a slave of the machine's.
+			return mount, "", fmt.Errorf("mount on %q: propagation Bidirectional is not possible in a user namespace: what is mounted there does not reach the machine; set hostUsers, or HostToContainer",
+				m.ContainerPath)
+		}
 		mount.Options = append(mount.Options, "rshared")
 		root = "rshared"
 	default:
