@@ -52,6 +52,11 @@ func measureScheduler(ctx context.Context, s settings) (figures []figure, err er
 				break
 			}
 			figures = append(figures, got...)
+			got, stepErr = h.bindWaiting(ctx, step.nodes, step.pods)
+			if err = stepErr; err != nil {
+				break
+			}
+			figures = append(figures, got...)
 		}
 		stop()
 		beats.Wait()
@@ -65,7 +70,8 @@ type hollow struct {
 	c       *cluster
 	clients []kubernetes.Interface
 	hearts  []kubernetes.Interface
-	pods    int
+	// pods is how many there are; waited how many of them were bound by bindWaiting.
+	pods, waited int
 
 	mu    sync.Mutex
 	nodes int // that there are, or will be in a moment

@@ -29,7 +29,7 @@ func newScheduler(c *control, shared informers.SharedInformerFactory) (func(cont
 	if err != nil {
 		return nil, err
 	}
-	broadcaster := events.NewBroadcaster(&events.EventSinkImpl{Interface: client.EventsV1()})
+	broadcaster := events.NewBroadcaster(scheduler.NewSink(client.EventsV1()))
 	s, err := scheduler.New(scheduler.Config{
 		Client: client, Informers: shared, Recorder: broadcaster.NewRecorder(scheme.Scheme, v1.DefaultSchedulerName),
 	})

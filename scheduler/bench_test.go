@@ -18,10 +18,10 @@ import (
 )
 
 // BenchmarkDecide places 10,000 Pods on clusters of several sizes, without the API: queue, decision and the change of
-// state for each. ns/op is for one Pod.
+// state for each. ns/op is for one Pod. A service's Pods are spread by default.
 func BenchmarkDecide(b *testing.B) {
 	for _, nodes := range []int{100, 1000, 5000} {
-		for _, kind := range []string{"plain", "spread", "anti-affinity"} {
+		for _, kind := range []string{"plain", "service", "spread", "anti-affinity"} {
 			b.Run(fmt.Sprintf("%s/nodes=%d", kind, nodes), func(b *testing.B) {
 				const pods = 10000
 				for i := 0; i < b.N; i += pods {
@@ -30,6 +30,12 @@ func BenchmarkDecide(b *testing.B) {
 					batch := make([]*corev1.Pod, min(pods, b.N-i))
 					for j := range batch {
 						batch[j] = benchPod(kind, i+j)
+					}
+					if kind == "service" {
+						for j := range 100 {
+							app := fmt.Sprint("app-", j)
+							c.View().Groups.SetService(&corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: app, Namespace: "default"}, Spec: corev1.ServiceSpec{Selector: map[string]string{"app": app}}})
+						}
 					}
 					b.StartTimer()
 					now := time.Now()

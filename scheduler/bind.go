@@ -14,21 +14,43 @@ import (
 	"github.com/peapod/peapod/scheduler/plugins/volumebinding"
 )
 
-// bind tells the API, once the volumes that are waited for are bound (wait may be nil). A Pod whose binding fails is tried
-// again after its back-off.
-func (s *Scheduler) bind(ctx context.Context, pod *framework.Pod, node string, wait *volumeWait) {
-	failure := "binding rejected: %v"
+// bind tells the API that the Pod is on the node.
+func (s *Scheduler) bind(ctx context.Context, pod *framework.Pod, node string) error {
+	// The binding outlives a stop of the scheduler: half of it would leave the Pod assumed by nobody.
+	err := s.cfg.Client.CoreV1().Pods(pod.Namespace).Bind(context.WithoutCancel(ctx), &corev1.Binding{
+		ObjectMeta: metav1.ObjectMeta{Name: pod.Name, Namespace: pod.Namespace, UID: pod.UID},
+		Target:     corev1.ObjectReference{Kind: "Node", Name: node},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		return fmt.Errorf("binding rejected: %w", err)
+	}
+	return nil
+}
+
+// bindWithVolumes binds the Pod once its volumes are bound. As that may take long, the Pod's status says meanwhile on which node it
+// is to be, and no longer if it fails.
+func (s *Scheduler) bindWithVolumes(ctx context.Context, pod *framework.Pod, node string, wait *volumeWait) error {
+	if pod.Status.NominatedNodeName != node {
+		if err := s.nominate(ctx, pod, node); err != nil && ctx.Err() == nil {
+			klog.FromContext(ctx).Error(err, "Say where a Pod is going to be failed", "pod", klog.KObj(pod.Pod), "node", node)
+		}
+	}
 	err := s.bindVolumes(ctx, wait)
 	if err != nil {
-		failure = fmt.Sprintf("running PreBind plugin %q: binding volumes: %%v", volumebinding.Plugin{}.Name())
+		err = fmt.Errorf("running PreBind plugin %q: binding volumes: %w", volumebinding.Plugin{}.Name(), err)
 	} else {
-		// The binding outlives a stop of the scheduler: half of it would leave the Pod assumed by nobody.
-		err = s.cfg.Client.CoreV1().Pods(pod.Namespace).Bind(context.WithoutCancel(ctx), &corev1.Binding{
-			ObjectMeta: metav1.ObjectMeta{Name: pod.Name, Namespace: pod.Namespace, UID: pod.UID},
-			Target:     corev1.ObjectReference{Kind: "Node", Name: node},
-		}, metav1.CreateOptions{})
+		err = s.bind(ctx, pod, node)
 	}
-	s.releaseVolumes(wait)
+	if err != nil && !errors.Is(err, errPodGone) && ctx.Err() == nil {
+		if failed := s.nominate(ctx, pod, ""); failed != nil {
+			klog.FromContext(ctx).Error(failed, "Take back what a Pod was promised failed", "pod", klog.KObj(pod.Pod))
+		}
+	}
+	return err
+}
+
+// bound reports the end of a binding. A Pod whose binding failed is tried again after its back-off.
+func (s *Scheduler) bound(ctx context.Context, pod *framework.Pod, node string, err error) {
 	if err == nil {
 		s.cfg.Recorder.Eventf(pod.Pod, nil, corev1.EventTypeNormal, "Scheduled", "Binding",
 			"Successfully assigned %s/%s to %s", pod.Namespace, pod.Name, node)
@@ -45,7 +67,7 @@ func (s *Scheduler) bind(ctx context.Context, pod *framework.Pod, node string, w
 	if gone(err) || errors.Is(err, errPodGone) || ctx.Err() != nil {
 		return // deleted, bound or changed meanwhile: its event says the rest
 	}
-	s.reject(ctx, pod, corev1.PodReasonSchedulerError, fmt.Sprintf(failure, err))
+	s.reject(ctx, pod, corev1.PodReasonSchedulerError, err.Error())
 }
 
 // reject reports why a Pod has no node: in its PodScheduled condition and as an event.

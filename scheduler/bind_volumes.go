@@ -70,19 +70,14 @@ func (w *volumeWait) look() {
 	}
 }
 
-// concerns says whether e is about what is waited for.
+// concerns says whether e may be about what is waited for: any volume may be, as a claim can name one that has yet to be seen.
 func (w *volumeWait) concerns(e framework.Event) bool {
 	for _, c := range []*corev1.PersistentVolumeClaim{e.OldClaim, e.NewClaim} {
 		if c != nil && slices.Contains(w.plan.Waited, framework.Key(c)) {
 			return true
 		}
 	}
-	for _, v := range []*corev1.PersistentVolume{e.OldVolume, e.NewVolume} {
-		if v != nil && v.Spec.ClaimRef != nil && slices.Contains(w.plan.Waited, claimOf(v)) {
-			return true
-		}
-	}
-	return false
+	return e.OldVolume != nil || e.NewVolume != nil
 }
 
 func claimOf(v *corev1.PersistentVolume) types.NamespacedName {

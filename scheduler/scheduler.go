@@ -68,7 +68,9 @@ type Scheduler struct {
 	wake chan struct{}
 
 	cycle    *cycle.Cycle
-	bindings sync.WaitGroup
+	bindings writers
+	// waits are those who wait for volumes, or preempt.
+	waits sync.WaitGroup
 }
 
 // New registers for events; nothing is decided before Run.
@@ -151,7 +153,8 @@ func (s *Scheduler) namespaceLabels(name string) map[string]string {
 // Run schedules until ctx ends and returns when no binding is under way.
 func (s *Scheduler) Run(ctx context.Context) error {
 	ctx = klog.NewContext(ctx, klog.FromContext(ctx).WithName("scheduler"))
-	defer s.bindings.Wait()
+	defer s.bindings.wait()
+	defer s.waits.Wait()
 	if !cache.WaitFor(ctx, "", s.synced...) {
 		return nil
 	}
@@ -186,10 +189,10 @@ func (s *Scheduler) drain(ctx context.Context) time.Time {
 			message, preemption := s.preempt(pod, d)
 			s.queue.Failed(pod.UID, d.RejectedBy, s.cfg.Clock.Now())
 			s.mu.Unlock()
-			if preemption != nil {
-				s.bindings.Go(func() { s.carryOut(ctx, pod, preemption) })
-			}
 			s.reject(ctx, pod, corev1.PodReasonUnschedulable, message)
+			if preemption != nil {
+				s.waits.Go(func() { s.carryOut(ctx, pod, preemption) })
+			}
 			continue
 		}
 		err := s.assume(ctx, pod, d.Node)
@@ -215,7 +218,15 @@ func (s *Scheduler) assume(ctx context.Context, pod *framework.Pod, n *framework
 	if plan != nil {
 		wait = s.assumeVolumes(pod, n, plan)
 	}
-	s.bindings.Go(func() { s.bind(ctx, pod, node, wait) })
+	if wait == nil {
+		s.bindings.do(func() { s.bound(ctx, pod, node, s.bind(ctx, pod, node)) })
+		return nil
+	}
+	s.waits.Go(func() {
+		err := s.bindWithVolumes(ctx, pod, node, wait)
+		s.releaseVolumes(wait)
+		s.bound(ctx, pod, node, err)
+	})
 	return nil
 }
 
@@ -279,8 +290,8 @@ func (s *Scheduler) podChanged(old, new *corev1.Pod) {
 		return // its binding is under way
 	}
 	pod := framework.NewPod(new)
-	// What is promised here may not have been written yet: only what the API shows to have changed counts.
-	if old == nil || old.Status.NominatedNodeName != new.Status.NominatedNodeName {
+	// To a Pod that waits, more may have been promised here than is written yet: only what the API shows to have changed counts.
+	if old == nil || !s.queue.Has(new.UID) || old.Status.NominatedNodeName != new.Status.NominatedNodeName {
 		s.cluster.Promise(pod, new.Status.NominatedNodeName)
 	}
 	if old != nil && s.queue.Has(new.UID) && onlyStatusChanged(old, new) {

@@ -3,6 +3,7 @@ package scheduler
 import (
 	"context"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -68,7 +69,7 @@ func (h *harness) wantBound(t *testing.T, want string) {
 		if got != want {
 			t.Fatalf("bound %q, want %q", got, want)
 		}
-	case <-time.After(30 * time.Second):
+	case <-time.After(60 * time.Second):
 		t.Fatalf("nothing bound, want %q", want)
 	}
 }
@@ -80,8 +81,27 @@ func (h *harness) wantEvent(t *testing.T, want string) {
 		if got != want {
 			t.Fatalf("event\n%s\nwant\n%s", got, want)
 		}
-	case <-time.After(30 * time.Second):
+	case <-time.After(60 * time.Second):
 		t.Fatalf("no event, want %q", want)
+	}
+}
+
+// wantEvents wants these events next, in any order.
+func (h *harness) wantEvents(t *testing.T, want ...string) {
+	t.Helper()
+	var got []string
+	for range want {
+		select {
+		case e := <-h.events.Events:
+			got = append(got, e)
+		case <-time.After(60 * time.Second):
+			t.Fatalf("events %q, want %q", got, want)
+		}
+	}
+	slices.Sort(got)
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Fatalf("events %q, want %q", got, want)
 	}
 }
 
@@ -190,8 +210,9 @@ func TestPreemptsTheLeastImportant(t *testing.T) {
 	vip := prioritized(pod("vip", "1"), 1000)
 	h := start(t, node("n1", nil), running("low", 1, "900m"), running("middle", 10, "900m"), vip)
 	h.wantEvent(t, "Warning FailedScheduling 0/1 nodes are available: 1 Insufficient cpu.")
-	h.wantEvent(t, "Normal Preempted Preempted by pod vip on node n1")
 	h.wantBound(t, "vip n1")
+	// The room is taken as soon as it is there, so that either may be told first.
+	h.wantEvents(t, "Normal Preempted Preempted by pod vip on node n1", "Normal Scheduled Successfully assigned default/vip to n1")
 	left, err := h.client.CoreV1().Pods("default").List(t.Context(), metav1.ListOptions{})
 	if err != nil {
 		t.Fatal(err)

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/component-helpers/storage/volume"
 	"k8s.io/utils/ptr"
@@ -260,6 +261,44 @@ func TestProvisioningFailsAndIsTriedAgain(t *testing.T) {
 	w.putVolume(t, v)
 	w.change(t, "data", func(c *corev1.PersistentVolumeClaim) { bound(c, "made") })
 	w.awaitNode(t, "p")
+}
+
+// While a Pod waits for its volumes, its status says where it is going to be; no longer if that fails, and not when it is there.
+func TestSaysWhereItWaitsForVolumes(t *testing.T) {
+	w := startWithStorage(t, 0, "n1")
+	said := make(chan string, 100)
+	last := ""
+	if _, err := w.Informers.Core().V1().Pods().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{UpdateFunc: func(_, obj any) {
+		if now := obj.(*corev1.Pod).Status.NominatedNodeName; now != last {
+			last = now
+			said <- now
+		}
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	wantSaid := func(want ...string) {
+		t.Helper()
+		for _, name := range want {
+			select {
+			case got := <-said:
+				if got != name {
+					t.Fatalf("the Pod says %q, want %q", got, name)
+				}
+			case <-time.After(time.Minute):
+				t.Fatalf("the Pod does not say %q", name)
+			}
+		}
+	}
+	w.putClaim(t, claim("data", "later", "2Gi"))
+	w.putPod(t, withClaims(pod("p", ""), "data"))
+	w.awaitSelected(t, "data")
+	w.change(t, "data", func(c *corev1.PersistentVolumeClaim) { delete(c.Annotations, volume.AnnSelectedNode) })
+	wantSaid("n1", "", "n1")
+	w.awaitSelected(t, "data")
+	w.putVolume(t, volumeOn("made", "later", "2Gi", "n1"))
+	w.change(t, "data", func(c *corev1.PersistentVolumeClaim) { bound(c, "made") })
+	w.awaitNode(t, "p")
+	wantSaid("")
 }
 
 // Two Pods that share a claim which is being provisioned go to its node, both when it is there.

@@ -2,6 +2,7 @@ package cycle_test
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -118,24 +119,30 @@ func TestEqualsTakeTurns(t *testing.T) {
 	}
 }
 
-// A search that is content with some of many nodes looks at all zones alike, though they came one after the other.
-func TestSearchCoversZones(t *testing.T) {
-	var nodes []*corev1.Node
-	for i := range 400 {
-		nodes = append(nodes, node(fmt.Sprint("n", i), fmt.Sprint("zone-", i/200)))
+// A search that is content with some of many nodes looks at all zones alike, though they came one after the other and changed
+// since.
+func TestNeighboursAreInDifferentZones(t *testing.T) {
+	c := newCluster()
+	for i := range 30 {
+		c.SetNode(node(fmt.Sprint("n", i), fmt.Sprint("zone-", i/10)))
 	}
-	c := newCluster(nodes...)
-	rules := cycle.New(plugins.All())
-	got := map[string]int{}
-	for i := range 20 {
-		p := pod(fmt.Sprint("p", i), "1", 0)
-		n := rules.Decide(framework.NewPod(p), c.View()).Node
-		got[n.Node.Labels[corev1.LabelTopologyZone]]++
-		put(c, p, n.Node.Name)
+	inOrder := func(what string) {
+		t.Helper()
+		nodes := c.View().Nodes
+		for i := 1; i < len(nodes); i++ {
+			if nodes[i].Node.Labels[corev1.LabelTopologyZone] == nodes[i-1].Node.Labels[corev1.LabelTopologyZone] {
+				t.Fatalf("%s: nodes %d and %d of %d are both in %s", what, i-1, i, len(nodes), nodes[i].Node.Labels[corev1.LabelTopologyZone])
+			}
+		}
 	}
-	if got["zone-0"] < 5 || got["zone-1"] < 5 {
-		t.Errorf("20 Pods by zone: %v", got)
+	inOrder("three zones of ten")
+	for i := range 10 {
+		c.RemoveNode(fmt.Sprint("n", i))
 	}
+	inOrder("one zone has gone")
+	c.SetNode(node("n10", "zone-9"))
+	c.SetNode(node("n20", "zone-9"))
+	inOrder("two nodes have moved")
 }
 
 func TestPreemptionChooses(t *testing.T) {
@@ -167,35 +174,43 @@ func TestPreemptionChooses(t *testing.T) {
 			"n1": {started(pod("young", "2", 5), young)}, "n2": {pod("bound", "2", 5)}}, "n2", "bound"},
 		"the guarded one stays, if another's going does": {map[string][]*corev1.Pod{
 			"n1": {labelled(pod("guarded", "1", 1)), pod("other", "1", 3)}}, "n1", "other"},
+		"of as important, the one that runs longer stays": {map[string][]*corev1.Pod{
+			"n1": {started(pod("a", "1", 3), young), started(pod("b", "1", 3), old)}}, "n1", "a"},
 		"the more important stays": {map[string][]*corev1.Pod{
 			"n1": {pod("three", "1", 3), pod("one", "1", 1)}}, "n1", "one"},
 	} {
-		t.Run(name, func(t *testing.T) {
-			c := newCluster()
-			for n, pods := range test.on {
-				c.SetNode(node(n, ""))
-				for _, p := range pods {
-					put(c, p, n)
+		for _, reversed := range []bool{false, true} {
+			t.Run(fmt.Sprint(name, reversed), func(t *testing.T) {
+				c := newCluster()
+				names := slices.Sorted(maps.Keys(test.on))
+				if reversed {
+					slices.Reverse(names)
 				}
-			}
-			cpu := "2"
-			if len(test.on) == 1 {
-				cpu = "1"
-			}
-			p := framework.NewPod(pod("vip", cpu, 100))
-			rules := cycle.New(plugins.All())
-			plan, why := rules.Preempt(p, c.View(), rules.Decide(p, c.View()), []*policyv1.PodDisruptionBudget{budget})
-			if plan == nil {
-				t.Fatal(why)
-			}
-			var victims []string
-			for _, v := range plan.Victims {
-				victims = append(victims, v.Name)
-			}
-			if plan.Node.Node.Name != test.want || strings.Join(victims, " ") != test.victims {
-				t.Errorf("on %s for %v, want %s for %s", plan.Node.Node.Name, victims, test.want, test.victims)
-			}
-		})
+				for _, n := range names {
+					c.SetNode(node(n, ""))
+					for _, p := range test.on[n] {
+						put(c, p, n)
+					}
+				}
+				cpu := "2"
+				if len(test.on) == 1 {
+					cpu = "1"
+				}
+				p := framework.NewPod(pod("vip", cpu, 100))
+				rules := cycle.New(plugins.All())
+				plan, why := rules.Preempt(p, c.View(), rules.Decide(p, c.View()), []*policyv1.PodDisruptionBudget{budget})
+				if plan == nil {
+					t.Fatal(why)
+				}
+				var victims []string
+				for _, v := range plan.Victims {
+					victims = append(victims, v.Name)
+				}
+				if plan.Node.Node.Name != test.want || strings.Join(victims, " ") != test.victims {
+					t.Errorf("on %s for %v, want %s for %s", plan.Node.Node.Name, victims, test.want, test.victims)
+				}
+			})
+		}
 	}
 }
 

@@ -1,0 +1,83 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/tools/events"
+
+	"github.com/peapod/peapod/scheduler"
+)
+
+// ownScheduler is the name of the scheduler that this process runs.
+const ownScheduler = "bench"
+
+// bindWaiting measures a scheduler that starts when all of its Pods wait for it. It runs in a process of its own, which is this one,
+// as Kubernetes' does: it reads and binds through the network, and what the server spends is for bindings and events alone.
+func (h *hollow) bindWaiting(ctx context.Context, nodes, pods int) ([]figure, error) {
+	first := h.pods
+	h.pods += pods
+	_, _, err := share(ctx, len(h.clients), pods, func(ctx context.Context, worker, i int) error {
+		p := hollowPod(first + i)
+		p.Spec.SchedulerName = ownScheduler
+		_, err := h.clients[worker].CoreV1().Pods(metav1.NamespaceDefault).Create(ctx, p, metav1.CreateOptions{})
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("create waiting Pods: %w", err)
+	}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	client := h.clients[0]
+	factory := informers.NewSharedInformerFactory(client, 0)
+	defer factory.Shutdown()
+	broadcaster := events.NewBroadcaster(scheduler.NewSink(client.EventsV1()))
+	defer broadcaster.Shutdown()
+	s, err := scheduler.New(scheduler.Config{
+		Client: client, Informers: factory, Recorder: broadcaster.NewRecorder(scheme.Scheme, ownScheduler), Name: ownScheduler,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := broadcaster.StartRecordingToSinkWithContext(ctx); err != nil {
+		return nil, fmt.Errorf("record events: %w", err)
+	}
+	factory.Start(ctx.Done())
+	factory.WaitForCacheSync(ctx.Done())
+	w, err := client.CoreV1().Pods(metav1.NamespaceDefault).Watch(ctx, metav1.ListOptions{
+		FieldSelector: "spec.schedulerName=" + ownScheduler + ",spec.nodeName!=",
+	})
+	if err != nil {
+		return nil, fmt.Errorf("watch Pods: %w", err)
+	}
+	var running sync.WaitGroup
+	var runErr error
+	var took time.Duration
+	cpu, err := h.c.spent(func() error {
+		began := time.Now()
+		running.Go(func() { runErr = s.Run(ctx) })
+		bound := map[string]bool{}
+		err := h.c.follow(ctx, w, fmt.Sprintf("%d waiting Pods on %d nodes", pods, nodes), func(e watch.Event) (bool, error) {
+			if p, ok := e.Object.(*corev1.Pod); ok && e.Type == watch.Added {
+				bound[p.Name] = true
+			}
+			return len(bound) == h.waited+pods, nil
+		})
+		took = time.Since(began)
+		return err
+	})
+	h.waited += pods
+	stop()
+	running.Wait()
+	rate := single(fmt.Sprintf("waiting Pods bound, %d nodes", nodes), "1/s", 0, float64(pods)/took.Seconds())
+	rate.moreBetter = true
+	return []figure{rate, single("server's CPU for each", "us", 0, micros(cpu)/float64(pods))}, errors.Join(err, runErr)
+}
