@@ -83,6 +83,8 @@ func (p *Proxy) report(ctx context.Context) error {
 	if !due || p.cfg.Report == nil {
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, reportTimeout)
+	defer cancel()
 	if err := p.cfg.Report(ctx, text); err != nil {
 		return fmt.Errorf("report ports that services do not get here: %w", err)
 	}

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
@@ -113,7 +114,11 @@ func TestServiceYieldsToTheHost(t *testing.T) {
 	_, other := listen(t, "tcp4", "127.0.0.1:0")
 	other()
 	end()
-	<-p.wake
+	select {
+	case <-p.wake:
+	case <-time.After(time.Minute):
+		t.Fatal("nothing is heard of the socket that has ended")
+	}
 	if !p.sockets.ended() || p.sockets.ended() {
 		t.Error("it does not say once that the socket has ended")
 	}

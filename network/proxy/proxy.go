@@ -92,10 +92,12 @@ type Proxy struct {
 // byService is the index of EndpointSlices by namespace and name of their Service.
 const byService = "service-proxy/service"
 
-// retryFirst and retryMax bound the time between attempts while the kernel refuses the rules.
+// retryFirst and retryMax bound the time between attempts while the kernel refuses the rules; reportTimeout bounds a report, behind
+// which the rules wait.
 const (
-	retryFirst = 100 * time.Millisecond
-	retryMax   = 30 * time.Second
+	retryFirst    = 100 * time.Millisecond
+	retryMax      = 30 * time.Second
+	reportTimeout = 10 * time.Second
 )
 
 // New returns a proxy, which does nothing until Run but notice what changes.
@@ -215,17 +217,17 @@ func (p *Proxy) Run(ctx context.Context) error {
 	first, backOff := true, time.Duration(0)
 	for {
 		err := p.update(ctx, first)
+		first = err != nil // the whole table, whatever is there
 		if err == nil {
 			err = p.report(ctx)
 		}
 		retry := time.NewTimer(retryMax)
 		retry.Stop()
 		if err == nil {
-			first, backOff = false, 0
+			backOff = 0
 		} else {
 			backOff = min(max(retryFirst, 2*backOff), retryMax)
 			klog.FromContext(ctx).Error(err, "Cannot bring services up to date, will retry", "after", backOff)
-			first = true // the whole table, whatever is there
 			retry.Reset(backOff)
 		}
 		select {
