@@ -24,7 +24,7 @@ func (s *Service) Status(ctx context.Context, verbose bool) (*runtimeapi.StatusR
 	if err != nil {
 		ready = &runtimeapi.RuntimeCondition{Type: runtimeapi.RuntimeReady, Reason: "SupervisorNotReady", Message: err.Error()}
 	}
-	usersErr := s.users()
+	usersErr := s.haveUsers()
 	features := &runtimeapi.RuntimeHandlerFeatures{RecursiveReadOnlyMounts: true, UserNamespaces: usersErr == nil}
 	resp := &runtimeapi.StatusResponse{
 		Status: &runtimeapi.RuntimeStatus{Conditions: []*runtimeapi.RuntimeCondition{

@@ -87,8 +87,11 @@ type Service struct {
 	cfg  Config
 	log  klog.Logger
 	host *oci.Host
-	// users is nil if this machine can make user namespaces for Pods, and else says why not.
-	users     func() error
+	// users says whether this machine can make user namespaces for Pods; see probeUsers.
+	users struct {
+		sync.Mutex
+		work bool
+	}
 	streaming streaming.Server
 	forwards  forwardAddresses
 	events    *broadcaster
@@ -130,7 +133,6 @@ func New(cfg Config) (*Service, error) {
 		cfg: cfg, events: newBroadcaster(), sandboxes: map[string]*sandbox{}, containers: map[string]*container{},
 		halt: func(string) error { return nil },
 	}
-	s.users = sync.OnceValue(s.probeUsers)
 	if err := s.newStreaming(); err != nil {
 		return nil, err
 	}

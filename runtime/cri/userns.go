@@ -184,6 +184,19 @@ func asUser(uid uint32, capable bool, fn func() error) (err error) {
 	return fn()
 }
 
+// haveUsers returns nil if this machine can make user namespaces for Pods, and else why not. That it can is asked once; that it cannot may
+// be mended while this process runs.
+func (s *Service) haveUsers() error {
+	s.users.Lock()
+	defer s.users.Unlock()
+	if s.users.work {
+		return nil
+	}
+	err := s.probeUsers()
+	s.users.work = err == nil
+	return err
+}
+
 // probeUsers tries whether this machine can do what user namespaces for Pods take: make one, and map the IDs of the file system that
 // has the images and of one in memory, which has secrets. Overlay over mapped layers is older (Linux 5.19) than the latter (6.3).
 func (s *Service) probeUsers() error {
