@@ -16,10 +16,14 @@ import (
 )
 
 // bootstrapObjects makes the objects that every cluster has from its first moment: the system's namespaces, priority classes and
-// roles. It is repeated at each start, and makes only what is missing.
+// roles. It is repeated at each start, and writes only what is missing: a webhook that refuses everything, or whose Pods do not run yet,
+// must not keep a server from starting.
 func bootstrapObjects(ctx context.Context, client kubernetes.Interface) error {
 	for _, name := range []string{metav1.NamespaceDefault, metav1.NamespaceSystem, metav1.NamespacePublic, corev1.NamespaceNodeLease} {
-		_, err := client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
+		_, err := client.CoreV1().Namespaces().Get(ctx, name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			_, err = client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
+		}
 		if err != nil && !apierrors.IsAlreadyExists(err) {
 			return fmt.Errorf("make namespace %s: %w", name, err)
 		}

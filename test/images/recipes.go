@@ -32,7 +32,8 @@ var images = []image{
 	{"kiamol/ch02-hello-kiamol", "hello-kiamol.tar", webApp("80", "Hello from the kiamol stand-in")},
 	{"gentledev10/spring-boot-docker", "spring-boot-docker.tar", webApp("8080", "8080 container")},
 	{"gentledev10/ubuntu-curl", "ubuntu-curl.tar", (*kitchen).ubuntuCurl},
-	{"copier:1.0", "copier-1.0.tar", (*kitchen).copier},
+	{"copier:1.0", "copier-1.0.tar", client("copier")},
+	{"webhook:1.0", "webhook-1.0.tar", client("webhook")},
 }
 
 // kitchen makes images; what several share is made once.
@@ -255,15 +256,18 @@ func webApp(port, text string) func(*kitchen) (ocispec.ImageConfig, []tree, erro
 	}
 }
 
-// copier is built without -trimpath, which would compile client-go a second time: its bytes name the folders it was built in.
-func (k *kitchen) copier() (ocispec.ImageConfig, []tree, error) {
-	program, err := k.goProgram("./test/images/copier")
-	if err != nil {
-		return ocispec.ImageConfig{}, nil, err
+// client is a program of this module that uses Kubernetes' libraries, and nothing else. It is built without -trimpath, which would
+// compile those a second time: its bytes name the folders it was built in.
+func client(name string) func(*kitchen) (ocispec.ImageConfig, []tree, error) {
+	return func(k *kitchen) (ocispec.ImageConfig, []tree, error) {
+		program, err := k.goProgram("./test/images/" + name)
+		if err != nil {
+			return ocispec.ImageConfig{}, nil, err
+		}
+		t := tree{}
+		t.file(name, 0o755, string(program))
+		return ocispec.ImageConfig{User: "65532:65532", Entrypoint: []string{"/" + name}}, []tree{t}, nil
 	}
-	t := tree{}
-	t.file("copier", 0o755, string(program))
-	return ocispec.ImageConfig{User: "65532:65532", Entrypoint: []string{"/copier"}}, []tree{t}, nil
 }
 
 // goProgram builds a static program of this module.
