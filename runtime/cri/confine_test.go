@@ -56,6 +56,23 @@ func TestReadOnlyRootAndPrivileges(t *testing.T) {
 	}
 }
 
+// TestSharedFilesAreBounded: what containers write to the files that the sandbox gives them is the Pod's own, and fills nothing of the
+// machine's; also where the Pod has the machine's IPC namespace and with it no /dev/shm of its own.
+func TestSharedFilesAreBounded(t *testing.T) {
+	n := newNode(t)
+	host := n.sandboxConfig("host-ipc")
+	host.Linux.SecurityContext.NamespaceOptions.Ipc = runtimeapi.NamespaceMode_NODE
+	for _, sandbox := range []*runtimeapi.PodSandboxConfig{n.sandboxConfig("own-ipc"), host} {
+		pod := n.run(sandbox)
+		script := "for f in hostname resolv.conf; do dd if=/dev/zero of=/etc/$f bs=1M count=100 2>&1 | grep -c 'No space left'; done; " +
+			"stat -c '%s' /etc/hostname /etc/resolv.conf | awk '{s+=$1} END {print s < 65 * 1024 * 1024}'"
+		config := shell("writer", script)
+		if out, _ := n.output(pod, config); out != "1\n1\n1\n" {
+			t.Errorf("%s: got %q", sandbox.Metadata.Name, out)
+		}
+	}
+}
+
 // TestHostileImage: an image's links lead nowhere outside of its root.
 func TestHostileImage(t *testing.T) {
 	n := newNode(t)

@@ -285,11 +285,11 @@ func (s *Service) sandboxFiles(sandbox *sandboxEntry, readonly bool) []specs.Mou
 	var files []specs.Mount
 	for _, name := range []string{"hostname", "hosts", "resolv.conf"} {
 		files = append(files, specs.Mount{
-			Destination: "/etc/" + name, Source: filepath.Join(s.sandboxRun(sandbox.ID), name), Type: "bind",
+			Destination: "/etc/" + name, Source: filepath.Join(s.memoryPath(sandbox.ID), name), Type: "bind",
 			Options: options,
 		})
 	}
-	shm := s.nsPath(sandbox.ID, "shm")
+	shm := filepath.Join(s.memoryPath(sandbox.ID), "shm")
 	if sandbox.hostIPC() {
 		shm = "/dev/shm"
 	}

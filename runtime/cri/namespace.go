@@ -13,8 +13,8 @@ import (
 	"github.com/peapod/peapod/runtime/oci"
 )
 
-// shmSize bounds a Pod's /dev/shm, in bytes, as Docker does.
-const shmSize = 64 << 20
+// memorySize bounds what a Pod has in memory besides its processes' own: its /dev/shm, as Docker does, and the sandbox's files. In bytes.
+const memorySize = 64 << 20
 
 // makeNamespaces makes the sandbox's namespaces and pins each by a bind mount: they need no process to live.
 func (s *Service) makeNamespaces(e *sandboxEntry, sysctls []oci.Sysctl) error {
@@ -137,18 +137,26 @@ func setSysctl(path, value string) error {
 	return nil
 }
 
-// mountShm mounts the Pod's shared memory, which its containers get as /dev/shm.
-func mountShm(path string, users oci.IDMap) error {
+// mountMemory mounts the sandbox's part of memory at path. It holds the files that its containers share, which they may write to, and, with
+// shm, the directory that they get as /dev/shm: whatever they write is the Pod's, and bounded.
+func mountMemory(path string, users oci.IDMap, shm bool) error {
 	uid, gid, err := users.Host(0, 0)
 	if err != nil {
 		return err
 	}
 	if err := os.Mkdir(path, 0o711); err != nil {
-		return fmt.Errorf("make /dev/shm: %w", err)
+		return fmt.Errorf("make directory of the sandbox's files: %w", err)
 	}
-	options := fmt.Sprintf("mode=1777,size=%d,uid=%d,gid=%d", shmSize, uid, gid)
+	options := fmt.Sprintf("mode=0711,size=%d", memorySize)
 	if err := unix.Mount("shm", path, "tmpfs", unix.MS_NOEXEC|unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
-		return fmt.Errorf("mount /dev/shm: %w", err)
+		return fmt.Errorf("mount directory of the sandbox's files: %w", err)
+	}
+	if !shm {
+		return nil
+	}
+	dir := filepath.Join(path, "shm")
+	if err := errors.Join(os.Mkdir(dir, 0o700), os.Chown(dir, int(uid), int(gid)), os.Chmod(dir, 0o777|os.ModeSticky)); err != nil {
+		return fmt.Errorf("make /dev/shm: %w", err)
 	}
 	return nil
 }

@@ -80,8 +80,11 @@ func (e *sandboxEntry) sharedPID() bool {
 	return e.namespaces().GetPid() == runtimeapi.NamespaceMode_POD
 }
 
-// Paths of a sandbox's pinned namespaces and shared memory.
+// nsPath is where a sandbox's namespace is pinned.
 func (s *Service) nsPath(id, kind string) string { return filepath.Join(s.sandboxRun(id), kind) }
+
+// memoryPath has what a sandbox's containers share and may write to, see mountMemory.
+func (s *Service) memoryPath(id string) string { return filepath.Join(s.sandboxRun(id), "memory") }
 
 // sandboxCgroup is the parent of the sandbox's containers' cgroups.
 func (s *Service) sandboxCgroup(e *sandboxEntry) string {

@@ -101,13 +101,11 @@ func (s *Service) buildSandbox(ctx context.Context, sb *sandbox, sysctls []oci.S
 			return err
 		}
 	}
-	if err := s.writeSandboxFiles(&e); err != nil {
+	if err := mountMemory(s.memoryPath(sb.id), e.users(), !e.hostIPC()); err != nil {
 		return err
 	}
-	if !e.hostIPC() {
-		if err := mountShm(s.nsPath(sb.id, "shm"), e.users()); err != nil {
-			return err
-		}
+	if err := s.writeSandboxFiles(&e); err != nil {
+		return err
 	}
 	if e.Pause {
 		if err := s.startPause(ctx, &e); err != nil {
@@ -138,7 +136,7 @@ func (s *Service) writeSandboxFiles(e *sandboxEntry) error {
 	}
 	for name, body := range map[string][]byte{"hostname": []byte(hostname + "\n"), "hosts": hosts, "resolv.conf": resolv} {
 		// The containers' users read them, whatever the umask here.
-		path := filepath.Join(s.sandboxRun(e.ID), name)
+		path := filepath.Join(s.memoryPath(e.ID), name)
 		if err := os.WriteFile(path, body, 0o644); err != nil {
 			return fmt.Errorf("write the sandbox's %s: %w", name, err)
 		}

@@ -297,7 +297,7 @@ func TestStrangersStayOut(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, path := range []string{n.service.rootfs(id), n.service.nsPath(c.sandboxID, "shm")} {
+		for _, path := range []string{n.service.rootfs(id), filepath.Join(n.service.memoryPath(c.sandboxID), "shm")} {
 			if _, err := os.Stat(path); err != nil {
 				t.Fatal(err)
 			}
