@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/emicklei/go-restful/v3"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -31,17 +32,46 @@ type Config struct {
 
 // Documents builds and serves the OpenAPI documents.
 type Documents struct {
-	config   Config
-	v3Config func() (*common.OpenAPIV3Config, error)
+	config Config
+
+	mu sync.Mutex
+	// recent is the configuration that was last made, until release drops it.
+	recent  *common.OpenAPIV3Config
+	release *time.Timer
 }
+
+// keepFor is how long definitions are kept after their last use: as long as a start takes, which needs them for each group.
+const keepFor = 3 * time.Second
 
 // New returns Documents that have built nothing yet.
 func New(c Config) *Documents {
 	c.Version, _, _ = strings.Cut(c.Version, "-")
 	c.Version, _, _ = strings.Cut(c.Version, "+")
-	d := &Documents{config: c}
-	d.v3Config = sync.OnceValues(d.newV3Config)
-	return d
+	return &Documents{config: c}
+}
+
+// v3Config returns a configuration for whoever makes something of it and lets it go. It holds the definitions of all types, 4 MB that
+// take some 20 ms to make. Those who need one soon after each other share it.
+func (d *Documents) v3Config() (*common.OpenAPIV3Config, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.recent == nil {
+		c, err := d.newV3Config()
+		if err != nil {
+			return nil, err
+		}
+		d.recent = c
+	}
+	if d.release != nil {
+		d.release.Stop()
+	}
+	// One that was about to run may drop what is still in use: then it is made again.
+	d.release = time.AfterFunc(keepFor, func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.recent = nil
+	})
+	return d.recent, nil
 }
 
 // Install serves /openapi/v2 and /openapi/v3 and what is beneath it. The documents describe the routes that the containers have

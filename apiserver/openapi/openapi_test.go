@@ -2,7 +2,10 @@ package openapi
 
 import (
 	"testing"
+	"testing/synctest"
+	"time"
 
+	"k8s.io/kube-openapi/pkg/common"
 	"k8s.io/kube-openapi/pkg/validation/spec"
 )
 
@@ -32,4 +35,35 @@ func TestGroupVersion(t *testing.T) {
 			t.Errorf("%s was taken for a group version", root)
 		}
 	}
+}
+
+// Those who need the definitions soon after each other share them; they do not stay in memory after that, and can be had
+// again.
+func TestDefinitionsAreLetGo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := New(Config{Title: "t", Version: "v1", Scheme: sampleScheme})
+		get := func() *common.OpenAPIV3Config {
+			t.Helper()
+			c, err := d.v3Config()
+			if err != nil || len(c.Definitions) == 0 && c.GetDefinitions == nil {
+				t.Fatalf("there are no definitions: %v", err)
+			}
+			return c
+		}
+		first := get()
+		for range 3 {
+			time.Sleep(keepFor * 2 / 3) // in the bubble's time
+			if get() != first {
+				t.Error("those who need them soon after each other have copies of their own")
+			}
+		}
+		time.Sleep(keepFor + 1)
+		synctest.Wait()
+		if d.recent != nil {
+			t.Error("nobody has used the definitions for long, and they are still in memory")
+		}
+		if get() == first {
+			t.Error("what was let go is given out again")
+		}
+	})
 }
