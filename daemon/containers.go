@@ -64,10 +64,10 @@ func newContainers(ctx context.Context, i instance.Instance, pods podNetwork, in
 		return nil, errors.Join(err, e.images.Close(ctx))
 	}
 	e.supervisor = supervisor.New(supervisor.Config{
-		StateDir: filepath.Join(i.DataDir, "supervisor"), RunDir: filepath.Join(i.RunDir, "supervisor"), Cgroup: cgroupRoot(i) + "/supervisor",
+		StateDir: filepath.Join(i.DataDir, "supervisor"), RunDir: i.SupervisorRun(), Cgroup: cgroupRoot(i) + "/supervisor",
 	})
 	e.service, err = cri.New(cri.Config{
-		DataDir: filepath.Join(i.DataDir, "runtime"), RunDir: filepath.Join(i.RunDir, "runtime"), CgroupParent: cgroupRoot(i) + "/pods",
+		DataDir: filepath.Join(i.DataDir, "runtime"), RunDir: i.RuntimeRun(), CgroupParent: cgroupRoot(i) + "/pods",
 		Supervisor: e.supervisor, Images: e.images, Snapshots: e.images.Snapshots(), Network: e.network,
 		SeccompProfileRoot: filepath.Join(i.DataDir, "seccomp"), StreamPrefix: streamPrefix, Version: version.Peapod,
 	})

@@ -68,9 +68,8 @@ func claim(i instance.Instance) (_ *instance.Lock, err error) {
 	if err := i.Open(version.Peapod); err != nil {
 		return nil, err
 	}
-	// The root of a user namespace passes through, to its root file system; what is in it is closed by itself.
-	if err := errors.Join(os.MkdirAll(i.RunDir, 0o711), os.Chmod(i.RunDir, 0o711)); err != nil {
-		return nil, fmt.Errorf("make run directory: %w", err)
+	if err := i.OpenRun(); err != nil {
+		return nil, err
 	}
 	return lock, nil
 }

@@ -48,6 +48,9 @@ func killPods(ctx context.Context, i instance.Instance) (n int, err error) {
 			pods.node = own
 		}
 	}
+	if err := i.OpenRun(); err != nil {
+		return 0, err
+	}
 	e, err := newContainers(ctx, i, pods, nil)
 	if err != nil {
 		return 0, err
@@ -79,7 +82,10 @@ func killPods(ctx context.Context, i instance.Instance) (n int, err error) {
 	errs = append(errs, uninstallServices(i, ranges.Service))
 	volumes := volume.New(volume.Config{RootDir: kubeletDir(i)})
 	errs = append(errs, volumes.Adopt(ctx, nil))
-	return n, errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		return n, err
+	}
+	return n, i.CloseRun()
 }
 
 // Uninstall removes all that the instance ever made on this machine; no server of it may run. It is idempotent.
@@ -98,6 +104,9 @@ func Uninstall(ctx context.Context, i instance.Instance) error {
 		return err
 	}
 	if err := i.ReleaseClaim(); err != nil {
+		return err
+	}
+	if err := i.CloseRun(); err != nil {
 		return err
 	}
 	for _, dir := range []string{i.RunDir, i.DataDir} {
