@@ -2,6 +2,8 @@ package admission_test
 
 import (
 	"errors"
+	"fmt"
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -46,6 +48,23 @@ func TestResize(t *testing.T) {
 		t.Errorf("causes %v", causes)
 	}
 	refused(t, resized("lost", "nowhere", "2", "1Gi"), `node "nowhere" not found`)
+
+	fine(t, resized("ranged", "lin", "1", "1Gi"))
+	_, err = c.system.CoreV1().LimitRanges("default").Create(ctx, &corev1.LimitRange{ObjectMeta: metav1.ObjectMeta{Name: "r"},
+		Spec: corev1.LimitRangeSpec{Limits: []corev1.LimitRangeItem{{Type: corev1.LimitTypePod, Max: resources("memory", "768Mi")}}}}, metav1.CreateOptions{})
+	fine(t, err)
+	settle(t, func() error { // an informer tells the other plugin of ranges
+		p, err := pods.Get(ctx, "ranged", metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		p.Spec.Containers[0].Resources.Requests = resources("cpu", "1", "memory", "900Mi")
+		_, err = pods.UpdateResize(ctx, "ranged", p, metav1.UpdateOptions{DryRun: []string{metav1.DryRunAll}})
+		if apierrors.IsForbidden(err) && strings.Contains(err.Error(), "maximum memory usage per Pod is 768Mi") {
+			return nil
+		}
+		return fmt.Errorf("the range is not kept: %v", err)
+	})
 }
 
 // tryResize fails while the plugin does not know the node as it is.

@@ -149,6 +149,13 @@ func TestStore(t *testing.T) {
 			t.Fatalf("got %+v, %v", got, err)
 		}
 	}
+	same := Record{Generation: 2, Settled: 1, Allocated: Of(podWith("u", requirements("1", "", ""))), Actuated: Of(podWith("u", requirements("1000m", "", "")))}
+	if same.Done() {
+		t.Error("done before the Pod's cgroup is")
+	}
+	if same.Settled = 2; !same.Done() {
+		t.Error("not done with everything in force")
+	}
 	if err := os.WriteFile(filepath.Join(root, "u", File), []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -17,12 +17,15 @@ type Record struct {
 	Generation int64 `json:"generation"`
 	// Allocated is what the Pod may have.
 	Allocated Resources `json:"allocated"`
-	// Actuated is what is in force.
+	// Actuated is what is in force in containers, and what the Pod's cgroup has room for.
 	Actuated Resources `json:"actuated"`
+	// Settled is the generation whose resources all came into force, those of
+	// the Pod's cgroup included.
+	Settled int64 `json:"settled"`
 }
 
 // Done says whether what is allocated is in force.
-func (r *Record) Done() bool { return r.Allocated.Equal(r.Actuated) }
+func (r *Record) Done() bool { return r.Settled == r.Generation && r.Allocated.Equal(r.Actuated) }
 
 // File is the name of a Pod's record in its directory.
 const File = "allocation"

@@ -134,6 +134,7 @@ type Action struct {
 	ID           string // of the sandbox or container
 	Attempt      uint32 // CreateSandbox
 	RestartCount int32  // StartContainer
+	Generation   int64  // ResizePod: whose resources it brings about
 	Round        int32  // StartContainer
 	By           time.Time
 	PreStop      bool   // StopContainer: run the hook first

@@ -35,7 +35,7 @@ func (w *worker) do(ctx context.Context, pod *v1.Pod, snapshot *Snapshot, a Acti
 	case StopContainer:
 		return nil, w.stopContainer(ctx, pod, snapshot, a)
 	case ResizePod:
-		return nil, w.resizePod(ctx, pod, snapshot)
+		return nil, w.resizePod(ctx, pod, snapshot, a.Generation)
 	case AnnounceRestart:
 		return nil, w.m.cfg.Status.Tried(ctx, w.uid)
 	case RemoveContainer:

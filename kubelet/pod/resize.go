@@ -43,7 +43,7 @@ func (in *Input) resize(d *Decision) (wait bool) {
 	}
 	key := resizeKey(a.Generation)
 	if !in.blocked(d, key) {
-		d.act(Action{Kind: ResizePod, Key: key})
+		d.act(Action{Kind: ResizePod, Key: key, Generation: a.Generation})
 	}
 	_, failed := in.Failures[key]
 	return !failed

@@ -18,9 +18,10 @@ import (
 // resizePod brings the Pod's cgroup and its running containers from what is in
 // force to what the Pod's spec says, without a restart: first the cgroup gets
 // the wider of both, then the containers change, those that shrink before those
-// that grow, then the cgroup gets what it is to have. Memory is never limited to
+// that grow, then the cgroup gets what it is to have. generation is whose
+// resources these are. Memory is never limited to
 // less than is in use, which would kill. Idempotent.
-func (w *worker) resizePod(ctx context.Context, pod *v1.Pod, snapshot *Snapshot) error {
+func (w *worker) resizePod(ctx context.Context, pod *v1.Pod, snapshot *Snapshot, generation int64) error {
 	record := w.allocation()
 	if record == nil {
 		return errors.New("resize pod: nothing was allocated")
@@ -61,7 +62,7 @@ func (w *worker) resizePod(ctx context.Context, pod *v1.Pod, snapshot *Snapshot)
 	if err := w.m.cfg.Cgroups.Ensure(pod); err != nil {
 		return err
 	}
-	return w.record(func(r *allocation.Record) { r.Actuated = to }, true)
+	return w.record(func(r *allocation.Record) { r.Actuated, r.Settled = to, generation }, true)
 }
 
 // rank is 0 for a container that shrinks in anything, 1 for others.
@@ -149,7 +150,7 @@ func (w *worker) recordAdmission(pod *v1.Pod) error {
 	}
 	have := allocation.Of(pod)
 	return w.record(func(r *allocation.Record) {
-		r.Generation, r.Allocated, r.Actuated = pod.Generation, have, have
+		r.Generation, r.Settled, r.Allocated, r.Actuated = pod.Generation, pod.Generation, have, have
 	}, false)
 }
 

@@ -225,6 +225,34 @@ func TestResizeByRestart(t *testing.T) {
 	}
 }
 
+// TestResizeByRestartOnce: a container is not started anew over and over where the Pod's cgroup cannot be changed, and the
+// cgroup follows once it can.
+func TestResizeByRestartOnce(t *testing.T) {
+	s := newStage(t)
+	s.start()
+	p := sized("a", "1", "64Mi")
+	p.Spec.Containers[0].ResizePolicy = []v1.ContainerResizePolicy{{ResourceName: v1.ResourceMemory, RestartPolicy: v1.RestartContainer}}
+	s.run(p)
+	s.groups.fail(errors.New("no room above"))
+	p = resizedTo(p, "1", "128Mi")
+	s.m.Upsert(p)
+	failing := func(st v1.PodStatus) bool {
+		c := conditionOf(st, v1.PodResizeInProgress)
+		return c != nil && c.Reason == v1.PodReasonError && running(st)
+	}
+	s.until(p, "was restarted and failed", func(st v1.PodStatus) bool { return failing(st) && st.ContainerStatuses[0].RestartCount > 0 })
+	s.groups.fail(nil)
+	st := s.until(p, "was resized", func(st v1.PodStatus) bool { return has(p)(st) && running(st) })
+	if st.ContainerStatuses[0].RestartCount != 1 {
+		t.Errorf("restarts %d", st.ContainerStatuses[0].RestartCount)
+	}
+	s.groups.mu.Lock()
+	defer s.groups.mu.Unlock()
+	if last := s.groups.calls[len(s.groups.calls)-1]; last != "Ensure 128" {
+		t.Errorf("cgroup: %v", s.groups.calls)
+	}
+}
+
 // TestResizeKeepsMemory never limits memory to less than is in use; with a limit that does again, all goes on.
 func TestResizeKeepsMemory(t *testing.T) {
 	s := newStage(t)

@@ -219,11 +219,11 @@ func (s *scenario) allocate(name string, amounts []string) error {
 	}
 	old := s.in.Allocation
 	if old == nil {
-		old = &allocation.Record{Actuated: allocation.Of(s.in.Pod), Allocated: allocation.Of(s.in.Pod)}
+		old = &allocation.Record{Generation: s.in.Pod.Generation, Settled: s.in.Pod.Generation, Actuated: allocation.Of(s.in.Pod), Allocated: allocation.Of(s.in.Pod)}
 	}
 	s.in.Pod.Generation++
 	next := allocation.Record{
-		Generation: s.in.Pod.Generation, Actuated: old.Actuated,
+		Generation: s.in.Pod.Generation, Settled: old.Settled, Actuated: old.Actuated,
 		Allocated: old.Allocated.With(name, v1.ResourceRequirements{Requests: list, Limits: list}),
 	}
 	s.in.Allocation, s.in.Pod = &next, next.Allocated.Apply(s.in.Pod)
@@ -289,7 +289,7 @@ func (s *scenario) done(key string) error {
 		s.in.Runtime.Containers = kept
 	case ResizePod:
 		next := *s.in.Allocation
-		next.Actuated = next.Allocated
+		next.Actuated, next.Settled = next.Allocated, next.Generation
 		s.in.Allocation = &next
 	case AnnounceRestart:
 		s.in.Done[key] = true

@@ -74,6 +74,7 @@ type groups struct {
 	have   map[types.UID]bool
 	calls  []string // of Ensure and Widen, with the Pods' memory limits in MiB
 	memory int64    // in use by each Pod
+	err    error    // of Widen
 }
 
 func (g *groups) PodPath(p *v1.Pod) string { return "/test/pod" + string(p.UID) }
@@ -90,7 +91,13 @@ func (g *groups) Widen(from, to *v1.Pod) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.calls = append(g.calls, fmt.Sprintf("Widen %d %d", g.MemoryLimit(from)>>20, g.MemoryLimit(to)>>20))
-	return nil
+	return g.err
+}
+
+func (g *groups) fail(err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.err = err
 }
 
 func (g *groups) uses(bytes int64) {

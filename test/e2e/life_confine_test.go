@@ -7,7 +7,6 @@ import (
 	"encoding/pem"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -141,28 +140,9 @@ func TestLimitsInCgroup(t *testing.T) {
 	s := newSpace(t)
 	s.apply(script("limited", "exec sleep 1000000", "", "resources: {requests: {cpu: 100m}, limits: {cpu: 500m, memory: 64Mi}}"))
 	s.ready("limited")
-	// A Pod whose request is not its limit is below the class of its quality.
-	id := strings.TrimPrefix(only(t, s.get("limited")).ContainerID, "peapod://")
-	got := map[string]string{}
-	for _, depth := range []string{"", "*/"} { // the unified hierarchy, one of several
-		dirs, err := filepath.Glob("/sys/fs/cgroup/" + depth + "peapod-" + s.cluster.Instance.Name + "/kubepods/*/*/" + id)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, dir := range dirs {
-			for _, f := range []string{"memory.limit_in_bytes", "memory.max", "cpu.cfs_quota_us", "cpu.cfs_period_us", "cpu.max"} {
-				if b, err := os.ReadFile(filepath.Join(dir, f)); err == nil {
-					got[f] = strings.TrimSpace(string(b))
-				}
-			}
-		}
-	}
-	if got["memory.limit_in_bytes"] != "67108864" && got["memory.max"] != "67108864" {
-		t.Errorf("limit of memory in the cgroup: %v", got)
-	}
-	if got["cpu.cfs_quota_us"] != "50000" && got["cpu.max"] != "50000 100000" {
-		t.Errorf("limit of CPU in the cgroup: %v", got)
-	}
+	own, _ := s.groupOf(only(t, s.get("limited")))
+	equal(t, "limit of memory in the cgroup", own.memory, 64<<20)
+	equal(t, "limit of CPU in the cgroup", own.quota, 50_000)
 }
 
 // claims are what a service account's token says.
