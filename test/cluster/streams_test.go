@@ -143,7 +143,9 @@ func serverCut(w *world) {
 	c := w.call()
 	w.kubectl("expose", "pod", "on-three", "--name=far", "--port=80", "--target-port=8080")
 	service := w.kubectl("get", "service", "far", "-o", "jsonpath={.spec.clusterIP}") + ":80"
-	w.second.answered(service, greeting("on-three"))
+	for _, m := range []*machine{w.second, w.third} {
+		m.answered(service, greeting("on-three"))
+	}
 	lease := func(node string) time.Time {
 		t, err := time.Parse(time.RFC3339Nano, w.kubectl("get", "lease", node, "-n", "kube-node-lease", "-o", "jsonpath={.spec.renewTime}"))
 		must(w.T, err)
