@@ -14,17 +14,27 @@ import (
 // slow is where events are written to, each when it is let.
 type slow struct {
 	events.EventSink
-	begun atomic.Int32
-	let   chan struct{}
-	// at has a token for each event that is being written.
+	let chan struct{}
+	// at has a token for each event that is being written, or was.
 	at chan struct{}
+
+	mu            sync.Mutex
+	running, most int
 }
 
 func (s *slow) Create(context.Context, *eventsv1.Event) (*eventsv1.Event, error) {
-	s.begun.Add(1)
+	s.count(1)
+	defer s.count(-1)
 	s.at <- struct{}{}
 	<-s.let
 	return nil, nil
+}
+
+func (s *slow) count(d int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.running += d
+	s.most = max(s.most, s.running)
 }
 
 // So many events are written at a time, the others wait for their turn, and none is lost.
@@ -43,18 +53,19 @@ func TestEventsWaitForTheirTurn(t *testing.T) {
 	for range tells {
 		<-to.at
 	}
-	if got := to.begun.Load(); got != tells {
-		t.Errorf("%d at once, want %d", got, tells)
-	}
 	ended, end := context.WithCancel(t.Context())
 	end()
 	if _, err := s.Create(ended, nil); !errors.Is(err, context.Canceled) {
 		t.Errorf("who does not want to wait any more got %v", err)
 	}
+	for range all - tells {
+		to.let <- struct{}{}
+		<-to.at
+	}
 	close(to.let)
 	writing.Wait()
-	if got := to.begun.Load(); got != all {
-		t.Errorf("%d were written, want %d", got, all)
+	if to.most != tells {
+		t.Errorf("%d at once, want %d", to.most, tells)
 	}
 }
 
@@ -83,6 +94,11 @@ func TestWritersTakeTurns(t *testing.T) {
 			t.Errorf("the first %d do not have %d among them", writes, i)
 		}
 	}
+	w.mu.Lock()
+	if w.running != writes || len(w.waiting) != all-writes {
+		t.Errorf("%d at work and %d waiting, want %d and %d", w.running, len(w.waiting), writes, all-writes)
+	}
+	w.mu.Unlock()
 	close(let)
 	w.wait()
 	for range all - writes {
