@@ -69,7 +69,7 @@ func newContainers(ctx context.Context, i instance.Instance, pods podNetwork, in
 	e.service, err = cri.New(cri.Config{
 		DataDir: filepath.Join(i.DataDir, "runtime"), RunDir: i.RuntimeRun(), CgroupParent: cgroupRoot(i) + "/pods",
 		Supervisor: e.supervisor, Images: e.images, Snapshots: e.images.Snapshots(), Network: e.network,
-		SeccompProfileRoot: filepath.Join(i.DataDir, "seccomp"), StreamPrefix: streamPrefix, Version: version.Peapod,
+		SeccompProfileRoot: seccompDir(i), StreamPrefix: streamPrefix, Version: version.Peapod,
 	})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("make container runtime: %w", err), e.images.Close(ctx))

@@ -42,6 +42,9 @@ type node struct {
 }
 
 // kubeletDir is where the kubelet keeps Pods' directories.
+// seccompDir is where an administrator puts Localhost seccomp profiles.
+func seccompDir(i instance.Instance) string { return filepath.Join(i.DataDir, "seccomp") }
+
 func kubeletDir(i instance.Instance) string { return filepath.Join(i.DataDir, "kubelet") }
 
 // volumesDir is where the node has the volumes that the built-in provisioner puts on it.
@@ -137,7 +140,7 @@ func newNode(i instance.Instance, s settled, e *containers, m membership) (*node
 		KubeletPort: port, Pressure: n.evict, Gate: n.evict,
 		Client: client, Runtime: e.service, Images: e.images, Volumes: n.volumes,
 		RootDir: root, LogDir: logDir(i), CgroupRoot: cgroupRoot(i), ClusterDomain: m.domain,
-		ClusterDNS: []string{dnsAddress(m.service).String()},
+		ClusterDNS: []string{dnsAddress(m.service).String()}, SeccompProfileRoot: seccompDir(i),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("make kubelet: %w", err)

@@ -67,6 +67,9 @@ type Config struct {
 	// UnconfinedSeccomp leaves containers that name no seccomp profile without
 	// one, as Kubernetes does by default.
 	UnconfinedSeccomp bool
+	// SeccompProfileRoot is the directory that Localhost profiles are below;
+	// empty means seccomp below RootDir.
+	SeccompProfileRoot string
 	// LogMaxSize (bytes; 0 means 10 Mi) and LogMaxFiles (0 means 5) bound the
 	// logs of a container; LogCheck (0 means 10 s) is how often sizes are read.
 	LogMaxSize  int64

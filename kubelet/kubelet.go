@@ -4,6 +4,7 @@
 package kubelet
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -253,7 +254,8 @@ func (k *Kubelet) describe() (*criconfig.Node, error) {
 	return &criconfig.Node{
 		Name: k.cfg.NodeName, HostIPs: k.cfg.NodeIPs, ClusterDNS: k.cfg.ClusterDNS, ClusterDomain: k.cfg.ClusterDomain,
 		HostResolv: resolv, LogDir: k.cfg.LogDir, MemoryCapacity: k.memory, SeccompDefault: !k.cfg.UnconfinedSeccomp,
-		CgroupV2: cgroups.IsCgroup2UnifiedMode(),
+		SeccompProfileRoot: cmp.Or(k.cfg.SeccompProfileRoot, filepath.Join(k.cfg.RootDir, "seccomp")),
+		CgroupV2:           cgroups.IsCgroup2UnifiedMode(),
 	}, nil
 }
 

@@ -148,7 +148,7 @@ func testNode() *Node {
 	return &Node{
 		Name: "n1", HostIPs: []string{"192.0.2.1"}, ClusterDNS: []string{"10.96.0.10"}, ClusterDomain: "cluster.local", LogDir: "/logs",
 		HostResolv:     Resolv{Servers: []string{"127.0.0.53", "192.0.2.53"}, Searches: []string{"corp.example"}, Options: []string{"edns0"}},
-		MemoryCapacity: 1 << 30, SeccompDefault: true,
+		MemoryCapacity: 1 << 30, SeccompDefault: true, SeccompProfileRoot: "/profiles",
 	}
 }
 
@@ -238,7 +238,7 @@ spec:
     lifecycle: {stopSignal: SIGUSR1, preStop: {sleep: {seconds: 3}}}
 `)
 	c := &p.Spec.Containers[0]
-	cfg, err := Container(&ContainerInput{Pod: p, Container: c, Hash: "h", RestartCount: 3, ImageRef: "sha256:1", Env: &Env{Map: map[string]string{"A": "x"}}}, testNode())
+	cfg, err := Container(&ContainerInput{Pod: p, Container: c, Hash: "h", RestartCount: 3, Round: 2, ImageRef: "sha256:1", Env: &Env{Map: map[string]string{"A": "x"}}}, testNode())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -247,7 +247,7 @@ spec:
 	}
 	sc := cfg.Linux.SecurityContext
 	if sc.RunAsUser.Value != 0 || sc.RunAsGroup.Value != 3000 || !sc.NoNewPrivs || !sc.ReadonlyRootfs || len(sc.MaskedPaths)+len(sc.ReadonlyPaths) != 0 ||
-		sc.Seccomp.ProfileType != runtimeapi.SecurityProfile_Localhost || sc.SupplementalGroupsPolicy != runtimeapi.SupplementalGroupsPolicy_Strict ||
+		sc.Seccomp.ProfileType != runtimeapi.SecurityProfile_Localhost || sc.Seccomp.LocalhostRef != "/profiles/p.json" || sc.SupplementalGroupsPolicy != runtimeapi.SupplementalGroupsPolicy_Strict ||
 		!slices.Equal(sc.Capabilities.DropCapabilities, []string{"ALL"}) {
 		t.Errorf("security %+v", sc)
 	}
@@ -255,7 +255,7 @@ spec:
 	if r.CpuShares != 102 || r.CpuQuota != 100_000 || r.MemoryLimitInBytes != 512<<20 || r.OomScoreAdj != 750 || len(r.HugepageLimits) != 1 || r.HugepageLimits[0].PageSize != "2MB" {
 		t.Errorf("resources %+v", r)
 	}
-	if cfg.Annotations[AnnotationRestartCount] != "3" || cfg.Annotations[AnnotationHash] != "h" || !strings.Contains(cfg.Annotations[AnnotationPreStop], "sleep") {
+	if cfg.Annotations[AnnotationRestartCount] != "3" || cfg.Annotations[AnnotationRound] != "2" || cfg.Annotations[AnnotationHash] != "h" || !strings.Contains(cfg.Annotations[AnnotationPreStop], "sleep") {
 		t.Errorf("annotations %v", cfg.Annotations)
 	}
 	plain := parse(t, "spec: {containers: [{name: c}]}")

@@ -38,6 +38,9 @@ type Node struct {
 	MemoryCapacity int64  // bytes
 	// SeccompDefault confines containers that name no seccomp profile.
 	SeccompDefault bool
+	// SeccompProfileRoot is the directory that Localhost profiles are below: a
+	// runtime gets their absolute paths, as CRI has it.
+	SeccompProfileRoot string
 	// CgroupV2: kill a container's processes together on OOM, no swap.
 	CgroupV2 bool
 }

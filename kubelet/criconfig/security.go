@@ -2,6 +2,7 @@ package criconfig
 
 import (
 	"fmt"
+	"path/filepath"
 
 	v1 "k8s.io/api/core/v1"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -83,7 +84,7 @@ func securityContext(in *ContainerInput, node *Node) *runtimeapi.LinuxContainerS
 	out := &runtimeapi.LinuxContainerSecurityContext{
 		NamespaceOptions: namespaces(pod, c, in.TargetID, in.Users),
 		SelinuxOptions:   selinux(sc.SELinuxOptions),
-		Seccomp:          seccomp(sc.SeccompProfile, node.SeccompDefault),
+		Seccomp:          seccomp(sc.SeccompProfile, node),
 		Apparmor:         apparmor(sc.AppArmorProfile),
 		MaskedPaths:      maskedPaths(),
 		ReadonlyPaths:    readonlyPaths(),
@@ -168,12 +169,13 @@ func selinux(o *v1.SELinuxOptions) *runtimeapi.SELinuxOption {
 	return &runtimeapi.SELinuxOption{User: o.User, Role: o.Role, Type: o.Type, Level: o.Level}
 }
 
-func seccomp(p *v1.SeccompProfile, confine bool) *runtimeapi.SecurityProfile {
+func seccomp(p *v1.SeccompProfile, node *Node) *runtimeapi.SecurityProfile {
 	switch {
-	case p == nil && confine, p != nil && p.Type == v1.SeccompProfileTypeRuntimeDefault:
+	case p == nil && node.SeccompDefault, p != nil && p.Type == v1.SeccompProfileTypeRuntimeDefault:
 		return &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_RuntimeDefault}
 	case p != nil && p.Type == v1.SeccompProfileTypeLocalhost && p.LocalhostProfile != nil:
-		return &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost, LocalhostRef: *p.LocalhostProfile}
+		path := filepath.Join(node.SeccompProfileRoot, *p.LocalhostProfile)
+		return &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Localhost, LocalhostRef: path}
 	}
 	return &runtimeapi.SecurityProfile{ProfileType: runtimeapi.SecurityProfile_Unconfined}
 }

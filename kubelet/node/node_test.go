@@ -76,6 +76,9 @@ func TestRegisterAndReport(t *testing.T) {
 			t.Errorf("%s: capacity %v, allocatable %v", name, have.String(), may.String())
 		}
 	}
+	if fmt.Sprint(s.DeclaredFeatures) != "[RestartAllContainersOnContainerExits]" {
+		t.Errorf("declared features %v", s.DeclaredFeatures)
+	}
 	i := s.NodeInfo
 	if i.KernelVersion == "" || i.BootID == "" || i.OSImage == "" || i.ContainerRuntimeVersion != "critest://1" || i.KubeletVersion != "v1.37.2" || i.Architecture == "" {
 		t.Errorf("info %+v", i)

@@ -10,6 +10,9 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/component-helpers/nodedeclaredfeatures"
+	"k8s.io/component-helpers/nodedeclaredfeatures/features/restartallcontainers"
+	"k8s.io/component-helpers/nodedeclaredfeatures/types"
 )
 
 // maxImages and maxNames bound the list of images in the status.
@@ -41,6 +44,7 @@ func (n *Node) fill(ctx context.Context, s *v1.NodeStatus) ([]string, error) {
 	}
 	s.Addresses = append(s.Addresses, v1.NodeAddress{Type: v1.NodeHostName, Address: n.cfg.Name})
 	s.DaemonEndpoints.KubeletEndpoint.Port = n.cfg.Port
+	s.DeclaredFeatures = declaredFeatures()
 	var problems []string
 	if err := n.info(ctx, s); err != nil {
 		problems = append(problems, err.Error())
@@ -55,6 +59,19 @@ func (n *Node) fill(ctx context.Context, s *v1.NodeStatus) ([]string, error) {
 		}
 	}
 	return n.conditions(s, problems), nil
+}
+
+// gates are the feature gates of Kubernetes whose features this kubelet has, of those that nodes declare.
+type gates map[string]bool
+
+func (g gates) Enabled(name string) bool { return g[name] }
+
+// declaredFeatures are the features that Pods may need of a node and that not every version has, sorted. Schedulers leave
+// out the nodes that lack one.
+func declaredFeatures() []string {
+	return nodedeclaredfeatures.DefaultFramework.DiscoverNodeFeatures(&types.NodeConfiguration{
+		FeatureGates: gates{restartallcontainers.RestartAllContainersOnContainerExits: true},
+	})
 }
 
 func (n *Node) info(ctx context.Context, s *v1.NodeStatus) error {

@@ -74,11 +74,13 @@ func (s *Service) resolveUser(e *containerEntry, img *image.Image) (specs.User, 
 // maxSeccomp bounds a seccomp profile, in bytes.
 const maxSeccomp = 1 << 20
 
-// readSeccomp reads a Localhost profile: a file of the machine, by its absolute path, or one below the profile root, which
-// is all that a Pod can name.
+// readSeccomp reads a Localhost profile: a file of the machine by its absolute path, or one below the profile root, however
+// that is written: no link there leads out of it.
 func (s *Service) readSeccomp(name string) (*specs.LinuxSeccomp, error) {
 	root, rel := s.cfg.SeccompProfileRoot, name
-	if filepath.IsAbs(name) {
+	if below, err := filepath.Rel(root, name); err == nil && filepath.IsLocal(below) {
+		rel = below
+	} else if filepath.IsAbs(name) {
 		root, rel = "/", name[1:]
 	}
 	f, err := openAtRoot(root, rel, unix.O_RDONLY|unix.O_NONBLOCK)
