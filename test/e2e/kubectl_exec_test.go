@@ -59,8 +59,9 @@ func TestExecOnTerminal(t *testing.T) {
 		c.Resize(44, 122)
 		c.TypeIn("while [ \"$(stty size)\" != '44 122' ]; do :; done; echo si''zed\n")
 		c.Shows("sized")
-		// Control-C interrupts what runs there, not kubectl.
-		c.TypeIn("echo ti''red; sleep 1000000\n")
+		// Control-C interrupts what runs there, not kubectl. Who speaks is the one that is to be interrupted: a shell drops what comes
+		// while it makes a child for its next command.
+		c.TypeIn("sh -c \"echo ti''red; exec sleep 1000000\"\n")
 		c.Shows("tired")
 		c.TypeIn("\x03")
 		c.TypeIn("echo still he''re\n")
