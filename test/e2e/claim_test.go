@@ -202,6 +202,7 @@ func TestClaimsAndACrash(t *testing.T) {
 	volume, dir := s.volumeOf("data")
 	o.killServer()
 	o.restart()
+	o.awaitKubelet()
 	equal(t, "file", s.kubectl("exec", "writer", "--", "cat", "/data/file"), "kept\n")
 	s.kubectl("delete", "pod", "writer", "--now")
 	s.kubectl("delete", "pvc", "data", "--wait=false")

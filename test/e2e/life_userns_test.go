@@ -289,6 +289,7 @@ func TestUserNamespaceOutlivesServer(t *testing.T) {
 
 	o.killServer()
 	o.restart()
+	o.awaitKubelet()
 	s.ready("stays", "goes")
 	equal(t, "container after the server's death", only(t, s.get("stays")).ContainerID, id)
 	equal(t, "IDs after the server's death", s.rangeOf("stays"), ranges["stays"])

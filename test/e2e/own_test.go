@@ -4,12 +4,16 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"net"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/peapod/peapod/test/e2e/cluster"
@@ -77,6 +81,40 @@ func (o *own) restart() {
 	if err := o.StartServer(o.t.Context()); err != nil {
 		o.t.Fatal(err)
 	}
+}
+
+// awaitKubelet returns when the kubelet is where the Node says. After a restart it is at another port where its old one is not
+// free, which the Node learns after the server is ready.
+func (o *own) awaitKubelet() {
+	o.t.Helper()
+	ctx, cancel := context.WithTimeout(o.t.Context(), patience)
+	defer cancel()
+	nodes, err := o.client.CoreV1().Nodes().Watch(ctx, metav1.ListOptions{})
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	defer nodes.Stop()
+	for event := range nodes.ResultChan() {
+		if node, ok := event.Object.(*corev1.Node); ok && listens(node) {
+			return
+		}
+	}
+	o.t.Fatal("no node says where its kubelet is")
+}
+
+// listens says whether somebody listens where the node's kubelet is to be.
+func listens(node *corev1.Node) bool {
+	port := strconv.Itoa(int(node.Status.DaemonEndpoints.KubeletEndpoint.Port))
+	for _, a := range node.Status.Addresses {
+		if a.Type != corev1.NodeInternalIP {
+			continue
+		}
+		if conn, err := net.Dial("tcp", net.JoinHostPort(a.Address, port)); err == nil {
+			conn.Close()
+			return true
+		}
+	}
+	return false
 }
 
 // killServer ends the server as a crash would.
