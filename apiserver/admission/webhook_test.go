@@ -6,6 +6,7 @@ import (
 	"encoding/pem"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -58,12 +59,17 @@ func serveHook(t *testing.T, answer func(*admissionreview.AdmissionRequest) *adm
 	return h
 }
 
-// requests returns what the webhook was asked about objects of that name.
-func (h *hookServer) requests(name string) []*admissionreview.AdmissionRequest {
+// all returns what the webhook was asked.
+func (h *hookServer) all() []*admissionreview.AdmissionRequest {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	return slices.Clone(h.asked)
+}
+
+// requests returns what the webhook was asked about objects of that name.
+func (h *hookServer) requests(name string) []*admissionreview.AdmissionRequest {
 	var out []*admissionreview.AdmissionRequest
-	for _, r := range h.asked {
+	for _, r := range h.all() {
 		if r.Name == name {
 			out = append(out, r)
 		}
@@ -293,7 +299,7 @@ func TestWebhookThatFails(t *testing.T) {
 	}
 }
 
-func TestWebhookIsNotAskedOnDryRun(t *testing.T) {
+func TestWebhookLearnsOfADryRun(t *testing.T) {
 	c := start(t)
 	h := serveHook(t, refuse)
 	careless := validating("a.example.com", h)
@@ -325,7 +331,7 @@ func TestWebhooksThatRefuseEverything(t *testing.T) {
 			t.Errorf("a configuration cannot be deleted: %v", err)
 		}
 	}
-	for _, r := range h.asked {
+	for _, r := range h.all() {
 		if r.Resource.Group == admissionv1.GroupName || r.Resource.Group == "authorization.k8s.io" {
 			t.Errorf("asked about %v", r.Resource)
 		}
