@@ -2,6 +2,7 @@ package kubelet
 
 import (
 	"context"
+	"fmt"
 
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -26,6 +27,18 @@ func (o *objects) ConfigMap(ctx context.Context, namespace, name string) (*v1.Co
 func (o *objects) Secret(ctx context.Context, namespace, name string) (*v1.Secret, error) {
 	secret, err := o.client.CoreV1().Secrets(namespace).Get(ctx, name, metav1.GetOptions{})
 	return secret, missing(err, "secret", name)
+}
+
+// RuntimeHandler looks up what a RuntimeClass stands for in the runtime (KEP-585).
+func (o *objects) RuntimeHandler(ctx context.Context, class string) (string, error) {
+	rc, err := o.client.NodeV1().RuntimeClasses().Get(ctx, class, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return "", err
+	}
+	if err != nil {
+		return "", fmt.Errorf("failed to lookup RuntimeClass %s: %w", class, err)
+	}
+	return rc.Handler, nil
 }
 
 // missing words a NotFound as users know it from the status of Pods.

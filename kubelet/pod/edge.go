@@ -134,8 +134,9 @@ type Cgroups interface {
 // UserNamespaces give Pods with hostUsers: false ranges of the node's user and
 // group IDs.
 type UserNamespaces interface {
-	// Of is the user namespace of a Pod, the same until Release.
-	Of(ctx context.Context, pod *v1.Pod) (*runtimeapi.UserNamespace, error)
+	// Of is the user namespace of a Pod, the same until Release. The runtime's
+	// handler, which must support it, counts when the Pod has none yet.
+	Of(ctx context.Context, pod *v1.Pod, handler string) (*runtimeapi.UserNamespace, error)
 	// Release gives the Pod's range back, if it has one. Called once no sandbox
 	// of the Pod is left running; idempotent.
 	Release(uid types.UID) error

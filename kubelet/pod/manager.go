@@ -31,12 +31,14 @@ type Config struct {
 	Volumes     Volumes
 	Cgroups     Cgroups
 	UserNS      UserNamespaces
-	Objects     criconfig.Objects
-	Probes      Prober
-	Hooks       Hooks
-	Status      Publisher
-	Admitter    Admitter
-	Recorder    record.EventRecorder
+	// RuntimeHandler is the runtime's handler that a RuntimeClass stands for.
+	RuntimeHandler func(ctx context.Context, class string) (string, error)
+	Objects        criconfig.Objects
+	Probes         Prober
+	Hooks          Hooks
+	Status         Publisher
+	Admitter       Admitter
+	Recorder       record.EventRecorder
 	// Node describes the node for a new sandbox or container.
 	Node        func() (*criconfig.Node, error)
 	Allocatable func() v1.ResourceList

@@ -101,7 +101,14 @@ func (w *worker) tryCreateSandbox(ctx context.Context, pod *v1.Pod, attempt uint
 	if err := w.m.cfg.Cgroups.Ensure(pod); err != nil {
 		return err
 	}
-	users, err := w.m.cfg.UserNS.Of(ctx, pod)
+	handler := ""
+	if class := pod.Spec.RuntimeClassName; class != nil && *class != "" {
+		var err error
+		if handler, err = w.m.cfg.RuntimeHandler(ctx, *class); err != nil {
+			return err
+		}
+	}
+	users, err := w.m.cfg.UserNS.Of(ctx, pod, handler)
 	if err != nil {
 		return err
 	}
@@ -111,10 +118,6 @@ func (w *worker) tryCreateSandbox(ctx context.Context, pod *v1.Pod, attempt uint
 	}
 	for _, warning := range warnings {
 		w.m.note(pod, Note{Type: v1.EventTypeWarning, Reason: warning.Reason, Message: warning.Message})
-	}
-	handler := ""
-	if pod.Spec.RuntimeClassName != nil {
-		handler = *pod.Spec.RuntimeClassName
 	}
 	_, err = w.m.cfg.Runtime.RunPodSandbox(ctx, cfg, handler)
 	return err

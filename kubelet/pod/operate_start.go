@@ -41,7 +41,8 @@ func (w *worker) startContainer(ctx context.Context, pod *v1.Pod, snapshot *Snap
 		return err
 	}
 	s := &starter{w: w, pod: pod, c: c, snapshot: snapshot, node: node, count: a.RestartCount, round: a.Round}
-	if s.users, err = w.m.cfg.UserNS.Of(ctx, pod); err != nil {
+	// The Pod has what its sandbox was given, whatever has become of its RuntimeClass.
+	if s.users, err = w.m.cfg.UserNS.Of(ctx, pod, ""); err != nil {
 		return err
 	}
 	sandbox, _, err := criconfig.Sandbox(pod, sb.Attempt, node, w.m.cfg.Cgroups.PodPath(pod), s.users)

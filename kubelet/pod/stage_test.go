@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -246,6 +247,13 @@ func (s *stage) start(pods ...*v1.Pod) {
 	var err error
 	s.m, err = pod.NewManager(pod.Config{
 		Runtime: s.rt, HostIPs: []string{"192.0.2.1"}, Volumes: s.volumes, Cgroups: s.groups, UserNS: s.openRanges(), Objects: objects{fake.NewClientset()},
+		RuntimeHandler: func(_ context.Context, class string) (string, error) {
+			handler, ok := strings.CutPrefix(class, "class-of-")
+			if !ok {
+				return "", fmt.Errorf("runtimeclass.node.k8s.io %q not found", class)
+			}
+			return handler, nil
+		},
 		Images: image.New(image.Config{Images: s.images, Secrets: secrets{}}), Probes: prober, Hooks: checker,
 		Status: s.board, Admitter: admit.New(func() (*v1.Node, error) { return &s.node, nil }), Recorder: s.events, Clock: clock.RealClock{},
 		Node: func() (*criconfig.Node, error) {

@@ -24,7 +24,7 @@ func TestUserNamespaceOfPod(t *testing.T) {
 	}
 	of := func(p *v1.Pod) *runtimeapi.UserNamespace {
 		t.Helper()
-		u, err := s.ranges.Of(t.Context(), p)
+		u, err := s.ranges.Of(t.Context(), p, "")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -65,7 +65,7 @@ func TestUserNamespaceRefused(t *testing.T) {
 	s := newStage(t)
 	s.start()
 	p := onePod("a", func(p *v1.Pod) {
-		class := "plain"
+		class := "class-of-plain"
 		p.Spec.HostUsers, p.Spec.RuntimeClassName = new(bool), &class
 	})
 	s.m.Upsert(p)

@@ -117,15 +117,15 @@ func (r *Ranges) Open() error {
 func (r *Ranges) hold(uid types.UID, first uint32) { r.first[uid], r.taken[first] = first, uid }
 
 // Of is the user namespace that the Pod's sandbox and containers are configured with. A Pod with hostUsers: false keeps what it is
-// given first until Release.
-func (r *Ranges) Of(ctx context.Context, pod *v1.Pod) (*runtimeapi.UserNamespace, error) {
+// given first until Release; the runtime's handler counts then only.
+func (r *Ranges) Of(ctx context.Context, pod *v1.Pod, handler string) (*runtimeapi.UserNamespace, error) {
 	if pod.Spec.HostUsers == nil || *pod.Spec.HostUsers {
 		return &runtimeapi.UserNamespace{Mode: runtimeapi.NamespaceMode_NODE}, nil
 	}
 	first, ok := r.of(pod.UID)
 	if !ok {
 		// The answer cannot change while the Pod has one: its sandbox is there.
-		if err := r.supported(ctx, pod); err != nil {
+		if err := r.supported(ctx, handler); err != nil {
 			return nil, err
 		}
 		var err error
@@ -144,11 +144,10 @@ func (r *Ranges) of(uid types.UID) (first uint32, ok bool) {
 	return first, ok
 }
 
-// supported returns an error if the runtime cannot make user namespaces for the Pod's handler.
-func (r *Ranges) supported(ctx context.Context, pod *v1.Pod) error {
-	handler, message := "", "can't set `spec.hostUsers: false`, runtime does not support user namespaces"
-	if name := pod.Spec.RuntimeClassName; name != nil && *name != "" {
-		handler = *name
+// supported returns an error if the runtime cannot make user namespaces by the handler.
+func (r *Ranges) supported(ctx context.Context, handler string) error {
+	message := "can't set `spec.hostUsers: false`, runtime does not support user namespaces"
+	if handler != "" {
 		message = fmt.Sprintf("can't set `spec.hostUsers: false`, RuntimeClass handler %q does not support user namespaces", handler)
 	}
 	st, err := r.cfg.Runtime.Status(ctx, false)

@@ -43,7 +43,7 @@ func open(t *testing.T, dir string, f Files, maxPods int64) *Ranges {
 
 func first(t *testing.T, r *Ranges, p *v1.Pod) uint32 {
 	t.Helper()
-	u, err := r.Of(t.Context(), p)
+	u, err := r.Of(t.Context(), p, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,7 +69,7 @@ func TestRanges(t *testing.T) {
 			t.Errorf("%s has %d, and then %d", uid, at, again)
 		}
 	}
-	if _, err := r.Of(t.Context(), pod("e")); err == nil || !strings.Contains(err.Error(), "could not find an empty slot to allocate a user namespace") {
+	if _, err := r.Of(t.Context(), pod("e"), ""); err == nil || !strings.Contains(err.Error(), "could not find an empty slot to allocate a user namespace") {
 		t.Errorf("a fifth of four: %v", err)
 	}
 	// A write that was cut short by a crash is no range.
@@ -94,7 +94,7 @@ func TestRanges(t *testing.T) {
 	if err != nil || len(entries) != 4 || len(r.Pods()) != 4 {
 		t.Errorf("files %v %v, Pods %v", entries, err, r.Pods())
 	}
-	if u, err := r.Of(t.Context(), &v1.Pod{}); err != nil || u.Mode != runtimeapi.NamespaceMode_NODE || len(u.Uids) != 0 {
+	if u, err := r.Of(t.Context(), &v1.Pod{}, ""); err != nil || u.Mode != runtimeapi.NamespaceMode_NODE || len(u.Uids) != 0 {
 		t.Errorf("a Pod with the machine's users has %v, %v", u, err)
 	}
 }
@@ -152,9 +152,7 @@ func TestUnsupported(t *testing.T) {
 		"plain": "RuntimeClass handler \"plain\" does not support user namespaces",
 		"other": "the handler \"other\" is not known",
 	} {
-		p := pod("a")
-		p.Spec.RuntimeClassName = &handler
-		if _, err := r.Of(t.Context(), p); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := r.Of(t.Context(), pod("a"), handler); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("handler %s: %v", handler, err)
 		}
 	}
