@@ -120,9 +120,7 @@ func TestRollOutAndBack(t *testing.T) {
 	if hash == "" || first.Name != "web-"+hash || first.Spec.Selector.MatchLabels["pod-template-hash"] != hash {
 		t.Errorf("ReplicaSet %s with labels %v selects %v", first.Name, first.Labels, first.Spec.Selector)
 	}
-	if m := w.Event(t, "web", "ScalingReplicaSet"); m != "Scaled up replica set "+first.Name+" from 0 to 3" {
-		t.Errorf("event says %q", m)
-	}
+	w.Event(t, "web", "ScalingReplicaSet", "Scaled up replica set "+first.Name+" from 0 to 3")
 	for _, p := range w.Pods(t, "app=web") {
 		if !strings.HasPrefix(p.Name, first.Name+"-") {
 			t.Errorf("Pod %s", p.Name)

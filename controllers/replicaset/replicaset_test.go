@@ -93,7 +93,7 @@ func TestKeepsTheNumber(t *testing.T) {
 		w.SetPhase(t, &p, corev1.PodRunning)
 	}
 	settled(t, w, 3, 3, 3)
-	if m := w.Event(t, "web", "SuccessfulCreate"); !strings.HasPrefix(m, "Created pod: web-") {
+	if m := w.Event(t, "web", "SuccessfulCreate", "Created pod: web-"); !strings.HasPrefix(m, "Created pod: web-") {
 		t.Errorf("event says %q", m)
 	}
 	// One that is deleted is replaced; so is one that fails.
@@ -105,7 +105,7 @@ func TestKeepsTheNumber(t *testing.T) {
 	patch(t, w, "rs", "web", `{"spec":{"replicas":1}}`)
 	w.Await(t, "one Pod and the failed one", func() bool { return get(t, w).Status.Replicas == 1 })
 	settled(t, w, 1, 1, 1)
-	if m := w.Event(t, "web", "SuccessfulDelete"); !strings.HasPrefix(m, "Deleted pod: web-") {
+	if m := w.Event(t, "web", "SuccessfulDelete", "Deleted pod: web-"); !strings.HasPrefix(m, "Deleted pod: web-") {
 		t.Errorf("event says %q", m)
 	}
 	patch(t, w, "rs", "web", `{"spec":{"replicas":0}}`)
@@ -157,7 +157,7 @@ func TestFailureIsTold(t *testing.T) {
 		c := get(t, w).Status.Conditions
 		return len(c) == 1 && c[0].Type == appsv1.ReplicaSetReplicaFailure && c[0].Status == corev1.ConditionTrue && c[0].Reason == "FailedCreate"
 	})
-	if m := w.Event(t, "web", "FailedCreate"); !strings.HasPrefix(m, "Error creating: ") {
+	if m := w.Event(t, "web", "FailedCreate", "Error creating: "); !strings.HasPrefix(m, "Error creating: ") {
 		t.Errorf("event says %q", m)
 	}
 }

@@ -282,21 +282,31 @@ func (m *Manager) ContainerID(uid types.UID, container string, previous bool) (s
 	return "", e
 }
 
-// others are the Pods that hold resources of the node, but one, each with those
-// that are allocated to it.
-func (m *Manager) others(but types.UID) []*v1.Pod {
+// others are the Pods that hold resources of the node, but one.
+func (m *Manager) others(but types.UID) []*v1.Pod { return allBut(m.holders(), but) }
+
+func allBut(holders map[types.UID]*v1.Pod, but types.UID) []*v1.Pod {
+	out := make([]*v1.Pod, 0, len(holders))
+	for uid, p := range holders {
+		if uid != but {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// holders are the Pods that hold resources of the node, each with those that are
+// allocated to it.
+func (m *Manager) holders() map[types.UID]*v1.Pod {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	var out []*v1.Pod
+	out := map[types.UID]*v1.Pod{}
 	for uid, w := range m.workers {
-		if uid == but {
-			continue
-		}
 		w.mu.Lock()
 		// A Pod without an object holds nothing any more, though its end may take a moment: the scheduler has given its room
 		// away, and to refuse the next Pod would be for good. What the two cannot share is tried again by whoever makes it.
 		if w.holds && !w.deleted {
-			out = append(out, w.holder())
+			out[uid] = w.holder()
 		}
 		w.mu.Unlock()
 	}

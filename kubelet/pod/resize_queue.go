@@ -87,8 +87,11 @@ func (m *Manager) grantResizes(ctx context.Context) {
 		}
 	}
 	allocation.Sort(requests)
+	// All are judged by the same room: what becomes free meanwhile would go to whoever is looked at next, rather than to who
+	// comes first. It wakes the queue again.
+	holders := m.holders()
 	for _, r := range requests {
-		m.grantResize(ctx, workers[r.Pod.UID], r)
+		m.grantResize(ctx, workers[r.Pod.UID], r, holders)
 	}
 }
 
@@ -110,14 +113,19 @@ func (w *worker) resizeRequest() (allocation.Request, bool) {
 	return r, true
 }
 
-func (m *Manager) grantResize(ctx context.Context, w *worker, r allocation.Request) {
-	refusal := m.cfg.Admitter.Resize(ctx, r.Pod, m.others(w.uid))
+// grantResize gives the Pod what it asks for, if that fits beside the holders, among
+// which it is noted then.
+func (m *Manager) grantResize(ctx context.Context, w *worker, r allocation.Request, holders map[types.UID]*v1.Pod) {
+	refusal := m.cfg.Admitter.Resize(ctx, r.Pod, allBut(holders, w.uid))
 	if refusal == nil {
 		err := w.record(func(a *allocation.Record) {
 			a.Allocated, a.Generation = allocation.Of(r.Pod), r.Pod.Generation
 		}, true)
 		if err == nil {
-			w.update(func() { w.pending = nil })
+			w.update(func() {
+				w.pending = nil
+				holders[w.uid] = w.holder()
+			})
 			m.cfg.Volumes.Changed(w.given(r.Pod))
 			return
 		}

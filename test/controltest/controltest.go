@@ -4,6 +4,7 @@ package controltest
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -202,8 +203,8 @@ func (w *World) DeletePod(t *testing.T, name string) {
 	}
 }
 
-// Event waits for an event of a reason about an object, and returns its message.
-func (w *World) Event(t *testing.T, object, reason string) string {
+// Event waits for an event of a reason about an object, whose message has text in it, and returns the message.
+func (w *World) Event(t *testing.T, object, reason, text string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
@@ -213,12 +214,16 @@ func (w *World) Event(t *testing.T, object, reason string) string {
 		t.Fatal(err)
 	}
 	defer events.Stop()
+	var seen []string
 	for e := range events.ResultChan() {
 		if ev, ok := e.Object.(*corev1.Event); ok {
-			return ev.Message
+			if strings.Contains(ev.Message, text) {
+				return ev.Message
+			}
+			seen = append(seen, ev.Message)
 		}
 	}
-	t.Fatalf("no event %s about %s in time", reason, object)
+	t.Fatalf("no event %s about %s with %q in it in time; there were %q", reason, object, text, seen)
 	return ""
 }
 
