@@ -67,7 +67,7 @@ func Open(cfg Config) (*DB, error) {
 	d := &DB{dir: cfg.Dir, log: cfg.Log}
 	inner := cfg.FS
 	if inner == nil {
-		inner = vfs.Default
+		inner = privateFS{vfs.Default}
 		if abs, err := filepath.Abs(cfg.Dir); err == nil {
 			d.dir = abs
 		}
