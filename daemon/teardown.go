@@ -103,9 +103,6 @@ func Uninstall(ctx context.Context, i instance.Instance) error {
 	if err := removeCgroups(i); err != nil {
 		return err
 	}
-	if err := i.ReleaseClaim(); err != nil {
-		return err
-	}
 	if err := i.CloseRun(); err != nil {
 		return err
 	}
@@ -114,7 +111,8 @@ func Uninstall(ctx context.Context, i instance.Instance) error {
 			return fmt.Errorf("remove %s: %w", dir, err)
 		}
 	}
-	return nil
+	// Last, for it removes what the instance's run directory was in.
+	return i.ReleaseClaim()
 }
 
 // removeDir removes a directory with all that is in it. One that the user has mounted something on, such as a disk of its own, is

@@ -2,11 +2,15 @@ package instance
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
+
+	"golang.org/x/sync/errgroup"
 )
 
 func TestAtNamesByRealPath(t *testing.T) {
@@ -123,5 +127,57 @@ func TestRunningBeforeItSaysWho(t *testing.T) {
 	}
 	if s, err := i.Running(); s != nil || err != nil {
 		t.Errorf("running is %v, %v", s, err)
+	}
+}
+
+// TestClaims: instances that come and go at the same time never have the same addresses, and the last leaves nothing.
+func TestClaims(t *testing.T) {
+	var mu sync.Mutex
+	held := map[Ranges]bool{}
+	var group errgroup.Group
+	for range 3 {
+		group.Go(func() error {
+			for range 200 {
+				i, err := At(t.TempDir())
+				if err != nil {
+					return err
+				}
+				got, err := i.ClaimRanges(Ranges{}, nil)
+				if err != nil {
+					return err
+				}
+				mu.Lock()
+				twice := held[got]
+				held[got] = true
+				mu.Unlock()
+				if twice {
+					return fmt.Errorf("%v was given twice", got)
+				}
+				mu.Lock()
+				delete(held, got)
+				mu.Unlock()
+				if err := i.ReleaseClaim(); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		t.Error(err)
+	}
+	claims, err := readClaims()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range claims {
+		if strings.HasPrefix(c.DataDir, filepath.Dir(t.TempDir())) {
+			t.Errorf("the claim of %s is left", c.DataDir)
+		}
+	}
+	if _, err := os.Stat(RunRoot); len(claims) == 0 && err == nil {
+		if left, err := os.ReadDir(RunRoot); err != nil || len(left) == 0 {
+			t.Errorf("%s is left, and empty", RunRoot)
+		}
 	}
 }

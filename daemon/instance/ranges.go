@@ -103,7 +103,17 @@ func (i Instance) ReleaseClaim() error {
 		return err
 	}
 	delete(claims, i.Name)
-	return writeClaims(claims)
+	if len(claims) > 0 {
+		return writeClaims(claims)
+	}
+	// The last one leaves nothing behind, unless others have their directories there or the user has mounted something on it.
+	if err := os.Remove(claimsFile()); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("give up addresses: %w", err)
+	}
+	if err := os.Remove(RunRoot); err != nil && !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.EBUSY) {
+		return fmt.Errorf("give up addresses: %w", err)
+	}
+	return nil
 }
 
 func unchanged(flag string, want, have netip.Prefix) error {
@@ -160,20 +170,32 @@ func conflict(r Ranges, claims map[string]claim, self string) (string, bool) {
 
 func claimsFile() string { return filepath.Join(RunRoot, "claims.json") }
 
-// lockClaims keeps other instances from choosing at the same time.
+// lockClaims keeps other instances from choosing at the same time: who holds the lock of the directory may change what the
+// claims are, and remove it.
 func lockClaims() (unlock func() error, err error) {
-	if err := os.MkdirAll(RunRoot, 0o755); err != nil {
-		return nil, fmt.Errorf("claim addresses: %w", err)
-	}
-	f, err := os.OpenFile(filepath.Join(RunRoot, "claims.lock"), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("claim addresses: %w", err)
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+	for {
+		if err := os.MkdirAll(RunRoot, 0o755); err != nil {
+			return nil, fmt.Errorf("claim addresses: %w", err)
+		}
+		f, err := os.Open(RunRoot)
+		if errors.Is(err, os.ErrNotExist) {
+			continue // it was removed since
+		}
+		if err != nil {
+			return nil, fmt.Errorf("claim addresses: %w", err)
+		}
+		var st unix.Stat_t
+		if err = unix.Flock(int(f.Fd()), unix.LOCK_EX); err == nil {
+			err = unix.Fstat(int(f.Fd()), &st)
+		}
+		if err == nil && st.Nlink > 0 {
+			return f.Close, nil
+		}
 		f.Close()
-		return nil, fmt.Errorf("claim addresses: %w", err)
+		if err != nil {
+			return nil, fmt.Errorf("claim addresses: %w", err)
+		}
 	}
-	return f.Close, nil
 }
 
 func readClaims() (map[string]claim, error) {
