@@ -15,7 +15,7 @@ func lenient() []admissionv1.MutatingWebhook {
 	one := func(class admissionv1.SideEffectClass, version string) admissionv1.MutatingWebhook {
 		return admissionv1.MutatingWebhook{
 			Name: "a.example.com", SideEffects: ptr.To(class), AdmissionReviewVersions: []string{version},
-			ClientConfig:    admissionv1.WebhookClientConfig{URL: ptr.To("https://host")},
+			ClientConfig: admissionv1.WebhookClientConfig{URL: ptr.To("https://host")},
 			ObjectSelector: &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{
 				{Key: "a", Operator: metav1.LabelSelectorOpIn, Values: []string{"!"}}}},
 			MatchConditions: []admissionv1.MatchCondition{{Name: "c", Expression: "objekt"}},

@@ -62,13 +62,16 @@ func against(c *cluster.Cluster, p *framework.Pod) string {
 	if check == nil {
 		return ""
 	}
-	for _, r := range check(view.Nodes[0]) {
-		if r.Verdict != framework.Busy {
-			return "not busy: " + r.Message
-		}
-		return r.Message
+	reasons := check(view.Nodes[0])
+	switch {
+	case len(reasons) == 0:
+		return ""
+	case len(reasons) > 1:
+		return fmt.Sprintf("several reasons: %v", reasons)
+	case reasons[0].Verdict != framework.Busy:
+		return "not busy: " + reasons[0].Message
 	}
-	return ""
+	return reasons[0].Message
 }
 
 func want(t *testing.T, what, got, want string) {
