@@ -118,7 +118,8 @@ func killMember(m cgroups.Manager, pid int, deadline time.Time) error {
 	if !isMember(m, pid) {
 		return nil
 	}
-	if err := m.Freeze(cgroups.Thawed); err != nil { // v1: the frozen do not die
+	// v1: the frozen do not die. What is being started may have no cgroup yet by which it could be frozen.
+	if err := m.Freeze(cgroups.Thawed); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
 	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil {

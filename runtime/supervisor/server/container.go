@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -30,7 +31,9 @@ type container struct {
 	outputs []*output
 	tty     bool
 
-	mu       sync.Mutex
+	mu sync.Mutex
+	// unwanted says that it was deleted while it was being started.
+	unwanted bool
 	stdin    *os.File // write end for attachers; the master if the container has a terminal; nil without stdin
 	terminal *os.File // the pty's master, or nil
 
@@ -116,6 +119,9 @@ func (s *Server) launch(id string, req *protocol.StartRequest) (_ *container, er
 	if err := view.mount(c.rec.Pid); err != nil {
 		return nil, err
 	}
+	if c.isUnwanted() {
+		return nil, coded(protocol.NotFound, "container %s was deleted while it was being started", id)
+	}
 	c.rec.StartedAt = time.Now()
 	if err := s.writeRecord(&c.rec, false); err != nil {
 		return nil, err
@@ -156,6 +162,9 @@ func (c *container) adoptProcess(process *libcontainer.Process, stdio *childStdi
 func (s *Server) reserve(c *container) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if slices.Contains(s.late, c.id) {
+		return coded(protocol.NotFound, "container %s was deleted before it was started", c.id)
+	}
 	if _, ok := s.containers[c.id]; ok {
 		return coded(protocol.AlreadyExists, "container %s runs already", c.id)
 	}
@@ -283,16 +292,45 @@ func (c *container) update(raw json.RawMessage) error {
 	return nil
 }
 
+// rememberedDeletes is how many IDs are remembered that were deleted without being known.
+const rememberedDeletes = 256
+
+// tooLate remembers an ID that was deleted without being known. Whoever asked for its start may have given up before that was read,
+// and it may be read after the delete: the container would run, and nobody would know. IDs are not used again. The caller holds s.mu.
+func (s *Server) tooLate(id string) {
+	if slices.Contains(s.late, id) {
+		return
+	}
+	if len(s.late) == rememberedDeletes {
+		s.late = slices.Delete(s.late, 0, 1)
+	}
+	s.late = append(s.late, id)
+}
+
+func (c *container) isUnwanted() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.unwanted
+}
+
 // delete kills what runs of a container, waits for its end and forgets it.
 func (s *Server) delete(id string) error {
 	s.mu.Lock()
 	c := s.containers[id]
+	if c == nil {
+		if _, err := os.Stat(s.recordPath(id)); errors.Is(err, os.ErrNotExist) {
+			s.tooLate(id)
+		}
+	}
 	s.mu.Unlock()
 	if c != nil {
 		var err error
 		if c.watched() {
 			err = c.kill()
 		} else {
+			c.mu.Lock()
+			c.unwanted = true
+			c.mu.Unlock()
 			// It is being started; without its processes that fails, and what fails is undone.
 			err = clearGroup(c.rec.Cgroup)
 		}

@@ -70,6 +70,8 @@ type Server struct {
 	subscribers map[*subscriber]struct{}
 	execs       map[*execSession]struct{}
 	attaches    map[*attachment]struct{}
+	// late are the last IDs that were deleted without being known: see tooLate.
+	late []string
 
 	stop chan struct{} // closed by Shutdown
 }
