@@ -23,9 +23,11 @@ import (
 
 	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/cgroups/manager"
+	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	resourcehelper "k8s.io/component-helpers/resource"
+	"k8s.io/klog/v2"
 	"k8s.io/kubectl/pkg/util/qos"
 
 	"github.com/peapod/peapod/kubelet/criconfig"
@@ -232,8 +234,9 @@ func podResources(pod *v1.Pod, requests v1.ResourceList, class v1.PodQOSClass) *
 	return r
 }
 
-// Remove removes a Pod's cgroup wherever in the tree it is. Idempotent. It
-// fails while processes live in it.
+// Remove removes a Pod's cgroup wherever in the tree it is. Idempotent. The Pod's
+// containers have ended: a process that lives in it yet is none of any, and is
+// killed, as Kubernetes' kubelet does.
 func (t *Tree) Remove(ctx context.Context, uid types.UID) error {
 	if err := t.weigh(uid, 0, false); err != nil {
 		return err
@@ -260,9 +263,72 @@ func remove(ctx context.Context, p string) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := cgroups.RemovePath(dir); err != nil {
+		err := cgroups.RemovePath(dir)
+		if errors.Is(err, unix.EBUSY) {
+			if err = killBelow(ctx, dir, p); err == nil {
+				err = cgroups.RemovePath(dir)
+			}
+		}
+		if err != nil {
 			return fmt.Errorf("remove cgroup %s: %w", dir, err)
 		}
+	}
+	return nil
+}
+
+// killBelow kills the processes of the cgroup p and of those below it, which dir
+// is in one hierarchy, and waits for their ends.
+func killBelow(ctx context.Context, dir, p string) error {
+	pids, err := cgroups.GetAllPids(dir)
+	if err != nil {
+		return fmt.Errorf("list processes: %w", err)
+	}
+	for _, pid := range pids {
+		if err := killIn(p, pid); err != nil {
+			return fmt.Errorf("kill process %d: %w", pid, err)
+		}
+		klog.FromContext(ctx).Info("Killed a process that a Pod left", "pid", pid, "cgroup", p)
+	}
+	return nil
+}
+
+// endTimeout is how long the end of a process that was killed is waited for, in
+// milliseconds.
+const endTimeout = 5000
+
+// killIn kills a process of the cgroup. It is looked for after its descriptor was
+// opened, so that another one that got its number is left alone.
+func killIn(p string, pid int) error {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	groups, err := cgroups.ParseCgroupFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	member := false
+	for _, at := range groups {
+		member = member || at == p || strings.HasPrefix(at, p+"/")
+	}
+	if !member {
+		return nil
+	}
+	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil {
+		if errors.Is(err, unix.ESRCH) {
+			return nil
+		}
+		return err
+	}
+	if n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, endTimeout); err != nil && !errors.Is(err, unix.EINTR) || n == 0 {
+		return fmt.Errorf("it does not end (%v)", err)
 	}
 	return nil
 }

@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -134,5 +136,55 @@ func TestRootMustBeBelow(t *testing.T) {
 		if _, err := New(bad, 1); err == nil {
 			t.Errorf("root %q was taken", bad)
 		}
+	}
+}
+
+// TestRemoveKillsWhatIsLeft: a process that nobody knows of any more does not keep a Pod's cgroup.
+func TestRemoveKillsWhatIsLeft(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	root := fmt.Sprintf("/peapod-cgroup-left-%d", os.Getpid())
+	tree, err := New(root, 2000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := remove(context.Background(), root); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := tree.Open(); err != nil {
+		t.Fatal(err)
+	}
+	p := pod64()
+	if err := tree.Ensure(p); err != nil {
+		t.Fatal(err)
+	}
+	left := exec.Command("sleep", "1000000")
+	if err := left.Start(); err != nil {
+		t.Fatal(err)
+	}
+	mounts, err := hierarchies()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range mounts {
+		dir := filepath.Join(m, root, "kubepods/pod-g/container")
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if strings.HasSuffix(m, "/cpuset") {
+			continue // it wants processors first
+		}
+		if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(left.Process.Pid)), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := tree.Remove(t.Context(), p.UID); err != nil {
+		t.Error(err)
+	}
+	if err := left.Wait(); err == nil || !strings.Contains(err.Error(), "killed") {
+		t.Errorf("it ended with %v", err)
 	}
 }
