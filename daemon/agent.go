@@ -70,7 +70,7 @@ func startAgent(ctx context.Context, ps *parts, i instance.Instance, j *joined) 
 	if _, err := i.ClaimRanges(instance.Ranges{Cluster: config.Cluster, Service: config.Service}, used); err != nil {
 		return fmt.Errorf("take the cluster's addresses on this machine: %w", err)
 	}
-	listener, err := listenKubelet(j.settled)
+	listener, err := listenKubelet(i, j.settled)
 	if err != nil {
 		return err
 	}

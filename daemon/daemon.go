@@ -100,7 +100,7 @@ func start(ctx context.Context, ps *parts, i instance.Instance, s settled) error
 		return err
 	}
 	ps.closing("API listener", func() error { return ignoreClosed(listener.Close()) })
-	kubeletListener, err := listenKubelet(s)
+	kubeletListener, err := listenKubelet(i, s)
 	if err != nil {
 		return err
 	}

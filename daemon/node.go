@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -18,6 +20,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/peapod/peapod/daemon/instance"
+	"github.com/peapod/peapod/internal/atomicfile"
 	"github.com/peapod/peapod/internal/localpath"
 	"github.com/peapod/peapod/kubelet"
 	"github.com/peapod/peapod/kubelet/evict"
@@ -53,28 +56,68 @@ func volumesDir(i instance.Instance) string { return filepath.Join(i.DataDir, "v
 // kubeletPort is upstream's.
 const kubeletPort = 10250
 
-// listenKubelet opens the kubelet's port: the one asked for, or with none asked for the usual one or any that is free. It
-// is on all addresses where the API is, else on the node's, at which the API server looks for it.
-func listenKubelet(s settled) (net.Listener, error) {
+// portFile has the kubelet's port of the last start, where it was not the usual one.
+func portFile(i instance.Instance) string { return filepath.Join(i.DataDir, "kubelet-port") }
+
+// lastPort returns the kubelet's port of the last start if that was not the usual one, and else zero.
+func lastPort(i instance.Instance) (int, error) {
+	b, err := os.ReadFile(portFile(i))
+	if errors.Is(err, os.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("read the kubelet's port: %w", err)
+	}
+	port, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil {
+		return 0, fmt.Errorf("read the kubelet's port in %s: %w; remove the file", portFile(i), err)
+	}
+	return port, nil
+}
+
+// listenKubelet opens the kubelet's port: the one asked for. With none asked for it is that of the last start, so that the Node says from
+// the beginning where the kubelet is, or the usual one, or any that is free. It is on all addresses where the API is, else on the
+// node's, at which the API server looks for it.
+func listenKubelet(i instance.Instance, s settled) (net.Listener, error) {
 	host := s.BindAddress
 	if !s.bind.IsUnspecified() {
 		host = s.nodeIP.String()
 	}
-	open := func(port int) (net.Listener, error) {
-		return net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(port)))
-	}
-	port := s.KubeletPort
-	if port == 0 {
-		l, err := open(kubeletPort)
-		if !errors.Is(err, unix.EADDRINUSE) {
-			return l, err
+	ports := []int{s.KubeletPort}
+	if s.KubeletPort == 0 {
+		last, err := lastPort(i)
+		if err != nil {
+			return nil, err
+		}
+		ports = []int{kubeletPort, 0}
+		if last != 0 {
+			ports = []int{last, kubeletPort, 0}
 		}
 	}
-	l, err := open(port)
+	var l net.Listener
+	var err error
+	for _, port := range ports {
+		if l, err = net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(port))); !errors.Is(err, unix.EADDRINUSE) {
+			break
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("serve the kubelet: %w; free the port or choose another with --kubelet-port", err)
 	}
+	if port := l.Addr().(*net.TCPAddr).Port; s.KubeletPort == 0 && port != kubeletPort && port != ports[0] {
+		if err := rememberPort(i, port); err != nil {
+			l.Close()
+			return nil, err
+		}
+	}
 	return l, nil
+}
+
+func rememberPort(i instance.Instance, port int) error {
+	if err := atomicfile.Write(portFile(i), []byte(strconv.Itoa(port)+"\n"), 0o600); err != nil {
+		return fmt.Errorf("remember the kubelet's port: %w", err)
+	}
+	return nil
 }
 
 // nodeUser is who the node is to the API server, in the group user.NodesGroup.

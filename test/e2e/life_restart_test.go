@@ -267,6 +267,7 @@ func TestRestartOfAllContainersThroughCrashes(t *testing.T) {
 		o.restart()
 		o.client = clientOf(o.t, o.Cluster)
 		s.client = o.client
+		o.awaitKubelet()
 	}
 	s.apply(restarting)
 	s.allStarted(1)
