@@ -27,12 +27,13 @@ func list(cpu, memory string) v1.ResourceList {
 	return v1.ResourceList{v1.ResourceCPU: resource.MustParse(cpu), v1.ResourceMemory: resource.MustParse(memory)}
 }
 
-// TestTree makes and removes real cgroups of all three classes.
-func TestTree(t *testing.T) {
+// openTree makes a tree of real cgroups, of the test's own. It goes with the test.
+func openTree(t *testing.T) (*Tree, string) {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
-	root := fmt.Sprintf("/kubelet-cgroup-test-%d", os.Getpid())
+	root := fmt.Sprintf("/kubelet-cgroup-%s-%d", t.Name(), os.Getpid())
 	tree, err := New(root, 2000)
 	if err != nil {
 		t.Fatal(err)
@@ -45,6 +46,12 @@ func TestTree(t *testing.T) {
 	if err := tree.Open(); err != nil {
 		t.Fatal(err)
 	}
+	return tree, root
+}
+
+// TestTree makes and removes real cgroups of all three classes.
+func TestTree(t *testing.T) {
+	tree, root := openTree(t)
 	pods := map[string]*v1.Pod{
 		"kubepods/pod-g":            pod64(),
 		"kubepods/burstable/pod-b":  podWith("-b", list("250m", "32Mi"), nil),
@@ -141,22 +148,7 @@ func TestRootMustBeBelow(t *testing.T) {
 
 // TestRemoveKillsWhatIsLeft: a process that nobody knows of any more does not keep a Pod's cgroup.
 func TestRemoveKillsWhatIsLeft(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root")
-	}
-	root := fmt.Sprintf("/peapod-cgroup-left-%d", os.Getpid())
-	tree, err := New(root, 2000)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := remove(context.Background(), root); err != nil {
-			t.Error(err)
-		}
-	})
-	if err := tree.Open(); err != nil {
-		t.Fatal(err)
-	}
+	tree, root := openTree(t)
 	p := pod64()
 	if err := tree.Ensure(p); err != nil {
 		t.Fatal(err)
