@@ -8,6 +8,7 @@ import (
 	"github.com/peapod/peapod/api/admissionregistration/validatingadmissionpolicy"
 	"github.com/peapod/peapod/api/admissionregistration/validatingadmissionpolicybinding"
 	"github.com/peapod/peapod/api/admissionregistration/validatingwebhookconfiguration"
+	"github.com/peapod/peapod/api/apiregistration/apiservice"
 	"github.com/peapod/peapod/api/apps/controllerrevision"
 	"github.com/peapod/peapod/api/apps/daemonset"
 	"github.com/peapod/peapod/api/apps/deployment"
@@ -42,10 +43,16 @@ import (
 	"github.com/peapod/peapod/api/core/service"
 	"github.com/peapod/peapod/api/core/serviceaccount"
 	"github.com/peapod/peapod/api/discovery/endpointslice"
+	"github.com/peapod/peapod/api/dynamic/deviceclass"
+	"github.com/peapod/peapod/api/dynamic/resourceclaim"
+	"github.com/peapod/peapod/api/dynamic/resourceclaimtemplate"
+	"github.com/peapod/peapod/api/dynamic/resourceslice"
 	eventsevent "github.com/peapod/peapod/api/events/event"
 	"github.com/peapod/peapod/api/networking/ingress"
 	"github.com/peapod/peapod/api/networking/ingressclass"
+	"github.com/peapod/peapod/api/networking/ipaddress"
 	"github.com/peapod/peapod/api/networking/networkpolicy"
+	"github.com/peapod/peapod/api/networking/servicecidr"
 	"github.com/peapod/peapod/api/node/runtimeclass"
 	"github.com/peapod/peapod/api/policy/poddisruptionbudget"
 	"github.com/peapod/peapod/api/rbac/clusterrole"
@@ -88,6 +95,8 @@ func All() []*resource.Declaration {
 		validatingadmissionpolicybinding.Declaration(),
 		validatingwebhookconfiguration.Declaration(),
 
+		apiservice.Declaration(),
+
 		selfsubjectreview.Declaration(),
 		tokenreview.Declaration(),
 
@@ -117,7 +126,9 @@ func All() []*resource.Declaration {
 
 		ingress.Declaration(),
 		ingressclass.Declaration(),
+		ipaddress.Declaration(),
 		networkpolicy.Declaration(),
+		servicecidr.Declaration(),
 
 		runtimeclass.Declaration(),
 
@@ -127,6 +138,11 @@ func All() []*resource.Declaration {
 		clusterrolebinding.Declaration(),
 		role.Declaration(),
 		rolebinding.Declaration(),
+
+		deviceclass.Declaration(),
+		resourceclaim.Declaration(),
+		resourceclaimtemplate.Declaration(),
+		resourceslice.Declaration(),
 
 		priorityclass.Declaration(),
 

@@ -21,4 +21,5 @@ GOFLAGS=-mod=mod go tool openapi-gen \
 		certificates/v1 coordination/v1 core/v1 discovery/v1 events/v1 flowcontrol/v1 networking/v1 node/v1 policy/v1 rbac/v1 \
 		resource/v1 scheduling/v1 scheduling/v1alpha3 storage/v1) \
 	$(meta api/resource apis/meta/v1 runtime util/intstr version) \
-	k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1
+	k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1 \
+	k8s.io/kube-aggregator/pkg/apis/apiregistration/v1
