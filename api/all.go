@@ -43,16 +43,10 @@ import (
 	"github.com/peapod/peapod/api/core/service"
 	"github.com/peapod/peapod/api/core/serviceaccount"
 	"github.com/peapod/peapod/api/discovery/endpointslice"
-	"github.com/peapod/peapod/api/dynamic/deviceclass"
-	"github.com/peapod/peapod/api/dynamic/resourceclaim"
-	"github.com/peapod/peapod/api/dynamic/resourceclaimtemplate"
-	"github.com/peapod/peapod/api/dynamic/resourceslice"
 	eventsevent "github.com/peapod/peapod/api/events/event"
 	"github.com/peapod/peapod/api/networking/ingress"
 	"github.com/peapod/peapod/api/networking/ingressclass"
-	"github.com/peapod/peapod/api/networking/ipaddress"
 	"github.com/peapod/peapod/api/networking/networkpolicy"
-	"github.com/peapod/peapod/api/networking/servicecidr"
 	"github.com/peapod/peapod/api/node/runtimeclass"
 	"github.com/peapod/peapod/api/policy/poddisruptionbudget"
 	"github.com/peapod/peapod/api/rbac/clusterrole"
@@ -126,9 +120,7 @@ func All() []*resource.Declaration {
 
 		ingress.Declaration(),
 		ingressclass.Declaration(),
-		ipaddress.Declaration(),
 		networkpolicy.Declaration(),
-		servicecidr.Declaration(),
 
 		runtimeclass.Declaration(),
 
@@ -138,11 +130,6 @@ func All() []*resource.Declaration {
 		clusterrolebinding.Declaration(),
 		role.Declaration(),
 		rolebinding.Declaration(),
-
-		deviceclass.Declaration(),
-		resourceclaim.Declaration(),
-		resourceclaimtemplate.Declaration(),
-		resourceslice.Declaration(),
 
 		priorityclass.Declaration(),
 
