@@ -7,7 +7,6 @@ import (
 	"context"
 	"fmt"
 	"sync"
-	"sync/atomic"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -40,16 +39,14 @@ const (
 type controller struct {
 	services   corelisters.ServiceLister
 	pods       corelisters.PodLister
-	nodes      corelisters.NodeLister
 	slices     cache.Indexer
 	loop       *engine.Loop
 	tracker    *util.EndpointSliceTracker
 	times      *util.TriggerTimeTracker
 	topology   *topologycache.TopologyCache
 	reconciler *endpointslice.Reconciler
-	// nodesStale says that topology does not know yet what has changed of the nodes; counting is held while it learns.
-	nodesStale atomic.Bool
-	counting   sync.Mutex
+	// zones is what topology is told of nodes.
+	zones zones
 	// waiting holds the Services whose slices in the cache are older than what was written: the event that brings them
 	// up to date queues the Service.
 	waiting sync.Map
@@ -65,10 +62,10 @@ func New(d engine.Deps) (engine.Runner, error) {
 		return nil, fmt.Errorf("index endpoint slices: %w", err)
 	}
 	c := &controller{
-		services: services.Lister(), pods: pods.Lister(), nodes: nodes.Lister(), slices: slices.Informer().GetIndexer(),
+		services: services.Lister(), pods: pods.Lister(), slices: slices.Informer().GetIndexer(),
 		tracker: util.NewEndpointSliceTracker(), times: util.NewTriggerTimeTracker(), topology: topologycache.NewTopologyCache(),
 	}
-	c.reconciler = endpointslice.NewReconciler(d.Client, c.nodes, maxEndpoints, c.tracker, c.topology, d.Recorder, manager,
+	c.reconciler = endpointslice.NewReconciler(d.Client, nodes.Lister(), maxEndpoints, c.tracker, c.topology, d.Recorder, manager,
 		endpointslice.WithPreferSameTrafficDistributionEnabled(true))
 	c.loop = &engine.Loop{Name: Name, Workers: workers, Sync: c.sync}
 	handlers := []struct {
@@ -82,9 +79,9 @@ func New(d engine.Deps) (engine.Runner, error) {
 			DeleteFunc: func(obj any) { c.podChanged(nil, undeleted(obj)) },
 		}},
 		{nodes.Informer(), cache.ResourceEventHandlerFuncs{
-			AddFunc:    func(any) { c.nodesChanged() },
-			UpdateFunc: c.nodeChanged,
-			DeleteFunc: func(any) { c.nodesChanged() },
+			AddFunc:    func(obj any) { c.nodeSet(obj.(*corev1.Node)) },
+			UpdateFunc: func(_, obj any) { c.nodeSet(obj.(*corev1.Node)) },
+			DeleteFunc: c.nodeGone,
 		}},
 		{slices.Informer(), cache.ResourceEventHandlerFuncs{
 			AddFunc:    func(obj any) { c.sliceSet(obj.(*discoveryv1.EndpointSlice)) },
@@ -133,51 +130,32 @@ func (c *controller) podChanged(old, obj any) {
 	}
 }
 
-// nodeChanged follows what decides how endpoints are spread over zones.
-func (c *controller) nodeChanged(old, obj any) {
-	was, is := old.(*corev1.Node), obj.(*corev1.Node)
-	if was.Labels[corev1.LabelTopologyZone] != is.Labels[corev1.LabelTopologyZone] || ready(was) != ready(is) {
-		c.nodesChanged()
-	}
-}
-
-func ready(n *corev1.Node) bool {
-	for _, c := range n.Status.Conditions {
-		if c.Type == corev1.NodeReady {
-			return c.Status == corev1.ConditionTrue
-		}
-	}
-	return false
-}
-
 // nodesKey is the key under which changes of nodes are queued: no Service has it.
 var nodesKey = cache.ObjectName{}
 
-// nodesChanged has the nodes counted anew, once for all that change until a worker gets to it: counting takes all of them.
-func (c *controller) nodesChanged() {
-	c.nodesStale.Store(true)
-	c.loop.Add(nodesKey)
+// nodeSet follows what decides how endpoints are spread over zones.
+func (c *controller) nodeSet(n *corev1.Node) {
+	if c.zones.set(n) {
+		c.loop.Add(nodesKey)
+	}
 }
 
-// countNodes tells topology of the nodes if they have changed, and queues the Services that this concerns.
-func (c *controller) countNodes() error {
-	c.counting.Lock()
-	defer c.counting.Unlock()
-	if !c.nodesStale.Swap(false) {
-		return nil
+func (c *controller) nodeGone(obj any) {
+	if name, err := cache.DeletionHandlingObjectToName(obj); err == nil && c.zones.remove(name.Name) {
+		c.loop.Add(nodesKey)
 	}
-	nodes, err := c.nodes.List(labels.Everything())
-	if err != nil {
-		c.nodesStale.Store(true)
-		return fmt.Errorf("list nodes: %w", err)
+}
+
+// tellOfNodes tells topology of the nodes if they have changed, and queues the Services that this concerns.
+func (c *controller) tellOfNodes() {
+	if !c.zones.tell(c.topology) {
+		return
 	}
-	c.topology.SetNodes(klog.Background(), nodes)
 	for _, key := range c.topology.GetOverloadedServices() {
 		if name, err := cache.ParseObjectName(key); err == nil {
 			c.loop.Add(name)
 		}
 	}
-	return nil
 }
 
 func (c *controller) sliceSet(s *discoveryv1.EndpointSlice) {
@@ -218,8 +196,9 @@ func (c *controller) sliceGone(obj any) {
 
 func (c *controller) sync(ctx context.Context, key cache.ObjectName) error {
 	// A Service, too, is to be seen with the nodes as they are, whichever key came first.
-	if err := c.countNodes(); err != nil || key == nodesKey {
-		return err
+	c.tellOfNodes()
+	if key == nodesKey {
+		return nil
 	}
 	svc, err := c.services.Services(key.Namespace).Get(key.Name)
 	if apierrors.IsNotFound(err) {
