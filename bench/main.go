@@ -1,5 +1,6 @@
 // Command bench measures a whole Peapod against its budgets: how fast it starts, how fast Pods run, what an idle node
-// costs, what the API, the scheduler and DNS sustain, and how fast workloads and Services follow. It needs root and the built binary, no registry and no other cluster; it makes
+// costs, what the API, the scheduler and DNS sustain, and how fast workloads, Services and single changes are followed.
+// It needs root and the built binary, no registry and no other cluster; it makes
 // clusters of its own in temporary data directories and removes them, also when it fails or is interrupted. `make bench`
 // runs it.
 //
@@ -33,6 +34,7 @@ var benchmarks = []benchmark{
 	{"node", measureNode},
 	{"api", measureAPI},
 	{"workload", measureWorkload},
+	{"react", measureReact},
 	{"service", measureService},
 	{"endpoint", measureEndpoint},
 	{"dns", measureDNS},

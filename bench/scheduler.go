@@ -47,7 +47,12 @@ func measureScheduler(ctx context.Context, s settings) (figures []figure, err er
 			beatErr = h.beat(ctx)
 		})
 		for _, step := range schedulings {
-			got, stepErr := h.place(ctx, step.nodes, step.pods)
+			got, stepErr := h.grow(ctx, step.nodes)
+			if err = stepErr; err != nil {
+				break
+			}
+			figures = append(figures, got...)
+			got, stepErr = h.place(ctx, step.nodes, step.pods)
 			if err = stepErr; err != nil {
 				break
 			}
@@ -77,11 +82,8 @@ type hollow struct {
 	nodes int // that there are, or will be in a moment
 }
 
-// place makes the nodes that are missing, and Pods for all of them.
+// place makes Pods for all nodes.
 func (h *hollow) place(ctx context.Context, nodes, pods int) ([]figure, error) {
-	if err := h.grow(ctx, nodes); err != nil {
-		return nil, err
-	}
 	w, err := h.clients[0].CoreV1().Pods(metav1.NamespaceDefault).Watch(ctx, metav1.ListOptions{
 		// Each Pod comes by once, when it has a node; those of earlier steps come first.
 		FieldSelector: "spec.nodeName!=", ResourceVersion: "",
@@ -122,32 +124,50 @@ func (h *hollow) place(ctx context.Context, nodes, pods int) ([]figure, error) {
 	}, err
 }
 
-// grow makes nodes until there are so many, and waits until all of them can take Pods.
-func (h *hollow) grow(ctx context.Context, nodes int) error {
+// grow makes nodes until there are so many, waits until all of them can take Pods, and measures what each of them cost, with
+// the renewals of leases meanwhile.
+func (h *hollow) grow(ctx context.Context, nodes int) ([]figure, error) {
 	h.mu.Lock()
 	have := h.nodes
 	h.nodes = nodes // what takes longer than a node may be silent must not cost the first ones
 	h.mu.Unlock()
-	_, _, err := share(ctx, len(h.clients), nodes-have, func(ctx context.Context, worker, i int) error {
-		client, name := h.clients[worker], hollowName(have+i)
+	cpu, err := h.c.spent(func() error {
+		if err := h.make(ctx, have, nodes); err != nil {
+			return fmt.Errorf("create nodes: %w", err)
+		}
+		return h.awaitOpen(ctx, nodes)
+	})
+	if err != nil {
+		return nil, err
+	}
+	name := fmt.Sprintf("nodes %d to %d added, server's CPU each", have+1, nodes)
+	return []figure{single(name, "us", 0, micros(cpu)/float64(nodes-have))}, letPass(ctx, servicesCalm)
+}
+
+// make creates the nodes from one number to before another, with their leases.
+func (h *hollow) make(ctx context.Context, from, to int) error {
+	_, _, err := share(ctx, len(h.clients), to-from, func(ctx context.Context, worker, i int) error {
+		client, name := h.clients[worker], hollowName(from+i)
 		lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: coordinationv1.LeaseSpec{
 			HolderIdentity: &name, LeaseDurationSeconds: new(int32(40)), RenewTime: new(metav1.NowMicro()),
 		}}
 		if _, err := client.CoordinationV1().Leases(corev1.NamespaceNodeLease).Create(ctx, lease, metav1.CreateOptions{}); err != nil {
 			return fmt.Errorf("create lease: %w", err)
 		}
-		_, err := client.CoreV1().Nodes().Create(ctx, hollowNode(have+i), metav1.CreateOptions{})
+		_, err := client.CoreV1().Nodes().Create(ctx, hollowNode(from+i), metav1.CreateOptions{})
 		return err
 	})
-	if err != nil {
-		return fmt.Errorf("create nodes: %w", err)
-	}
+	return err
+}
+
+// awaitOpen waits until so many hollow nodes can take Pods.
+func (h *hollow) awaitOpen(ctx context.Context, nodes int) error {
 	w, err := h.clients[0].CoreV1().Nodes().Watch(ctx, metav1.ListOptions{LabelSelector: "hollow"})
 	if err != nil {
 		return fmt.Errorf("watch nodes: %w", err)
 	}
 	open := map[string]bool{}
-	err = h.c.follow(ctx, w, "hollow nodes", func(e watch.Event) (bool, error) {
+	return h.c.follow(ctx, w, "hollow nodes", func(e watch.Event) (bool, error) {
 		node, ok := e.Object.(*corev1.Node)
 		if !ok {
 			return false, nil
@@ -160,10 +180,6 @@ func (h *hollow) grow(ctx context.Context, nodes int) error {
 		}
 		return len(open) == nodes, nil
 	})
-	if err != nil {
-		return err
-	}
-	return letPass(ctx, servicesCalm)
 }
 
 // beat renews the leases, each every heartbeat, until ctx ends.
