@@ -13,15 +13,13 @@ type AgentOptions struct {
 	// Server is the URL of the cluster's API, and Token what `peapod token create` printed. Both are needed to join, and
 	// remembered afterwards.
 	Server, Token string
-	// NodeName, NodeIP and KubeletPort are as a server's.
-	NodeName, NodeIP string
-	KubeletPort      int
+	NodeOptions
 	// InsecureRegistries are as a server's.
 	InsecureRegistries []string
 }
 
 // DefaultAgentOptions are the options of `peapod agent` without flags.
-func DefaultAgentOptions() AgentOptions { return AgentOptions{NodeName: DefaultOptions().NodeName} }
+func DefaultAgentOptions() AgentOptions { return AgentOptions{NodeOptions: defaultNodeOptions()} }
 
 // settledAgent are options that have been checked, with what the machine remembers of its cluster.
 type settledAgent struct {
@@ -35,7 +33,7 @@ type settledAgent struct {
 func (o AgentOptions) settle(r agentRecord) (settledAgent, error) {
 	a := settledAgent{record: r}
 	so := DefaultOptions()
-	so.NodeName, so.NodeIP, so.KubeletPort, so.InsecureRegistries = o.NodeName, o.NodeIP, o.KubeletPort, o.InsecureRegistries
+	so.NodeOptions, so.InsecureRegistries = o.NodeOptions, o.InsecureRegistries
 	var err error
 	if a.settled, err = so.settle(); err != nil {
 		return a, err

@@ -33,13 +33,14 @@ func (n *node) newCare(i instance.Instance, s settled, e *containers) error {
 	}
 	n.images, err = imagegc.New(imagegc.Config{
 		NodeName: s.NodeName, Runtime: e.service, Images: e.images, Pods: pods, Recorder: recorder, Room: n.imageRoom,
+		HighPercent: s.ImageGCHighThreshold, LowPercent: s.ImageGCLowThreshold,
 	})
 	if err != nil {
 		return err
 	}
 	n.evict, err = evict.New(evict.Config{
 		NodeName: s.NodeName, Observer: &evict.Machine{RootDir: i.DataDir, Images: n.stats.ImageFsPath}, Stats: n.stats,
-		Pods:     pods,
+		Pods: pods, Thresholds: s.evict,
 		Evict:    func(uid types.UID, why pod.Eviction) error { return n.kubelet.Evictor().Evict(uid, why) },
 		Recorder: recorder, Changed: func() { n.kubelet.Node().Kick() },
 		Reclaim: []func(context.Context) error{imagegc.DeadContainers(e.service, pods), n.images.RemoveUnused},
@@ -67,7 +68,8 @@ func (n *node) imageRoom(ctx context.Context) (available, capacity int64, err er
 func (n *node) settings(port int32) any {
 	yes, no, zero := true, false, int32(0)
 	duration := func(d time.Duration) metav1.Duration { return metav1.Duration{Duration: d} }
-	high, low, files := int32(85), int32(80), int32(5)
+	full, left := n.images.Thresholds()
+	high, low, files := int32(full), int32(left), int32(5)
 	hard := map[string]string{}
 	for _, t := range n.evict.Thresholds() {
 		hard[string(t.Signal)] = t.String()

@@ -2,18 +2,18 @@ package daemon
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"path"
-	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/validation"
 	"sigs.k8s.io/yaml"
 
 	"github.com/peapod/peapod/controllers/certificates"
 	"github.com/peapod/peapod/controllers/nodelifecycle"
 	"github.com/peapod/peapod/daemon/instance"
+	"github.com/peapod/peapod/kubelet/evict"
 	kubeletnode "github.com/peapod/peapod/kubelet/node"
 	"github.com/peapod/peapod/store/etcd"
 )
@@ -24,13 +24,7 @@ type Options struct {
 	// BindAddress and Port are where the API is served.
 	BindAddress string `json:"bindAddress,omitempty"`
 	Port        int    `json:"port,omitempty"`
-	// KubeletPort is where this node's kubelet is served; zero takes 10250, or a free one if that is taken. Clients learn
-	// the port from the Node object.
-	KubeletPort int `json:"kubeletPort,omitempty"`
-	// NodeName names this machine's node: the host name in lower case by default.
-	NodeName string `json:"nodeName,omitempty"`
-	// NodeIP is this machine's address for other nodes and for Pods: the default route's source address by default.
-	NodeIP string `json:"nodeIP,omitempty"`
+	NodeOptions
 	// ClusterCIDR and ServiceCIDR are the addresses of Pods and of Services. Empty chooses ranges that are free on this
 	// machine. They are fixed by a data directory's first start.
 	ClusterCIDR string `json:"clusterCIDR,omitempty"`
@@ -56,11 +50,7 @@ type Options struct {
 
 // DefaultOptions are the options of `peapod server` without flags.
 func DefaultOptions() Options {
-	name, err := os.Hostname()
-	if err != nil {
-		name = "localhost"
-	}
-	return Options{BindAddress: "0.0.0.0", Port: 6443, NodeName: strings.ToLower(name),
+	return Options{BindAddress: "0.0.0.0", Port: 6443, NodeOptions: defaultNodeOptions(),
 		EtcdPrefix: etcd.DefaultPrefix, EtcdCompactionInterval: metav1.Duration{Duration: etcd.DefaultCompactionInterval},
 		ClusterSigningDuration: metav1.Duration{Duration: certificates.DefaultSigningDuration},
 		NodeMonitorGracePeriod: metav1.Duration{Duration: nodelifecycle.DefaultGracePeriod}}
@@ -77,15 +67,14 @@ func (o *Options) Load(file string, flagChanged func(name string) bool) error {
 		return fmt.Errorf("read --config: %w", err)
 	}
 	flags := *o
+	o.EtcdServers, o.EvictionHard = nil, nil // what the file says would be written into those of the flags
 	if err := yaml.UnmarshalStrict(b, o); err != nil {
 		return fmt.Errorf("read --config %s: %w", file, err)
 	}
-	for name, restore := range map[string]func(){
+	restores := o.NodeOptions.restore(flags.NodeOptions)
+	maps.Copy(restores, map[string]func(){
 		"bind-address": func() { o.BindAddress = flags.BindAddress },
 		"port":         func() { o.Port = flags.Port },
-		"kubelet-port": func() { o.KubeletPort = flags.KubeletPort },
-		"node-name":    func() { o.NodeName = flags.NodeName },
-		"node-ip":      func() { o.NodeIP = flags.NodeIP },
 		"cluster-cidr": func() { o.ClusterCIDR = flags.ClusterCIDR },
 		"service-cidr": func() { o.ServiceCIDR = flags.ServiceCIDR },
 
@@ -98,7 +87,8 @@ func (o *Options) Load(file string, flagChanged func(name string) bool) error {
 		"cluster-signing-duration":  func() { o.ClusterSigningDuration = flags.ClusterSigningDuration },
 		"node-monitor-grace-period": func() { o.NodeMonitorGracePeriod = flags.NodeMonitorGracePeriod },
 		"token":                     func() { o.Token = flags.Token },
-	} {
+	})
+	for name, restore := range restores {
 		if flagChanged(name) {
 			restore()
 		}
@@ -111,6 +101,7 @@ type settled struct {
 	Options
 	bind   netip.Addr
 	nodeIP netip.Addr // invalid: find it
+	evict  []evict.Threshold
 	want   instance.Ranges
 }
 
@@ -124,16 +115,8 @@ func (o Options) settle() (settled, error) {
 	if o.Port < 1 || o.Port > 65535 {
 		return s, fmt.Errorf("--port %d: must be between 1 and 65535", o.Port)
 	}
-	if o.KubeletPort < 0 || o.KubeletPort > 65535 {
-		return s, fmt.Errorf("--kubelet-port %d: must be between 0 and 65535", o.KubeletPort)
-	}
-	if msgs := validation.IsDNS1123Subdomain(o.NodeName); len(msgs) > 0 {
-		return s, fmt.Errorf("--node-name %q: %s", o.NodeName, strings.Join(msgs, "; "))
-	}
-	if o.NodeIP != "" {
-		if s.nodeIP, err = netip.ParseAddr(o.NodeIP); err != nil || s.nodeIP.IsUnspecified() || s.nodeIP.IsLoopback() {
-			return s, fmt.Errorf("--node-ip %q: not an address that other nodes can reach this machine at", o.NodeIP)
-		}
+	if s.nodeIP, s.evict, err = o.NodeOptions.settle(); err != nil {
+		return s, err
 	}
 	if s.want.Cluster, err = parseCIDR("cluster-cidr", o.ClusterCIDR, 24); err != nil {
 		return s, err

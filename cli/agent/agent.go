@@ -55,9 +55,7 @@ The nodes reach each other's UDP port 8472 (the Pod network) and TCP port 10250 
 	f := cmd.Flags()
 	f.StringVar(&opts.Server, "server", opts.Server, "address of the cluster's API, such as https://10.0.0.1:6443")
 	f.StringVar(&opts.Token, "token", opts.Token, "token to join with (environment: "+tokenEnv+")")
-	f.IntVar(&opts.KubeletPort, "kubelet-port", opts.KubeletPort, "port to serve this node's kubelet on; 0 takes 10250, or a free one if that is taken")
-	f.StringVar(&opts.NodeName, "node-name", opts.NodeName, "name of this machine's node")
-	f.StringVar(&opts.NodeIP, "node-ip", opts.NodeIP, "address of this machine's node (default: the one that the default route uses)")
+	opts.NodeOptions.AddFlags(f)
 	f.IntVarP(&verbosity, "v", "v", 0, "number for the log level verbosity")
 	return cmd
 }

@@ -158,8 +158,12 @@ func checkInotify(string) Finding {
 	return Finding{Found: fmt.Sprintf("%d instances a user", n)}
 }
 
-// Below minDisk the kubelet's own thresholds begin to evict.
-const minDisk = 1 << 30
+// Below minDisk there is no room for images, below minDiskPercent the node takes no more Pods: it is the kubelet's threshold
+// of the images' file system.
+const (
+	minDisk        = 1 << 30
+	minDiskPercent = 15
+)
 
 func checkDisk(dataDir string) Finding {
 	dir := dataDir
@@ -177,6 +181,9 @@ func checkDisk(dataDir string) Finding {
 	found := fmt.Sprintf("%.1f GiB free for %s", float64(free)/(1<<30), dataDir)
 	if free < minDisk {
 		return Finding{Severity: Warning, Found: found, Fix: "free at least 1 GiB, or choose another --data-dir"}
+	}
+	if size := st.Blocks * uint64(st.Bsize); free < size/100*minDiskPercent {
+		return Finding{Severity: Warning, Found: found, Fix: fmt.Sprintf("free %d %% of the disk, or start with --eviction-hard=imagefs.available<5%%,nodefs.available<5%%: the node takes no Pods otherwise (DiskPressure)", minDiskPercent)}
 	}
 	return Finding{Found: found}
 }

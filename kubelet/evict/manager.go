@@ -101,6 +101,11 @@ func New(cfg Config) (*Manager, error) {
 // Thresholds are when the node acts.
 func (m *Manager) Thresholds() []Threshold { return m.cfg.Thresholds }
 
+// Kept implements node.Pressure.
+func (m *Manager) Kept(capacity v1.ResourceList) v1.ResourceList {
+	return Kept(m.cfg.Thresholds, capacity)
+}
+
 // Pressure implements node.Pressure.
 func (m *Manager) Pressure() (memory, disk, pids bool) {
 	m.mu.Lock()

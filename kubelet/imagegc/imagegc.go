@@ -20,6 +20,12 @@ import (
 	"k8s.io/utils/clock"
 )
 
+// What Kubernetes does by default.
+const (
+	DefaultHighPercent = 85
+	DefaultLowPercent  = 80
+)
+
 // Config is what a Collector is made from. What is not called optional is
 // required.
 type Config struct {
@@ -31,8 +37,9 @@ type Config struct {
 	// Room tells what is free on the images' file system, and its size, in bytes.
 	Room     func(context.Context) (available, capacity int64, err error)
 	Recorder func() record.EventRecorder
-	// HighPercent is how full the disk may get, 0 means 85; LowPercent is how
-	// full it is after a collection, 0 means 80.
+	// HighPercent is how full the disk may get, 100 for as full as it likes;
+	// LowPercent is how full it is after a collection. HighPercent 0 means both
+	// defaults.
 	HighPercent, LowPercent int64
 	// MinAge is how long an image must have been here before it may go; 0 means
 	// 2 min.
@@ -65,10 +72,7 @@ func New(cfg Config) (*Collector, error) {
 		return nil, errors.New("make image collector: runtime, images, pods, room and recorder are required")
 	}
 	if cfg.HighPercent == 0 {
-		cfg.HighPercent = 85
-	}
-	if cfg.LowPercent == 0 {
-		cfg.LowPercent = 80
+		cfg.HighPercent, cfg.LowPercent = DefaultHighPercent, DefaultLowPercent
 	}
 	if cfg.LowPercent < 0 || cfg.LowPercent >= cfg.HighPercent || cfg.HighPercent > 100 {
 		return nil, fmt.Errorf("make image collector: thresholds must be 0 <= low (%d) < high (%d) <= 100", cfg.LowPercent, cfg.HighPercent)
@@ -107,6 +111,9 @@ func (c *Collector) Run(ctx context.Context) error {
 	}
 }
 
+// Thresholds are how full in percent the disk may get, and is after a collection.
+func (c *Collector) Thresholds() (high, low int64) { return c.cfg.HighPercent, c.cfg.LowPercent }
+
 // Collect frees disk if it is fuller than it may be, down to the low threshold.
 func (c *Collector) Collect(ctx context.Context) error {
 	c.mu.Lock()
@@ -141,7 +148,7 @@ func (c *Collector) collect(ctx context.Context) error {
 	}
 	available = min(available, capacity)
 	used := 100 - available*100/capacity
-	if used < c.cfg.HighPercent {
+	if used < c.cfg.HighPercent || c.cfg.HighPercent == 100 {
 		return nil
 	}
 	want := capacity*(100-c.cfg.LowPercent)/100 - available

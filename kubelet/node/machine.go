@@ -137,14 +137,16 @@ func (m *machine) capacity(dir string, pods int64) (v1.ResourceList, error) {
 	return list, nil
 }
 
-// allocatable is what of the capacity Pods may have: without reservations,
-// huge pages, and what eviction keeps free.
-func allocatable(capacity, reserved v1.ResourceList) v1.ResourceList {
+// allocatable is what of the capacity Pods may have: without huge pages, and
+// what is kept from them.
+func allocatable(capacity v1.ResourceList, kept ...v1.ResourceList) v1.ResourceList {
 	out := v1.ResourceList{}
 	for name, q := range capacity {
 		q = q.DeepCopy()
-		if r, ok := reserved[name]; ok {
-			q.Sub(r)
+		for _, k := range kept {
+			if r, ok := k[name]; ok {
+				q.Sub(r)
+			}
 		}
 		switch name {
 		case v1.ResourceMemory:
@@ -153,9 +155,8 @@ func allocatable(capacity, reserved v1.ResourceList) v1.ResourceList {
 					q.Sub(pages)
 				}
 			}
-			q.Sub(*resource.NewQuantity(100<<20, resource.BinarySI)) // memory.available<100Mi
 		case v1.ResourceEphemeralStorage:
-			q = *resource.NewQuantity(q.Value()-q.Value()/10, resource.DecimalSI) // nodefs.available<10%
+			q.Format = resource.DecimalSI
 		}
 		if q.Sign() < 0 {
 			q.Set(0)

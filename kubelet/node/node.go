@@ -42,6 +42,8 @@ const (
 type Pressure interface {
 	// Pressure says what the node is short of now.
 	Pressure() (memory, disk, pids bool)
+	// Kept is what it keeps from Pods of a node with that capacity.
+	Kept(capacity v1.ResourceList) v1.ResourceList
 }
 
 // Config is what a Node needs. Optional fields say so.

@@ -32,6 +32,10 @@ func (p *pressure) Pressure() (bool, bool, bool) {
 	return p.memory, false, false
 }
 
+func (p *pressure) Kept(v1.ResourceList) v1.ResourceList {
+	return v1.ResourceList{v1.ResourceMemory: resource.MustParse("100Mi"), v1.ResourceEphemeralStorage: resource.MustParse("1Gi")}
+}
+
 func testNode(t *testing.T, client *fake.Clientset, p Pressure) (*Node, *record.FakeRecorder) {
 	t.Helper()
 	events := record.NewFakeRecorder(100)
@@ -75,6 +79,9 @@ func TestRegisterAndReport(t *testing.T) {
 		if have.IsZero() || may.IsZero() || may.Cmp(have) > 0 || (name == v1.ResourceCPU && have.MilliValue()-may.MilliValue() != 100) {
 			t.Errorf("%s: capacity %v, allocatable %v", name, have.String(), may.String())
 		}
+	}
+	if have, may := s.Capacity[v1.ResourceEphemeralStorage], s.Allocatable[v1.ResourceEphemeralStorage]; have.Value()-may.Value() != 1<<30 {
+		t.Errorf("storage %v, allocatable %v: eviction keeps 1Gi", have.String(), may.String())
 	}
 	if fmt.Sprint(s.DeclaredFeatures) != "[RestartAllContainersOnContainerExits]" {
 		t.Errorf("declared features %v", s.DeclaredFeatures)

@@ -35,7 +35,7 @@ func (n *Node) fill(ctx context.Context, s *v1.NodeStatus) ([]string, error) {
 	for name, q := range capacity {
 		s.Capacity[name] = q
 	}
-	for name, q := range allocatable(s.Capacity, n.cfg.Reserved) {
+	for name, q := range allocatable(s.Capacity, n.kept(s.Capacity)...) {
 		s.Allocatable[name] = q
 	}
 	s.Addresses = nil
@@ -59,6 +59,14 @@ func (n *Node) fill(ctx context.Context, s *v1.NodeStatus) ([]string, error) {
 		}
 	}
 	return n.conditions(s, problems), nil
+}
+
+// kept are the lists of what Pods may not have.
+func (n *Node) kept(capacity v1.ResourceList) []v1.ResourceList {
+	if n.cfg.Pressure == nil {
+		return []v1.ResourceList{n.cfg.Reserved}
+	}
+	return []v1.ResourceList{n.cfg.Reserved, n.cfg.Pressure.Kept(capacity)}
 }
 
 // gates are the feature gates of Kubernetes whose features this kubelet has, of those that nodes declare.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -199,12 +200,13 @@ func (m *machine) do(args ...string) string {
 	return out
 }
 
-// start starts a server or agent and waits until it is ready.
+// start starts a server or agent, whatever the disk has left, and waits until it is ready.
 func (m *machine) start(args ...string) {
 	m.t.Helper()
 	log, err := m.log.Open()
 	must(m.t, err)
 	defer log.Close()
+	args = slices.Insert(slices.Clone(args), 1, cluster.AnyDisk...)
 	cmd := m.command(context.Background(), append([]string{m.binary}, args...)...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}

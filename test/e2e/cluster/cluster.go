@@ -39,6 +39,10 @@ type Config struct {
 	Prepare func(dataDir string) error
 }
 
+// AnyDisk are the arguments of servers and agents that run where others may have filled the disk: what is tested does not
+// depend on how full it is.
+var AnyDisk = []string{"--eviction-hard=memory.available<100Mi", "--image-gc-high-threshold=100"}
+
 // Cluster is one instance of peapod on this machine. Its methods are not safe for use while the server is being started
 // or ended by another goroutine.
 type Cluster struct {
@@ -113,7 +117,8 @@ func (c *Cluster) StartServer(ctx context.Context) error {
 		return err
 	}
 	defer log.Close()
-	args := append([]string{"server", "--data-dir", c.Instance.DataDir, "--port", strconv.Itoa(c.Port)}, c.cfg.Args...)
+	args := append([]string{"server", "--data-dir", c.Instance.DataDir, "--port", strconv.Itoa(c.Port)}, AnyDisk...)
+	args = append(args, c.cfg.Args...)
 	cmd := exec.Command(c.Binary, args...)
 	cmd.Env = append(os.Environ(), c.cfg.Env...)
 	cmd.Stdout, cmd.Stderr = log, log

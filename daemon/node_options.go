@@ -1,0 +1,97 @@
+package daemon
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"strings"
+
+	"github.com/spf13/pflag"
+	"k8s.io/apimachinery/pkg/util/validation"
+	cliflag "k8s.io/component-base/cli/flag"
+
+	"github.com/peapod/peapod/kubelet/evict"
+	"github.com/peapod/peapod/kubelet/imagegc"
+)
+
+// NodeOptions are what a user may set of this machine's node, of a server as of an agent.
+type NodeOptions struct {
+	// KubeletPort is where this node's kubelet is served; zero takes 10250, or a free one if that is taken. Clients learn
+	// the port from the Node object.
+	KubeletPort int `json:"kubeletPort,omitempty"`
+	// NodeName names this machine's node: the host name in lower case by default.
+	NodeName string `json:"nodeName,omitempty"`
+	// NodeIP is this machine's address for other nodes and for Pods: the default route's source address by default.
+	NodeIP string `json:"nodeIP,omitempty"`
+	// EvictionHard are the shortages at which the node ends Pods: by signal a quantity or a percentage, in place of all
+	// defaults. ImageGCHighThreshold and ImageGCLowThreshold are how full in percent the images' file system gets before
+	// unused images go, and to which they bring it; 100 never removes one. They are a kubelet's.
+	EvictionHard         map[string]string `json:"evictionHard,omitempty"`
+	ImageGCHighThreshold int64             `json:"imageGCHighThresholdPercent,omitempty"`
+	ImageGCLowThreshold  int64             `json:"imageGCLowThresholdPercent,omitempty"`
+}
+
+func defaultNodeOptions() NodeOptions {
+	name, err := os.Hostname()
+	if err != nil {
+		name = "localhost"
+	}
+	return NodeOptions{NodeName: strings.ToLower(name), ImageGCHighThreshold: imagegc.DefaultHighPercent, ImageGCLowThreshold: imagegc.DefaultLowPercent}
+}
+
+// AddFlags adds a flag for each option.
+func (o *NodeOptions) AddFlags(f *pflag.FlagSet) {
+	f.IntVar(&o.KubeletPort, "kubelet-port", o.KubeletPort, "port to serve this node's kubelet on; 0 takes 10250, or a free one if that is taken")
+	f.StringVar(&o.NodeName, "node-name", o.NodeName, "name of this machine's node")
+	f.StringVar(&o.NodeIP, "node-ip", o.NodeIP, "address of this machine's node (default: the one that the default route uses)")
+	f.Var(cliflag.NewLangleSeparatedMapStringString(&o.EvictionHard), "eviction-hard",
+		"shortages at which the node ends Pods, in place of all defaults, such as memory.available<100Mi,nodefs.available<5%; 0% turns one off (default "+defaultEviction()+")")
+	f.Int64Var(&o.ImageGCHighThreshold, "image-gc-high-threshold", o.ImageGCHighThreshold, "how full the disk gets, in percent, before unused images are removed; 100 never removes one")
+	f.Int64Var(&o.ImageGCLowThreshold, "image-gc-low-threshold", o.ImageGCLowThreshold, "how full in percent that leaves the disk")
+}
+
+// defaultEviction is the default as the flag has it.
+func defaultEviction() string {
+	var parts []string
+	for _, t := range evict.DefaultThresholds() {
+		parts = append(parts, string(t.Signal)+"<"+t.String())
+	}
+	return strings.Join(parts, ",")
+}
+
+// restore are what brings back flags that the configuration file has overwritten.
+func (o *NodeOptions) restore(flags NodeOptions) map[string]func() {
+	return map[string]func(){
+		"kubelet-port":            func() { o.KubeletPort = flags.KubeletPort },
+		"node-name":               func() { o.NodeName = flags.NodeName },
+		"node-ip":                 func() { o.NodeIP = flags.NodeIP },
+		"eviction-hard":           func() { o.EvictionHard = flags.EvictionHard },
+		"image-gc-high-threshold": func() { o.ImageGCHighThreshold = flags.ImageGCHighThreshold },
+		"image-gc-low-threshold":  func() { o.ImageGCLowThreshold = flags.ImageGCLowThreshold },
+	}
+}
+
+// settle checks every option. An invalid address is one to find; thresholds are the defaults where the user gave none.
+func (o *NodeOptions) settle() (ip netip.Addr, hard []evict.Threshold, err error) {
+	if o.KubeletPort < 0 || o.KubeletPort > 65535 {
+		return ip, nil, fmt.Errorf("--kubelet-port %d: must be between 0 and 65535", o.KubeletPort)
+	}
+	if msgs := validation.IsDNS1123Subdomain(o.NodeName); len(msgs) > 0 {
+		return ip, nil, fmt.Errorf("--node-name %q: %s", o.NodeName, strings.Join(msgs, "; "))
+	}
+	if o.NodeIP != "" {
+		if ip, err = netip.ParseAddr(o.NodeIP); err != nil || ip.IsUnspecified() || ip.IsLoopback() {
+			return ip, nil, fmt.Errorf("--node-ip %q: not an address that other nodes can reach this machine at", o.NodeIP)
+		}
+	}
+	if low, high := o.ImageGCLowThreshold, o.ImageGCHighThreshold; low < 0 || low >= high || high > 100 {
+		return ip, nil, fmt.Errorf("--image-gc-low-threshold %d, --image-gc-high-threshold %d: the first must be less than the second, and both between 0 and 100", low, high)
+	}
+	hard = evict.DefaultThresholds()
+	if o.EvictionHard != nil {
+		if hard, err = evict.ParseThresholds(o.EvictionHard); err != nil {
+			return ip, nil, fmt.Errorf("--eviction-hard: %w", err)
+		}
+	}
+	return ip, hard, nil
+}
