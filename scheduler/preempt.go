@@ -42,7 +42,7 @@ func (s *Scheduler) preempt(pod *framework.Pod, d cycle.Decision) (message strin
 	plan, why := s.cycle.Preempt(pod, s.cluster.View(), d, budgets)
 	if plan == nil {
 		if s.cluster.Promised(pod.UID) != nil {
-			s.cluster.Promise(pod, "")
+			s.cluster.TakeBack(pod.UID)
 			p = &preemption{}
 		}
 		return d.Short + " preemption: " + why, p
@@ -54,7 +54,7 @@ func (s *Scheduler) preempt(pod *framework.Pod, d cycle.Decision) (message strin
 		}
 	}
 	for _, other := range p.demoted {
-		s.cluster.Promise(other, "")
+		s.cluster.TakeBack(other.UID)
 	}
 	s.cluster.Promise(pod, p.node)
 	return d.Short, p

@@ -272,7 +272,7 @@ func (s *Scheduler) podChanged(old, new *corev1.Pod) {
 		delete(s.assumed, old.UID)
 		s.binding[old.UID].end()
 		s.cluster.RemovePod(old.UID)
-		s.cluster.Promise(framework.NewPod(old), "")
+		s.cluster.TakeBack(old.UID)
 		s.queue.Happened(framework.Event{OldPod: old}, now)
 		s.signal()
 		return
@@ -306,7 +306,7 @@ func (s *Scheduler) podChanged(old, new *corev1.Pod) {
 func (s *Scheduler) boundPod(old, new *corev1.Pod, now time.Time) {
 	s.queue.Delete(new.UID)
 	delete(s.assumed, new.UID)
-	s.cluster.Promise(framework.NewPod(new), "")
+	s.cluster.TakeBack(new.UID)
 	if old != nil && old.Spec.NodeName == "" {
 		old = nil // newly bound
 	}
@@ -314,8 +314,9 @@ func (s *Scheduler) boundPod(old, new *corev1.Pod, now time.Time) {
 	if framework.Finished(new) {
 		s.cluster.RemovePod(new.UID)
 	} else {
-		pod := framework.NewPod(new)
-		if was := s.cluster.Pod(new.UID); was != nil && old != nil {
+		was := s.cluster.Pod(new.UID)
+		pod := was.Newer(new)
+		if was != nil && old != nil {
 			e.OldRequests, e.NewRequests = was.Requests, pod.Requests
 		}
 		s.cluster.SetPod(pod, new.Spec.NodeName)

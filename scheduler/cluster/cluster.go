@@ -148,14 +148,9 @@ func (c *Cluster) RemovePod(uid types.UID) {
 }
 
 // Promise keeps room on the node, which need not be known yet, for a Pod that is to be bound there, against Pods of lower
-// priority. An empty name takes the promise back.
+// priority. It takes the place of what was promised before; an empty name promises nothing.
 func (c *Cluster) Promise(p *framework.Pod, nodeName string) {
-	if name, ok := c.promised[p.UID]; ok {
-		delete(c.promised, p.UID)
-		old := c.nodes[name]
-		delete(old.Promised, p.UID)
-		c.forget(name, old)
-	}
+	c.TakeBack(p.UID)
 	if nodeName == "" {
 		return
 	}
@@ -165,6 +160,18 @@ func (c *Cluster) Promise(p *framework.Pod, nodeName string) {
 	}
 	node.Promised[p.UID] = p
 	c.promised[p.UID] = nodeName
+}
+
+// TakeBack ends what Promise began, if it did.
+func (c *Cluster) TakeBack(uid types.UID) {
+	name, ok := c.promised[uid]
+	if !ok {
+		return
+	}
+	delete(c.promised, uid)
+	node := c.nodes[name]
+	delete(node.Promised, uid)
+	c.forget(name, node)
 }
 
 // node returns the node of that name, which is made where there is none.

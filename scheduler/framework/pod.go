@@ -1,6 +1,7 @@
 package framework
 
 import (
+	"maps"
 	"math"
 
 	corev1 "k8s.io/api/core/v1"
@@ -103,6 +104,24 @@ func NewPod(p *corev1.Pod) *Pod {
 		spread = ResourcesOf(resource.PodRequests(p, options))
 	}
 	return &Pod{Pod: p, Requests: requests, Spread: spread, Ports: hostPorts(p), Claims: claimsOf(p), Terms: termsOf(p)}
+}
+
+// Newer is NewPod for what p, which may be nil, has become. What p needs is worked out anew only where it can have changed, which a
+// binding, for one, leaves as it is.
+func (p *Pod) Newer(now *corev1.Pod) *Pod {
+	if p == nil || p.UID != now.UID || p.Generation == 0 || p.Generation != now.Generation || statusCounts(p.Pod) || statusCounts(now) ||
+		p.Terms != nil && !maps.Equal(p.Labels, now.Labels) {
+		return NewPod(now)
+	}
+	same := *p
+	same.Pod = now
+	return &same
+}
+
+// statusCounts says whether the Pod's status may say what the Pod takes of its node, as it does once it runs.
+func statusCounts(p *corev1.Pod) bool {
+	s := &p.Status
+	return len(s.ContainerStatuses)+len(s.InitContainerStatuses) > 0 || s.Resources != nil || s.AllocatedResources != nil
 }
 
 // allRequest says whether every container requests both of spreadRequests.
