@@ -35,9 +35,12 @@ const (
 	// alone, a start collects garbage twice as often. More makes an idle process larger, as what lives on is then scattered over
 	// as much memory: 2 MB for 16.
 	headroom = 32 << 20
-	// usualPercent is the runtime's rule, which holds for heaps larger than headroom.
+	// usualPercent is the runtime's rule: as much again as lives.
 	usualPercent = 100
 	maxPercent   = 800
+	// extra is what a heap larger than headroom may grow by beyond that rule, at most, in bytes. Up to there it gets twice as
+	// much for what it has more than headroom, which makes a heap that is small when idle no larger.
+	extra = 256 << 20
 	// worthwhile is how much there must be to give back, in bytes: it takes a collection, some 20 ms of processor time.
 	worthwhile = 4 << 20
 )
@@ -104,12 +107,20 @@ func (k *Keeper) await() {
 
 // tune sets how far the heap may grow from what lives now. Small differences are left alone: setting stops the world.
 func (k *Keeper) tune() {
-	live := max(read("/gc/heap/live:bytes")[0], 1<<20)
-	percent := int(min(max(headroom*100/live, usualPercent), maxPercent))
-	if diff := percent - k.percent; diff*4 > k.percent || -diff*4 > k.percent || percent == usualPercent && diff != 0 {
+	percent := growth(max(read("/gc/heap/live:bytes")[0], 1<<20))
+	if diff := percent - k.percent; diff*4 > k.percent || -diff*4 > k.percent {
 		debug.SetGCPercent(percent)
 		k.percent = percent
 	}
+}
+
+// growth is by how many per cent a heap of which so many bytes live may grow before garbage is collected.
+func growth(live uint64) int {
+	room := uint64(headroom)
+	if live > headroom {
+		room = live*usualPercent/100 + min(live-headroom, extra)
+	}
+	return int(min(room*100/live, maxPercent))
 }
 
 // reclaimable is how many bytes of the heap are free, or were not reachable any more at the last collection's end, or came since.

@@ -155,18 +155,23 @@ func TestWhatTheLoaderWroteStays(t *testing.T) {
 	}
 }
 
-// The room that a heap gets is headroom, or its own size if that is more.
+// The room that a heap gets is headroom, or its own size if that is more, and as much as it has beyond headroom, to a bound.
 func TestRoomFollowsTheHeap(t *testing.T) {
 	k := New(Config{})
 	small := k.percent
 	if small <= usualPercent {
 		t.Errorf("a small heap may grow by %d %%, want more than %d %%", small, usualPercent)
 	}
+	for live, want := range map[uint64]int{1 << 20: 800, headroom / 2: 200, headroom: 100, 2 * headroom: 150, 4 * headroom: 175, headroom + 8*extra: 112} {
+		if got := growth(live); got != want {
+			t.Errorf("%d bytes that live may grow by %d %%, want %d %%", live, got, want)
+		}
+	}
 	block := make([]byte, 4*headroom)
 	runtime.GC()
 	k.tune()
-	if k.percent != usualPercent {
-		t.Errorf("a heap of %d bytes may grow by %d %%, want %d %%", len(block), k.percent, usualPercent)
+	if want := growth(uint64(len(block))); k.percent > want || k.percent < want*3/4 {
+		t.Errorf("a heap of %d bytes may grow by %d %%, want %d %%", len(block), k.percent, want)
 	}
 	runtime.KeepAlive(block)
 	block = nil
