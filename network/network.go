@@ -44,7 +44,7 @@ type Config struct {
 	NodeCIDRs []netip.Prefix
 	// ClusterCIDRs are all networks that Pods reach without translation: those of all nodes. NodeCIDRs need not be repeated.
 	ClusterCIDRs []netip.Prefix
-	// Overlay leads to the Pods of other nodes, see SetPeers. Optional.
+	// Overlay leads to the Pods of other nodes, see ChangePeers. Optional.
 	Overlay Overlay
 	// MTU of the Pods' interfaces; 0 for that of the interface with the default route, or 1500.
 	MTU int
@@ -89,6 +89,7 @@ type Network struct {
 	applying sync.Mutex
 	// overlaying is held while the overlay is brought in line with the nodes.
 	overlaying sync.Mutex
+	overlay    overlayState
 	// pods serialises the steps for one sandbox.
 	pods keyLocks
 }

@@ -2,16 +2,12 @@ package network
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
-
-	"github.com/peapod/peapod/internal/netdump"
 )
 
 // Overlay carries packets between the Pods of several nodes: over a VXLAN device, in UDP. What the device must know of the
@@ -48,7 +44,7 @@ type Peer struct {
 	Name string
 	// IP is its address on the wire.
 	IP netip.Addr
-	// CIDR are the addresses of its Pods.
+	// CIDR are the addresses of its Pods, masked.
 	CIDR netip.Prefix
 }
 
@@ -59,52 +55,8 @@ func overlayAddr(vni int, cidr netip.Prefix) net.HardwareAddr {
 	return hardwareAddr(fmt.Sprintf("overlay %d %s", vni, cidr.Masked()))
 }
 
-// SetPeers makes the overlay lead to exactly these nodes. It can be repeated; without peers there is no device. A peer of
-// another IP family than this node's Pods is left out, and of two that claim the same addresses the first counts.
-func (n *Network) SetPeers(ctx context.Context, peers []Peer) error {
-	n.overlaying.Lock()
-	defer n.overlaying.Unlock()
-	if n.cfg.Overlay.VNI == 0 {
-		return nil
-	}
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	own := n.cfg.NodeCIDRs[0]
-	want := map[netip.Prefix]Peer{}
-	var errs []error
-	for _, p := range peers {
-		p.CIDR = p.CIDR.Masked()
-		if p.CIDR.Addr().Is6() != own.Addr().Is6() || p.CIDR.Overlaps(own) {
-			errs = append(errs, fmt.Errorf("leave out node %s: its Pod network %s does not go with this node's, %s", p.Name, p.CIDR, own))
-			continue
-		}
-		if first, ok := want[p.CIDR]; ok {
-			errs = append(errs, fmt.Errorf("leave out node %s: node %s has its Pod network %s", p.Name, first.Name, p.CIDR))
-			continue
-		}
-		want[p.CIDR] = p
-	}
-	if len(want) == 0 {
-		return errors.Join(append(errs, removeLink(n.overlayName()))...)
-	}
-	link, err := n.overlayDevice()
-	if err != nil {
-		return errors.Join(append(errs, fmt.Errorf("make overlay: %w", err))...)
-	}
-	for _, p := range want {
-		if err := n.addPeer(link, p); err != nil {
-			errs = append(errs, fmt.Errorf("lead to node %s: %w", p.Name, err))
-		}
-	}
-	if err := n.removePeers(link, want); err != nil {
-		errs = append(errs, err)
-	}
-	return errors.Join(errs...)
-}
-
-// overlayDevice returns the device, made anew where it is not as it should be.
-func (n *Network) overlayDevice() (netlink.Link, error) {
+// overlayDevice returns the device, made anew where it is not as it should be, and says whether it was.
+func (n *Network) overlayDevice() (device netlink.Link, made bool, err error) {
 	o, own := n.cfg.Overlay, n.cfg.NodeCIDRs[0]
 	if o.Port == 0 {
 		o.Port = overlayPort
@@ -117,37 +69,37 @@ func (n *Network) overlayDevice() (netlink.Link, error) {
 	switch {
 	case errors.As(err, &absent):
 	case err != nil:
-		return nil, fmt.Errorf("find interface %s: %w", attrs.Name, err)
+		return nil, false, fmt.Errorf("find interface %s: %w", attrs.Name, err)
 	default:
 		have, ok := link.(*netlink.Vxlan)
 		if ok && have.VxlanId == want.VxlanId && have.Port == want.Port && have.SrcAddr.Equal(want.SrcAddr) &&
 			bytes.Equal(have.HardwareAddr, want.HardwareAddr) && have.MTU == attrs.MTU && have.Flags&net.FlagUp != 0 {
-			return link, n.nameOverlay(link)
+			return link, false, n.nameOverlay(link)
 		}
 		if err := removeLink(attrs.Name); err != nil {
-			return nil, err
+			return nil, false, err
 		}
 	}
 	if err := netlink.LinkAdd(want); err != nil {
-		return nil, fmt.Errorf("make interface %s: %w", attrs.Name, err)
+		return nil, false, fmt.Errorf("make interface %s: %w", attrs.Name, err)
 	}
 	if link, err = netlink.LinkByName(attrs.Name); err != nil {
-		return nil, fmt.Errorf("find interface %s: %w", attrs.Name, err)
+		return nil, false, fmt.Errorf("find interface %s: %w", attrs.Name, err)
 	}
 	// Packets come the way that answers go; the guard looks at that, so the kernel's check may rest. Answers to what the host
 	// sent from 127.0.0.1, by a node port there, come back by here; the guard keeps all else from that address.
 	for name, value := range map[string]string{"rp_filter": "0", "route_localnet": "1"} {
 		if _, err := setSysctl("ipv4/conf/"+attrs.Name+"/"+name, value); err != nil {
-			return nil, err
+			return nil, false, err
 		}
 	}
 	if err := n.nameOverlay(link); err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	if err := netlink.LinkSetUp(link); err != nil {
-		return nil, fmt.Errorf("set %s up: %w", attrs.Name, err)
+		return nil, false, fmt.Errorf("set %s up: %w", attrs.Name, err)
 	}
-	return link, nil
+	return link, true, nil
 }
 
 // nameOverlay gives the device the node's own address in its Pod network: what the host itself sends to Pods elsewhere
@@ -158,76 +110,4 @@ func (n *Network) nameOverlay(link netlink.Link) error {
 		return fmt.Errorf("add address %s to the overlay: %w", a, err)
 	}
 	return nil
-}
-
-// addPeer writes down that a node's Pods are behind it, at which hardware address it is, and on which machine that is.
-func (n *Network) addPeer(link netlink.Link, p Peer) error {
-	index, gw, mac := link.Attrs().Index, gateway(p.CIDR), overlayAddr(n.cfg.Overlay.VNI, p.CIDR)
-	forward := &netlink.Neigh{LinkIndex: index, Family: unix.AF_BRIDGE, State: netlink.NUD_PERMANENT, Flags: netlink.NTF_SELF,
-		IP: p.IP.AsSlice(), HardwareAddr: mac}
-	if err := netlink.NeighSet(forward); err != nil {
-		return fmt.Errorf("write forwarding entry: %w", err)
-	}
-	neighbour := &netlink.Neigh{LinkIndex: index, State: netlink.NUD_PERMANENT, Type: unix.RTN_UNICAST, IP: gw.AsSlice(), HardwareAddr: mac}
-	if err := netlink.NeighSet(neighbour); err != nil {
-		return fmt.Errorf("write neighbour: %w", err)
-	}
-	if err := netlink.RouteReplace(n.peerRoute(index, p.CIDR)); err != nil {
-		return fmt.Errorf("add route to %s: %w", p.CIDR, err)
-	}
-	return nil
-}
-
-func (n *Network) peerRoute(index int, cidr netip.Prefix) *netlink.Route {
-	return &netlink.Route{LinkIndex: index, Dst: &net.IPNet{IP: cidr.Addr().AsSlice(), Mask: net.CIDRMask(cidr.Bits(), cidr.Addr().BitLen())},
-		Gw: gateway(cidr).AsSlice(), Flags: int(netlink.FLAG_ONLINK), Src: gateway(n.cfg.NodeCIDRs[0]).AsSlice()}
-}
-
-// removePeers removes what leads to nodes that are not wanted.
-func (n *Network) removePeers(link netlink.Link, want map[netip.Prefix]Peer) error {
-	index, family := link.Attrs().Index, netlink.FAMILY_V4
-	if n.cfg.NodeCIDRs[0].Addr().Is6() {
-		family = netlink.FAMILY_V6
-	}
-	gateways, machines := map[string]bool{}, map[string]bool{}
-	for _, p := range want {
-		gateways[gateway(p.CIDR).String()] = true
-		machines[overlayAddr(n.cfg.Overlay.VNI, p.CIDR).String()+" "+p.IP.String()] = true
-	}
-	var errs []error
-	routes, err := netdump.List(func() ([]netlink.Route, error) {
-		return netlink.RouteListFiltered(family, &netlink.Route{LinkIndex: index}, netlink.RT_FILTER_OIF)
-	})
-	errs = append(errs, err)
-	for _, r := range routes {
-		if r.Gw != nil && !gateways[r.Gw.String()] {
-			errs = append(errs, gone(netlink.RouteDel(&r)))
-		}
-	}
-	neighbours, err := netdump.List(func() ([]netlink.Neigh, error) { return netlink.NeighList(index, family) })
-	errs = append(errs, err)
-	for _, x := range neighbours {
-		if x.State&netlink.NUD_PERMANENT != 0 && !x.IP.IsMulticast() && !gateways[x.IP.String()] {
-			errs = append(errs, gone(netlink.NeighDel(&x)))
-		}
-	}
-	forwards, err := netdump.List(func() ([]netlink.Neigh, error) { return netlink.NeighList(index, unix.AF_BRIDGE) })
-	errs = append(errs, err)
-	for _, x := range forwards {
-		if x.IP != nil && !machines[x.HardwareAddr.String()+" "+x.IP.String()] {
-			errs = append(errs, gone(netlink.NeighDel(&x)))
-		}
-	}
-	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("remove what leads to nodes that are gone: %w", err)
-	}
-	return nil
-}
-
-// gone takes the absence of what is to be removed for success.
-func gone(err error) error {
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) {
-		return nil
-	}
-	return err
 }

@@ -2,6 +2,9 @@ package network
 
 import (
 	"context"
+	"fmt"
+	"maps"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"testing"
@@ -31,7 +34,11 @@ func followed(t *testing.T, nodes ...runtime.Object) (*Peers, *fake.Clientset) {
 	t.Helper()
 	client := fake.NewClientset(nodes...)
 	factory := informers.NewSharedInformerFactory(client, 0)
-	p, err := (&Network{}).NewPeers("self", factory.Core().V1().Nodes())
+	n, err := New(Config{Instance: t.Name(), DataDir: t.TempDir(), NodeCIDRs: []netip.Prefix{netip.MustParsePrefix("10.42.0.0/24")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := n.NewPeers("self", factory.Core().V1().Nodes())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,18 +57,24 @@ func TestPeersAreTheOtherNodesThatCanBeReached(t *testing.T) {
 		peerNode("self", "10.42.0.0/24", 9*time.Hour, internal("192.0.2.1")),
 		peerNode("young", "10.42.1.0/24", time.Minute, external, internal("192.0.2.2")),
 		peerNode("b", "10.42.2.0/24", time.Hour, internal("192.0.2.3"), internal("192.0.2.4")),
-		peerNode("a", "10.42.3.0/24", time.Hour, internal("2001:db8::5")),
+		peerNode("a", "10.42.3.9/24", time.Hour, internal("2001:db8::5")),
+		peerNode("copy", "10.42.3.0/24", time.Minute, internal("192.0.2.8")),
+		peerNode("other-family", "2001:db8:1::/64", time.Hour, internal("192.0.2.8")),
+		peerNode("own-range", "10.42.0.128/25", time.Hour, internal("192.0.2.8")),
 		peerNode("no-range", "", time.Hour, internal("192.0.2.6")),
 		peerNode("bad-range", "10.42.0.0", time.Hour, internal("192.0.2.7")),
 		peerNode("no-address", "10.42.4.0/24", time.Hour, external),
 		peerNode("bad-address", "10.42.5.0/24", time.Hour, internal("here")),
 	)
-	want := []Peer{
+	want := map[netip.Prefix]Peer{}
+	for _, peer := range []Peer{
 		{Name: "a", IP: netip.MustParseAddr("2001:db8::5"), CIDR: netip.MustParsePrefix("10.42.3.0/24")},
 		{Name: "b", IP: netip.MustParseAddr("192.0.2.3"), CIDR: netip.MustParsePrefix("10.42.2.0/24")},
 		{Name: "young", IP: netip.MustParseAddr("192.0.2.2"), CIDR: netip.MustParsePrefix("10.42.1.0/24")},
+	} {
+		want[peer.CIDR] = peer
 	}
-	if got := p.list(); !slices.Equal(got, want) {
+	if got := p.take(); !maps.Equal(got, want) {
 		t.Errorf("peers are %v\nwant      %v", got, want)
 	}
 }
@@ -84,13 +97,22 @@ func TestPeerIsWhatTheOverlayKnows(t *testing.T) {
 func TestPeersFollowTheNodes(t *testing.T) {
 	p, client := followed(t)
 	nodes := client.CoreV1().Nodes()
+	have := map[netip.Prefix]Peer{}
 	await := func(what string, want int) {
 		t.Helper()
-		for len(p.list()) != want {
+		for {
+			for cidr, peer := range p.take() {
+				if have[cidr] = peer; peer == (Peer{}) {
+					delete(have, cidr)
+				}
+			}
+			if len(have) == want {
+				return
+			}
 			select {
 			case <-p.changed:
 			case <-time.After(time.Minute):
-				t.Fatalf("no pass after %s: peers are %v", what, p.list())
+				t.Fatalf("no pass after %s: peers are %v", what, have)
 			}
 		}
 	}
@@ -107,4 +129,65 @@ func TestPeersFollowTheNodes(t *testing.T) {
 		t.Fatal(err)
 	}
 	await("a node is deleted", 0)
+}
+
+// After any changes each network has the oldest node that claims it, and take has told of every move.
+func TestClaims(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	c := newClaims()
+	nodes := map[string]claim{}
+	have := map[netip.Prefix]Peer{}
+	rivals := 0
+	for step := range 5000 {
+		name := fmt.Sprint("n", random.IntN(8))
+		if random.IntN(4) == 0 {
+			c.remove(name)
+			delete(nodes, name)
+		} else {
+			is := claim{Peer: Peer{Name: name, IP: netip.AddrFrom4([4]byte{192, 0, 2, byte(random.IntN(3))})}, since: time.Unix(random.Int64N(3), 0)}
+			if network := random.IntN(5); network > 0 {
+				is.CIDR = netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 42, byte(network), 0}), 24)
+			}
+			if err := c.set(is); err != nil {
+				rivals++
+			}
+			nodes[name] = is
+		}
+		if random.IntN(3) == 0 {
+			continue // several changes come to one look
+		}
+		for cidr, peer := range c.take() {
+			if have[cidr] = peer; peer == (Peer{}) {
+				delete(have, cidr)
+			}
+		}
+		want := map[netip.Prefix]Peer{}
+		for _, is := range slices.SortedFunc(maps.Values(nodes), byAge) {
+			if _, taken := want[is.CIDR]; !taken && is.CIDR.IsValid() {
+				want[is.CIDR] = is.Peer
+			}
+		}
+		if !maps.Equal(have, want) {
+			t.Fatalf("step %d: the networks have %v\nwant %v", step, have, want)
+		}
+	}
+	if rivals == 0 {
+		t.Error("no two nodes claimed one network")
+	}
+}
+
+// Of two nodes that claim one network the younger is named, whichever comes first.
+func TestRivalIsNamed(t *testing.T) {
+	old := claim{Peer: Peer{Name: "old", IP: netip.MustParseAddr("192.0.2.1"), CIDR: netip.MustParsePrefix("10.42.1.0/24")}, since: time.Unix(1, 0)}
+	young := old
+	young.Name, young.since = "young", time.Unix(2, 0)
+	for _, order := range [][]claim{{old, young}, {young, old}} {
+		c := newClaims()
+		if err := c.set(order[0]); err != nil {
+			t.Error(err)
+		}
+		if err := c.set(order[1]); err == nil || err.Error() != "leave out node young: node old has its Pod network 10.42.1.0/24" {
+			t.Errorf("after %s: %v", order[0].Name, err)
+		}
+	}
 }
