@@ -46,7 +46,9 @@ import (
 	eventsevent "github.com/peapod/peapod/api/events/event"
 	"github.com/peapod/peapod/api/networking/ingress"
 	"github.com/peapod/peapod/api/networking/ingressclass"
+	"github.com/peapod/peapod/api/networking/ipaddress"
 	"github.com/peapod/peapod/api/networking/networkpolicy"
+	"github.com/peapod/peapod/api/networking/servicecidr"
 	"github.com/peapod/peapod/api/node/runtimeclass"
 	"github.com/peapod/peapod/api/policy/poddisruptionbudget"
 	"github.com/peapod/peapod/api/rbac/clusterrole"
@@ -120,7 +122,9 @@ func All() []*resource.Declaration {
 
 		ingress.Declaration(),
 		ingressclass.Declaration(),
+		ipaddress.Declaration(),
 		networkpolicy.Declaration(),
+		servicecidr.Declaration(),
 
 		runtimeclass.Declaration(),
 

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/klog/v2"
 
 	"github.com/peapod/peapod/api/resource"
@@ -18,12 +17,18 @@ const mendEvery = 10 * time.Minute
 
 // restore has the allocators know what the stored objects hold. mend keeps it so until its context ends.
 func (s *Server) restore(ctx context.Context) (mend func(context.Context), err error) {
+	env := s.env
+	if env.ServiceIPs, err = s.ips.Open(ctx); err != nil {
+		return nil, err
+	}
 	if s.config.Claims != nil {
-		m := &mender{claims: s.config.Claims, env: s.env, storages: s.storages}
-		return m.run, m.mend(ctx)
+		m := &mender{claims: s.config.Claims, env: env, storages: s.storages}
+		err := m.mend(ctx)
+		m.env = s.env
+		return m.run, err
 	}
 	for _, st := range s.storages {
-		if err := st.Restore(ctx, s.env); err != nil {
+		if err := st.Restore(ctx, env); err != nil {
 			return nil, err
 		}
 	}
@@ -33,21 +38,9 @@ func (s *Server) restore(ctx context.Context) (mend func(context.Context), err e
 // held is an allocator that only notes what objects say that they hold.
 type held map[string]bool
 
-type (
-	heldIPs   struct{ held }
-	heldPorts struct{ held }
-)
-
-func (h heldIPs) Families() []corev1.IPFamily { return nil }
-func (h heldIPs) Release(string)              {}
-func (h heldIPs) Allocate(_ corev1.IPFamily, ip string) (string, error) {
-	h.held[ipClaim(ip)] = true
-	return ip, nil
-}
-
-func (h heldPorts) Release(int32) {}
-func (h heldPorts) Allocate(port int32) (int32, error) {
-	h.held[portClaim(port)] = true
+func (h held) Release(int32) {}
+func (h held) Allocate(port int32) (int32, error) {
+	h[portClaim(port)] = true
 	return port, nil
 }
 
@@ -69,7 +62,7 @@ func (m *mender) mend(ctx context.Context) error {
 	}
 	all := held{}
 	env := m.env
-	env.ServiceIPs, env.NodePorts = heldIPs{all}, heldPorts{all}
+	env.NodePorts = all
 	for _, st := range m.storages {
 		if err := st.Restore(ctx, env); err != nil {
 			return err

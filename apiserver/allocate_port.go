@@ -8,6 +8,7 @@ import (
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 
 	"github.com/peapod/peapod/api/resource"
+	"github.com/peapod/peapod/internal/draw"
 )
 
 // portAllocator hands out node ports, each number once, whatever the protocol.
@@ -30,12 +31,12 @@ func (r portRange) at(number uint64) int32 { return int32(r.Base) + int32(number
 
 // parts are the ports in the order in which they are handed out: the lower ones, which are kept for those who ask for one by
 // number, last (KEP-3668).
-func (r portRange) parts() []part {
+func (r portRange) parts() []draw.Part {
 	kept := 0
 	if r.Size > 16 {
 		kept = min(max(16, r.Size/32), 128)
 	}
-	return keptLast(0, uint64(kept), uint64(r.Size))
+	return draw.KeptLast(0, uint64(kept), uint64(r.Size))
 }
 
 var (
@@ -58,7 +59,7 @@ func (a *portAllocator) Allocate(port int32) (int32, error) {
 		return !taken
 	}
 	if port == 0 {
-		number, found := pick(a.parts(), func(n uint64) bool { return free(a.at(n)) })
+		number, found := draw.Pick(a.parts(), func(n uint64) bool { return free(a.at(n)) })
 		if !found {
 			return 0, errPortsFull
 		}

@@ -2,15 +2,14 @@ package apiserver
 
 import (
 	"context"
-	"math/rand/v2"
 	"strconv"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/klog/v2"
 
 	"github.com/peapod/peapod/api/resource"
+	"github.com/peapod/peapod/internal/draw"
 )
 
 // Claims are names that are taken once among all the servers of a cluster.
@@ -24,12 +23,12 @@ type Claims interface {
 	List(ctx context.Context, prefix string) (map[string]int64, error)
 }
 
-// allocators hand out cluster IPs and node ports: among several servers if there are claims.
-func allocators(ips *ipAllocator, ports utilnet.PortRange, claims Claims) (resource.IPAllocator, resource.PortAllocator) {
+// allocator hands out node ports: among several servers if there are claims.
+func allocator(ports utilnet.PortRange, claims Claims) resource.PortAllocator {
 	if claims == nil {
-		return ips, newPortAllocator(ports)
+		return newPortAllocator(ports)
 	}
-	return sharedIPs{claimer{claims}, ips}, sharedPorts{claimer{claims}, portRange{ports}}
+	return sharedPorts{claimer{claims}, portRange{ports}}
 }
 
 const (
@@ -39,10 +38,8 @@ const (
 	guesses = 8
 )
 
-// The names of claims.
-const ipClaims, portClaims = "ip/", "port/"
-
-func ipClaim(ip string) string { return ipClaims + ip }
+// portClaims is what the names of claims begin with.
+const portClaims = "port/"
 
 func portClaim(port int32) string { return portClaims + strconv.Itoa(int(port)) }
 
@@ -62,11 +59,11 @@ func (c claimer) one(name string, taken error) error {
 
 // any takes a name that is free, of the first part that has one, and returns its number. name tells what the numbers are called,
 // prefix is what all of them begin with.
-func (c claimer) any(prefix string, parts []part, name func(uint64) string, full error) (uint64, error) {
+func (c claimer) any(prefix string, parts []draw.Part, name func(uint64) string, full error) (uint64, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), claimTimeout)
 	defer cancel()
-	for range min(guesses, parts[0].n) {
-		number := parts[0].from + rand.Uint64N(parts[0].n)
+	for range min(guesses, parts[0].N) {
+		number := parts[0].Any()
 		if ok, err := c.claims.Take(ctx, name(number)); err != nil || ok {
 			return number, err
 		}
@@ -76,7 +73,7 @@ func (c claimer) any(prefix string, parts []part, name func(uint64) string, full
 		return 0, err
 	}
 	var failed error
-	number, found := pick(parts, func(n uint64) bool {
+	number, found := draw.Pick(parts, func(n uint64) bool {
 		if _, busy := taken[name(n)]; busy {
 			return false
 		}
@@ -95,42 +92,6 @@ func (c claimer) release(name string) {
 	defer cancel()
 	if err := c.claims.Release(ctx, name); err != nil {
 		klog.Background().Error(err, "Could not give an allocation back; it is mended later", "claim", name)
-	}
-}
-
-// sharedIPs hands out the addresses of ranges among several servers.
-type sharedIPs struct {
-	claimer
-	*ipAllocator // its ranges; it remembers nothing
-}
-
-var _ resource.IPAllocator = sharedIPs{}
-
-func (a sharedIPs) Allocate(family corev1.IPFamily, ip string) (string, error) {
-	r := a.of(family)
-	if r == nil {
-		return "", errNoFamily(family)
-	}
-	if ip != "" {
-		n, err := r.parse(ip)
-		if err != nil {
-			return "", err
-		}
-		ip = r.address(n).String()
-		return ip, a.one(ipClaim(ip), errIPTaken)
-	}
-	n, err := a.any(ipClaims, r.parts(), func(n uint64) string { return ipClaim(r.address(n).String()) }, errIPFull)
-	if err != nil {
-		return "", err
-	}
-	return r.address(n).String(), nil
-}
-
-func (a sharedIPs) Release(ip string) {
-	for _, r := range a.ranges {
-		if n, err := r.parse(ip); err == nil {
-			a.release(ipClaim(r.address(n).String()))
-		}
 	}
 }
 

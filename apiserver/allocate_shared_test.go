@@ -1,12 +1,9 @@
 package apiserver
 
 import (
-	"net/netip"
 	"strings"
-	"sync"
 	"testing"
 
-	corev1 "k8s.io/api/core/v1"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/apiserver/pkg/storage/etcd3/testserver"
 
@@ -31,57 +28,6 @@ func claims(t *testing.T) [2]*etcd.Claims {
 		both[i] = s.Claims()
 	}
 	return both
-}
-
-// Two servers hand out every address of a range once, the kept ones last, then both say that it is full.
-func TestSharedIPsRunOut(t *testing.T) {
-	both := claims(t)
-	var servers [2]sharedIPs
-	for i := range servers {
-		servers[i] = sharedIPs{claimer{both[i]}, ips(t, "10.0.0.0/26")}
-	}
-	const usable, kept = 62, 16
-	var mu sync.Mutex
-	seen := map[string]bool{}
-	var all sync.WaitGroup
-	for i := range usable - kept {
-		all.Go(func() {
-			ip, err := servers[i%2].Allocate(corev1.IPv4Protocol, "")
-			mu.Lock()
-			defer mu.Unlock()
-			if err != nil || seen[ip] {
-				t.Errorf("%s was handed out twice, or %v", ip, err)
-			}
-			seen[ip] = true
-		})
-	}
-	all.Wait()
-	for ip := range seen {
-		if netip.MustParseAddr(ip).As4()[3] <= kept {
-			t.Errorf("%s was handed out while there were others", ip)
-		}
-		if _, err := servers[1].Allocate(corev1.IPv4Protocol, ip); err == nil || err.Error() != "provided IP is already allocated" {
-			t.Errorf("%s again: %v", ip, err)
-		}
-	}
-	for range kept {
-		if _, err := servers[0].Allocate(corev1.IPv4Protocol, ""); err != nil {
-			t.Error(err)
-		}
-	}
-	if _, err := servers[1].Allocate(corev1.IPv4Protocol, ""); err == nil || err.Error() != "range is full" {
-		t.Errorf("full: %v", err)
-	}
-	servers[0].Release("10.0.0.40")
-	if ip, err := servers[1].Allocate(corev1.IPv4Protocol, ""); err != nil || ip != "10.0.0.40" {
-		t.Errorf("the only free one is 10.0.0.40; got %s, %v", ip, err)
-	}
-	if _, err := servers[0].Allocate(corev1.IPv4Protocol, "10.0.1.1"); err == nil || !strings.Contains(err.Error(), "is not in the valid range") {
-		t.Error(err)
-	}
-	if _, err := servers[0].Allocate(corev1.IPv6Protocol, ""); err == nil {
-		t.Error("an address of a family that is not there")
-	}
 }
 
 func TestSharedNodePorts(t *testing.T) {
@@ -117,12 +63,15 @@ func TestSharedNodePorts(t *testing.T) {
 // What a server claimed and then did not store, because it was killed, is free again once two looks have found no holder.
 func TestLooseClaimsAreMended(t *testing.T) {
 	both := claims(t)
-	a := sharedIPs{claimer{both[0]}, ips(t, "10.0.0.0/26")}
-	for _, ip := range []string{"10.0.0.20", "10.0.0.21"} {
-		if _, err := a.Allocate(corev1.IPv4Protocol, ip); err != nil {
+	ports := sharedPorts{claimer{both[0]}, portRange{utilnet.PortRange{Base: 30000, Size: 18}}}
+	take := func(port int32) {
+		t.Helper()
+		if _, err := ports.Allocate(port); err != nil {
 			t.Fatal(err)
 		}
 	}
+	take(30003)
+	take(30004)
 	m := &mender{claims: both[1]}
 	if err := m.mend(t.Context()); err != nil {
 		t.Fatal(err)
@@ -138,15 +87,13 @@ func TestLooseClaimsAreMended(t *testing.T) {
 		t.Fatalf("%d claims are left after one look", n)
 	}
 	// It is given back and claimed by another meanwhile: that claim is young.
-	a.Release("10.0.0.21")
-	if _, err := a.Allocate(corev1.IPv4Protocol, "10.0.0.21"); err != nil {
-		t.Fatal(err)
-	}
+	ports.Release(30004)
+	take(30004)
 	if err := m.mend(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	list := taken()
-	if _, ok := list["ip/10.0.0.21"]; !ok || len(list) != 1 {
+	if _, ok := list["port/30004"]; !ok || len(list) != 1 {
 		t.Errorf("after two looks the claims are %v", list)
 	}
 }

@@ -54,11 +54,11 @@ type Config struct {
 	Tokens resource.TokenIssuer
 	// Kubelet says how kubelets are reached. Optional: without it they are not.
 	Kubelet *KubeletClient
-	// ServiceCIDRs are the ranges of cluster IPs, the primary family's first: one, or one of each family.
+	// ServiceCIDRs are the ranges of the default ServiceCIDR, the primary family's first: one, or one of each family.
 	ServiceCIDRs []netip.Prefix
 	// NodePorts is the range of node ports. Optional: 30000-32767.
 	NodePorts utilnet.PortRange
-	// Claims keep several servers from handing out one cluster IP or node port twice. Optional: no other server writes to
+	// Claims keep several servers from handing out one node port twice. Optional: no other server writes to
 	// Storage.
 	Claims Claims
 

@@ -25,6 +25,7 @@ import (
 	basecompatibility "k8s.io/component-base/compatibility"
 
 	"github.com/peapod/peapod/api/resource"
+	"github.com/peapod/peapod/apiserver/clusterip"
 	"github.com/peapod/peapod/apiserver/customresource"
 	"github.com/peapod/peapod/apiserver/gather"
 	"github.com/peapod/peapod/apiserver/openapi"
@@ -40,6 +41,7 @@ type Server struct {
 	codecs   serializer.CodecFactory
 	docs     *openapi.Documents
 	env      resource.Env
+	ips      *clusterip.Allocator
 	storages []*registry.Storage
 	generic  *genericapiserver.GenericAPIServer
 	custom   *customresource.Server
@@ -222,11 +224,11 @@ func (s *Server) environment() (resource.Env, error) {
 		Rules:         s.config.Rules,
 		Tokens:        s.config.Tokens,
 	}
-	ips, err := newIPAllocator(s.config.ServiceCIDRs)
-	if err != nil {
+	var err error
+	if s.ips, err = clusterip.New(s.config.ServiceCIDRs, s.store); err != nil {
 		return env, err
 	}
-	env.ServiceIPs, env.NodePorts = allocators(ips, s.config.NodePorts, s.config.Claims)
+	env.ServiceIPs, env.NodePorts = s.ips, allocator(s.config.NodePorts, s.config.Claims)
 	if s.config.Kubelet != nil {
 		env.Nodes = newNodeConnector(*s.config.Kubelet, s.store)
 	}

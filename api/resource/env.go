@@ -65,11 +65,26 @@ type NodeConnector interface {
 	Pods() http.RoundTripper
 }
 
+// IPClaim is what a Service wants of an IPAllocator.
+type IPClaim struct {
+	// Owner is the Service; it need not be stored yet.
+	Owner types.NamespacedName
+	// Family is IPv4 or IPv6.
+	Family corev1.IPFamily
+	// IP is the address; any free one if empty.
+	IP string
+	// Dry says that the address is looked for, and not taken.
+	Dry bool
+}
+
 // IPAllocator hands out cluster IPs.
 type IPAllocator interface {
-	// Allocate takes ip, or any free address if ip is empty. family is IPv4 or IPv6.
-	Allocate(family corev1.IPFamily, ip string) (string, error)
-	Release(ip string)
+	// Allocate takes an address before its owner is stored. It is the owner's until it is released.
+	Allocate(IPClaim) (string, error)
+	// Hold makes sure, while the server starts, that what a stored Service has is taken.
+	Hold(owner types.NamespacedName, ip string) error
+	// Release gives back what the owner has; others' addresses, and what is none, it leaves alone.
+	Release(owner types.NamespacedName, ip string)
 	// Families lists the families that the cluster's service CIDRs have, the primary one first.
 	Families() []corev1.IPFamily
 }

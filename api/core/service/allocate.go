@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/registry/rest"
@@ -20,8 +21,18 @@ import (
 // object lets go of is released only once the write has succeeded.
 type reservation struct {
 	env   resource.Env
+	owner types.NamespacedName
+	dry   bool
 	taken []func()
 	let   []func()
+}
+
+func reserve(env resource.Env, obj *corev1.Service, dry bool) *reservation {
+	return &reservation{env: env, owner: ownerOf(obj), dry: dry}
+}
+
+func ownerOf(obj *corev1.Service) types.NamespacedName {
+	return types.NamespacedName{Namespace: obj.Namespace, Name: obj.Name}
 }
 
 func (r *reservation) settle(ok bool) {
@@ -36,12 +47,12 @@ func (r *reservation) settle(ok bool) {
 }
 
 // finish ends the Begin of a write: err undoes everything at once, and a dry run keeps nothing beyond the call.
-func (r *reservation) finish(err error, dry bool) (func(bool), error) {
+func (r *reservation) finish(err error) (func(bool), error) {
 	if err != nil {
 		r.settle(false)
 		return nil, err
 	}
-	if dry {
+	if r.dry {
 		r.settle(false)
 		return func(bool) {}, nil
 	}
@@ -52,7 +63,7 @@ func (r *reservation) finish(err error, dry bool) (func(bool), error) {
 func (r *reservation) takeIP(obj *corev1.Service, i int) error {
 	spec := &obj.Spec
 	wanted := spec.ClusterIPs[i]
-	ip, err := r.env.ServiceIPs.Allocate(spec.IPFamilies[i], wanted)
+	ip, err := r.env.ServiceIPs.Allocate(resource.IPClaim{Owner: r.owner, Family: spec.IPFamilies[i], IP: wanted, Dry: r.dry})
 	if err != nil && wanted == "" {
 		return apierrors.NewInternalError(fmt.Errorf("failed to allocate a serviceIP for Service %q: %w", obj.Name, err))
 	}
@@ -60,7 +71,9 @@ func (r *reservation) takeIP(obj *corev1.Service, i int) error {
 		return invalid(obj, field.ErrorList{field.Invalid(field.NewPath("spec", "clusterIPs"), spec.ClusterIPs,
 			fmt.Sprintf("failed to allocate IP %v: %v", wanted, err))})
 	}
-	r.taken = append(r.taken, func() { r.env.ServiceIPs.Release(ip) })
+	if !r.dry {
+		r.taken = append(r.taken, func() { r.env.ServiceIPs.Release(r.owner, ip) })
+	}
 	if wanted == "" {
 		spec.ClusterIPs[i] = ip
 	}
@@ -80,7 +93,7 @@ func (r *reservation) takePort(port int32) (int32, error) {
 }
 
 func (r *reservation) letIP(ip string) {
-	r.let = append(r.let, func() { r.env.ServiceIPs.Release(ip) })
+	r.let = append(r.let, func() { r.env.ServiceIPs.Release(r.owner, ip) })
 }
 
 func (r *reservation) letPort(port int32) {
@@ -89,7 +102,10 @@ func (r *reservation) letPort(port int32) {
 
 // BeginCreate gives a new Service its addresses and ports.
 func (kind) BeginCreate(_ context.Context, env resource.Env, obj *corev1.Service, dry bool) (func(bool), error) {
-	r := &reservation{env: env}
+	if len(kind{}.ValidateName(obj.Name, false)) > 0 {
+		return func(bool) {}, nil // Validation refuses it; no address can be taken in such a name.
+	}
+	r := reserve(env, obj, dry)
 	normalize(obj, nil)
 	err := decideFamilies(obj, nil, env.ServiceIPs.Families())
 	if err == nil {
@@ -98,12 +114,12 @@ func (kind) BeginCreate(_ context.Context, env resource.Env, obj *corev1.Service
 	if err == nil {
 		err = r.takePorts(obj, nil)
 	}
-	return r.finish(err, dry)
+	return r.finish(err)
 }
 
 // BeginUpdate follows what the update changes, up to a change of type, which gains or loses addresses and ports.
 func (kind) BeginUpdate(_ context.Context, env resource.Env, obj, old *corev1.Service, dry bool) (func(bool), error) {
-	r := &reservation{env: env}
+	r := reserve(env, obj, dry)
 	keepAllocated(obj, old)
 	normalize(obj, old)
 	err := decideFamilies(obj, old, env.ServiceIPs.Families())
@@ -113,17 +129,16 @@ func (kind) BeginUpdate(_ context.Context, env resource.Env, obj, old *corev1.Se
 	if err == nil {
 		err = r.takePorts(obj, old)
 	}
-	return r.finish(err, dry)
+	return r.finish(err)
 }
 
-// Restore takes again what a stored Service has. A Service that has what it cannot have (the ranges were changed, or
-// two were stored with one address) keeps it and is told of in the log: it must not keep the server from starting.
+// Restore takes again what a stored Service has. A Service that has what it cannot have (the ports were changed, or two
+// were stored with one port) keeps it and is told of in the log: it must not keep the server from starting.
 func (kind) Restore(env resource.Env, obj *corev1.Service) error {
 	logger := klog.Background()
 	for _, ip := range realIPs(obj) {
-		if _, err := env.ServiceIPs.Allocate(familyOf(ip), ip); err != nil {
-			logger.Error(err, "A stored service has a cluster IP that it should not have; recreate it",
-				"service", klog.KObj(obj), "clusterIP", ip)
+		if err := env.ServiceIPs.Hold(ownerOf(obj), ip); err != nil {
+			return err
 		}
 	}
 	for _, port := range hostPorts(obj) {
@@ -139,7 +154,7 @@ func (kind) Restore(env resource.Env, obj *corev1.Service) error {
 // sends traffic to them.
 func (kind) Released(env resource.Env, obj *corev1.Service) {
 	for _, ip := range realIPs(obj) {
-		env.ServiceIPs.Release(ip)
+		env.ServiceIPs.Release(ownerOf(obj), ip)
 	}
 	for _, port := range hostPorts(obj) {
 		env.NodePorts.Release(port)

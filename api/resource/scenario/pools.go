@@ -6,6 +6,7 @@ import (
 	"maps"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 	netutils "k8s.io/utils/net"
 
 	"github.com/peapod/peapod/api/resource"
@@ -27,22 +28,30 @@ func newPools(families []corev1.IPFamily) *pools {
 func (p *pools) Families() []corev1.IPFamily { return p.families }
 
 // Allocate implements resource.IPAllocator.
-func (p *pools) Allocate(family corev1.IPFamily, ip string) (string, error) {
-	if ip != "" {
-		if netutils.IsIPv6String(ip) != (family == corev1.IPv6Protocol) {
-			return "", fmt.Errorf("%s is not of family %s", ip, family)
+func (p *pools) Allocate(want resource.IPClaim) (ip string, err error) {
+	if ip = want.IP; ip != "" {
+		if netutils.IsIPv6String(ip) != (want.Family == corev1.IPv6Protocol) {
+			return "", fmt.Errorf("%s is not of family %s", ip, want.Family)
 		}
-		return ip, p.take(ip, "provided IP is already allocated")
+		err = p.take(ip, "provided IP is already allocated")
+	} else {
+		format := "10.0.0.%d"
+		if want.Family == corev1.IPv6Protocol {
+			format = "fd00::%x"
+		}
+		ip, err = p.any(format)
 	}
-	format := "10.0.0.%d"
-	if family == corev1.IPv6Protocol {
-		format = "fd00::%x"
+	if err == nil && want.Dry {
+		p.give(ip)
 	}
-	return p.any(format)
+	return ip, err
 }
 
+// Hold implements resource.IPAllocator: nothing is stored when a scenario begins.
+func (p *pools) Hold(types.NamespacedName, string) error { return nil }
+
 // Release implements resource.IPAllocator.
-func (p *pools) Release(ip string) { p.give(ip) }
+func (p *pools) Release(_ types.NamespacedName, ip string) { p.give(ip) }
 
 func (p *pools) give(key string) {
 	if !p.taken[key] {
