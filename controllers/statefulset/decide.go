@@ -142,10 +142,20 @@ func (s *survey) fill() bool {
 	return full || !s.ordered()
 }
 
-// shrink deletes Pods beyond the number wanted, in order the highest first.
+// shrink deletes Pods beyond the number wanted, in order the highest first. In order a Pod that is not available holds up all,
+// for those that are left may need it, unless it is the lowest such: that one may be what the others wait for.
 func (s *survey) shrink() bool {
-	for _, p := range s.condemned {
+	lowest := -1
+	for i, p := range s.condemned {
+		if !s.serves(p) {
+			lowest = i
+		}
+	}
+	for i, p := range s.condemned {
 		if p.DeletionTimestamp == nil {
+			if s.ordered() && i != lowest && !s.serves(p) {
+				return false
+			}
 			s.out.remove = append(s.out.remove, p)
 			s.out.retire[p] = true
 		}
