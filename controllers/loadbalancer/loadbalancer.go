@@ -19,14 +19,10 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
-	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
-	utilnet "k8s.io/utils/net"
-	"k8s.io/utils/ptr"
 
 	"github.com/peapod/peapod/controllers/engine"
 	"github.com/peapod/peapod/internal/refusedports"
@@ -57,7 +53,7 @@ func balance(svc *corev1.Service) string {
 type controller struct {
 	client   kubernetes.Interface
 	services cache.Indexer
-	nodes    corelisters.NodeLister
+	pool     pool
 	recorder record.EventRecorder
 	// refused are the Services that have been told that another one has their port. Only the one worker uses it.
 	refused map[types.UID]bool
@@ -71,7 +67,7 @@ func New(d engine.Deps) (engine.Runner, error) {
 	}}); err != nil {
 		return nil, fmt.Errorf("index services: %w", err)
 	}
-	c := &controller{client: d.Client, services: services.Informer().GetIndexer(), nodes: nodes.Lister(), recorder: d.Recorder, refused: map[types.UID]bool{}}
+	c := &controller{client: d.Client, services: services.Informer().GetIndexer(), recorder: d.Recorder, refused: map[types.UID]bool{}}
 	all := cache.ObjectName{Name: "services"}
 	loop := &engine.Loop{Name: Name, Sync: func(ctx context.Context, _ cache.ObjectName) error { return c.sync(ctx) }}
 	onService, err := services.Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
@@ -94,15 +90,19 @@ func New(d engine.Deps) (engine.Runner, error) {
 	if err != nil {
 		return nil, fmt.Errorf("watch services: %w", err)
 	}
+	nodeSet := func(obj any) {
+		if c.pool.set(obj.(*corev1.Node)) {
+			loop.Add(all)
+		}
+	}
 	onNode, err := nodes.Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc: func(any) { loop.Add(all) },
-		UpdateFunc: func(old, obj any) {
-			was, is := old.(*corev1.Node), obj.(*corev1.Node)
-			if !slices.Equal(addresses(was), addresses(is)) || was.Annotations[refusedports.Annotation] != is.Annotations[refusedports.Annotation] {
+		AddFunc:    nodeSet,
+		UpdateFunc: func(_, obj any) { nodeSet(obj) },
+		DeleteFunc: func(obj any) {
+			if name, err := cache.DeletionHandlingObjectToName(obj); err == nil && c.pool.remove(name.Name) {
 				loop.Add(all)
 			}
 		},
-		DeleteFunc: func(any) { loop.Add(all) },
 	})
 	if err != nil {
 		return nil, fmt.Errorf("watch nodes: %w", err)
@@ -121,10 +121,6 @@ func concerns(obj any) bool {
 }
 
 func (c *controller) sync(ctx context.Context) error {
-	nodes, err := c.nodes.List(labels.Everything())
-	if err != nil {
-		return fmt.Errorf("list nodes: %w", err)
-	}
 	objs, err := c.services.ByIndex(byBalance, wanted)
 	if err != nil {
 		return fmt.Errorf("list services: %w", err)
@@ -140,7 +136,7 @@ func (c *controller) sync(ctx context.Context) error {
 	for svc, mine := range assign(balanced) {
 		want := corev1.LoadBalancerStatus{}
 		if mine {
-			want = ingress(svc, nodes)
+			want = c.pool.ingress(svc)
 		} else if refused[svc.UID] = true; !c.refused[svc.UID] {
 			c.recorder.Event(svc, corev1.EventTypeWarning, "SyncLoadBalancerFailed",
 				"Error syncing load balancer: another service has one of the ports on the nodes' addresses")
@@ -184,48 +180,6 @@ func assign(services []*corev1.Service) map[*corev1.Service]bool {
 		}
 	}
 	return mine
-}
-
-// addresses are those at which a node is reached from outside: its external ones, or the internal where there are none.
-func addresses(n *corev1.Node) []string {
-	if _, excluded := n.Labels[corev1.LabelNodeExcludeBalancers]; excluded {
-		return nil
-	}
-	for _, kind := range []corev1.NodeAddressType{corev1.NodeExternalIP, corev1.NodeInternalIP} {
-		var out []string
-		for _, a := range n.Status.Addresses {
-			if a.Type == kind {
-				out = append(out, a.Address)
-			}
-		}
-		if len(out) > 0 {
-			return out
-		}
-	}
-	return nil
-}
-
-// ingress is the status of a Service that has its ports, with the addresses of its families, sorted, of the nodes that do not refuse
-// one of the ports.
-func ingress(svc *corev1.Service, nodes []*corev1.Node) corev1.LoadBalancerStatus {
-	var ips []string
-	for _, n := range nodes {
-		if !refusedports.Refuses(n, svc) {
-			ips = append(ips, addresses(n)...)
-		}
-	}
-	slices.Sort(ips)
-	var s corev1.LoadBalancerStatus
-	for _, ip := range slices.Compact(ips) {
-		family := corev1.IPv4Protocol
-		if utilnet.IsIPv6String(ip) {
-			family = corev1.IPv6Protocol
-		}
-		if slices.Contains(svc.Spec.IPFamilies, family) {
-			s.Ingress = append(s.Ingress, corev1.LoadBalancerIngress{IP: ip, IPMode: ptr.To(corev1.LoadBalancerIPModeVIP)})
-		}
-	}
-	return s
 }
 
 // write stores the status if it differs.

@@ -1,12 +1,16 @@
 package loadbalancer
 
 import (
+	"fmt"
+	"math/rand/v2"
 	"strings"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/cache"
 
 	"github.com/peapod/peapod/internal/refusedports"
 )
@@ -27,8 +31,10 @@ func TestOlderServiceHasThePort(t *testing.T) {
 
 // The status names the addresses of the Service's families, but of nodes that refuse one of its ports none.
 func TestIngressOfNodes(t *testing.T) {
+	made := 0
 	node := func(refused string, addresses ...string) *corev1.Node {
-		n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{refusedports.Annotation: refused}}}
+		made++
+		n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint("node-", made), Annotations: map[string]string{refusedports.Annotation: refused}}}
 		for _, a := range addresses {
 			n.Status.Addresses = append(n.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: a})
 		}
@@ -36,23 +42,95 @@ func TestIngressOfNodes(t *testing.T) {
 	}
 	excluded := node("", "192.0.2.9")
 	excluded.Labels = map[string]string{corev1.LabelNodeExcludeBalancers: ""}
-	nodes := []*corev1.Node{node("TCP/81,UDP/80", "192.0.2.2", "2001:db8::2"), node("", "192.0.2.1"), node("TCP/22,TCP/80", "192.0.2.3"), excluded}
+	var p pool
+	// Two nodes behind one address refuse it together only.
+	for _, n := range []*corev1.Node{node("TCP/81,UDP/80", "192.0.2.2", "2001:db8::2"), node("", "192.0.2.1"), node("TCP/22,TCP/80", "192.0.2.3"), excluded,
+		node("TCP/80,TCP/81", "192.0.2.4"), node("TCP/81", "192.0.2.4")} {
+		if !p.set(n) && n != excluded || p.set(n) {
+			t.Errorf("%s counts for nothing, or twice", n.Name)
+		}
+	}
 	for _, c := range []struct {
 		want  string
 		ports []corev1.ServicePort
 	}{
-		{"192.0.2.1 192.0.2.2", []corev1.ServicePort{{Protocol: corev1.ProtocolTCP, Port: 80}}},
+		{"192.0.2.1 192.0.2.2 192.0.2.4", []corev1.ServicePort{{Protocol: corev1.ProtocolTCP, Port: 80}}},
 		{"192.0.2.1", []corev1.ServicePort{{Protocol: corev1.ProtocolTCP, Port: 80}, {Protocol: corev1.ProtocolTCP, Port: 81}}},
-		{"192.0.2.1 192.0.2.3", []corev1.ServicePort{{Protocol: corev1.ProtocolUDP, Port: 80}}},
-		{"192.0.2.1 192.0.2.2 192.0.2.3", []corev1.ServicePort{{Protocol: corev1.ProtocolTCP, Port: 8}}},
+		{"192.0.2.1 192.0.2.3 192.0.2.4", []corev1.ServicePort{{Protocol: corev1.ProtocolUDP, Port: 80}}},
+		{"192.0.2.1 192.0.2.2 192.0.2.3 192.0.2.4", []corev1.ServicePort{{Protocol: corev1.ProtocolTCP, Port: 8}}},
 	} {
 		svc := &corev1.Service{Spec: corev1.ServiceSpec{IPFamilies: []corev1.IPFamily{corev1.IPv4Protocol}, Ports: c.ports}}
 		var got []string
-		for _, in := range ingress(svc, nodes).Ingress {
+		for _, in := range p.ingress(svc).Ingress {
 			got = append(got, in.IP)
 		}
 		if strings.Join(got, " ") != c.want {
 			t.Errorf("ports %v: %v, want %s", c.ports, got, c.want)
+		}
+	}
+}
+
+// After any changes the pool is as one that has seen nothing but the nodes as they are.
+func TestPoolFollowsChanges(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	svc := &corev1.Service{Spec: corev1.ServiceSpec{
+		IPFamilies: []corev1.IPFamily{corev1.IPv6Protocol, corev1.IPv4Protocol}, Ports: []corev1.ServicePort{{Protocol: corev1.ProtocolTCP, Port: 80}},
+	}}
+	var p pool
+	nodes := map[string]*corev1.Node{}
+	for step := range 3000 {
+		n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint("node-", random.IntN(6)), Annotations: map[string]string{}, Labels: map[string]string{}}}
+		for range random.IntN(4) {
+			n.Status.Addresses = append(n.Status.Addresses, corev1.NodeAddress{
+				Type:    []corev1.NodeAddressType{corev1.NodeInternalIP, corev1.NodeExternalIP, corev1.NodeHostName}[random.IntN(3)],
+				Address: fmt.Sprintf([]string{"192.0.2.%d", "2001:db8::%d"}[random.IntN(2)], random.IntN(12)),
+			})
+		}
+		n.Annotations[refusedports.Annotation] = []string{"", "", "TCP/80", "UDP/80"}[random.IntN(4)]
+		if random.IntN(9) == 0 {
+			n.Labels[corev1.LabelNodeExcludeBalancers] = ""
+		}
+		was := p.ingress(svc)
+		var changed bool
+		if nodes[n.Name] != nil && random.IntN(3) == 0 {
+			delete(nodes, n.Name)
+			changed = p.remove(n.Name)
+		} else {
+			nodes[n.Name] = n
+			changed = p.set(n)
+		}
+		var fresh pool
+		for _, n := range nodes {
+			fresh.set(n)
+		}
+		got, want := p.ingress(svc), fresh.ingress(svc)
+		if !equality.Semantic.DeepEqual(got, want) {
+			t.Fatalf("step %d: the status is %v, not %v", step, got, want)
+		}
+		if !changed && !equality.Semantic.DeepEqual(got, was) {
+			t.Fatalf("step %d: a change was not said", step)
+		}
+	}
+}
+
+// BenchmarkAddNodes adds 5,000 nodes, with a look at each, to a cluster without Services that have a load balancer.
+func BenchmarkAddNodes(b *testing.B) {
+	nodes := make([]*corev1.Node, 5000)
+	for i := range nodes {
+		nodes[i] = &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint("node-", i)}, Status: corev1.NodeStatus{
+			Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: fmt.Sprintf("192.0.%d.%d", i/256, i%256)}},
+		}}
+	}
+	services := cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{byBalance: func(obj any) ([]string, error) {
+		return []string{balance(obj.(*corev1.Service))}, nil
+	}})
+	for b.Loop() {
+		c := &controller{services: services}
+		for _, n := range nodes {
+			c.pool.set(n)
+			if err := c.sync(b.Context()); err != nil {
+				b.Fatal(err)
+			}
 		}
 	}
 }
