@@ -43,6 +43,10 @@ import (
 	"github.com/peapod/peapod/api/core/service"
 	"github.com/peapod/peapod/api/core/serviceaccount"
 	"github.com/peapod/peapod/api/discovery/endpointslice"
+	"github.com/peapod/peapod/api/dynamic/deviceclass"
+	"github.com/peapod/peapod/api/dynamic/resourceclaim"
+	"github.com/peapod/peapod/api/dynamic/resourceclaimtemplate"
+	"github.com/peapod/peapod/api/dynamic/resourceslice"
 	eventsevent "github.com/peapod/peapod/api/events/event"
 	"github.com/peapod/peapod/api/networking/ingress"
 	"github.com/peapod/peapod/api/networking/ingressclass"
@@ -117,6 +121,11 @@ func All() []*resource.Declaration {
 		lease.Declaration(),
 
 		endpointslice.Declaration(),
+
+		deviceclass.Declaration(),
+		resourceclaim.Declaration(),
+		resourceclaimtemplate.Declaration(),
+		resourceslice.Declaration(),
 
 		eventsevent.Declaration(events),
 

@@ -52,6 +52,17 @@ type StatusValidator[T Object] interface {
 	ValidateStatusUpdate(ctx context.Context, obj, old T) field.ErrorList
 }
 
+// Permitter checks a write against what lies outside the object: other objects, and what the one who writes may do. It is asked
+// after Validator and UpdateValidator; old is nil on create.
+type Permitter[T Object] interface {
+	Permit(ctx context.Context, env Env, obj, old T) field.ErrorList
+}
+
+// StatusPermitter is Permitter for a write to the status subresource.
+type StatusPermitter[T Object] interface {
+	PermitStatus(ctx context.Context, env Env, obj, old T) field.ErrorList
+}
+
 // NameValidator checks metadata.name; prefix says that name is a generateName. It returns messages. Kinds without it
 // take a DNS-1123 subdomain.
 type NameValidator interface {
@@ -144,6 +155,8 @@ type Behaviour struct {
 	Validate               func(ctx context.Context, obj runtime.Object) field.ErrorList
 	ValidateUpdate         func(ctx context.Context, obj, old runtime.Object) field.ErrorList
 	ValidateStatusUpdate   func(ctx context.Context, obj, old runtime.Object) field.ErrorList
+	Permit                 func(ctx context.Context, env Env, obj, old runtime.Object) field.ErrorList
+	PermitStatus           func(ctx context.Context, env Env, obj, old runtime.Object) field.ErrorList
 	ValidateName           func(name string, prefix bool) []string
 	Warnings               func(ctx context.Context, obj, old runtime.Object) []string
 	Columns                func() []metav1.TableColumnDefinition
@@ -202,6 +215,7 @@ func behaviourOf[T Object](kind any) Behaviour {
 			return k.ValidateStatusUpdate(ctx, as(o), as(old))
 		}
 	}
+	permission(&b, kind, as)
 	if k, ok := kind.(NameValidator); ok {
 		b.ValidateName = k.ValidateName
 	}
@@ -233,6 +247,20 @@ func behaviourOf[T Object](kind any) Behaviour {
 	}
 	scaling(&b, kind, as)
 	return b
+}
+
+// permission fills in the members of b that look beyond the object.
+func permission[T Object](b *Behaviour, kind any, as func(runtime.Object) T) {
+	if k, ok := kind.(Permitter[T]); ok {
+		b.Permit = func(ctx context.Context, env Env, o, old runtime.Object) field.ErrorList {
+			return k.Permit(ctx, env, as(o), as(old))
+		}
+	}
+	if k, ok := kind.(StatusPermitter[T]); ok {
+		b.PermitStatus = func(ctx context.Context, env Env, o, old runtime.Object) field.ErrorList {
+			return k.PermitStatus(ctx, env, as(o), as(old))
+		}
+	}
 }
 
 // deletion fills in the members of b that concern how an object ends.

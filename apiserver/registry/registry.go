@@ -55,7 +55,7 @@ func New(d *resource.Declaration, c Config) (*Storage, error) {
 	s.Parent.Main = main
 	if d.Status {
 		status := *main
-		st := statusStrategy{newStrategy(d, c.Scheme)}
+		st := statusStrategy{newStrategy(d, c)}
 		status.UpdateStrategy, status.ResetFieldsStrategy = st, st
 		// What a status write cannot change needs no allocation.
 		status.BeginUpdate, status.AfterDelete = nil, main.AfterDelete
@@ -126,7 +126,7 @@ func (s *Storage) Restore(ctx context.Context, env resource.Env) error {
 
 func newStore(d *resource.Declaration, c Config) (*genericregistry.Store, error) {
 	gr := d.Resource()
-	st := newStrategy(d, c.Scheme)
+	st := newStrategy(d, c)
 	store := &genericregistry.Store{
 		NewFunc:                   d.New,
 		NewListFunc:               d.NewList,

@@ -19,7 +19,8 @@ import (
 type strategy struct {
 	runtime.ObjectTyper
 	names.NameGenerator
-	d *resource.Declaration
+	d   *resource.Declaration
+	env resource.Env
 	// generation says that the kind keeps metadata.generation and has a .spec.
 	generation bool
 }
@@ -33,11 +34,12 @@ var (
 	_ rest.RESTGracefulDeleteStrategy      = gracefulStrategy{}
 )
 
-func newStrategy(d *resource.Declaration, typer runtime.ObjectTyper) strategy {
+func newStrategy(d *resource.Declaration, c Config) strategy {
 	return strategy{
-		ObjectTyper:   typer,
+		ObjectTyper:   c.Scheme,
 		NameGenerator: names.SimpleNameGenerator,
 		d:             d,
+		env:           c.Env,
 		generation:    d.Generation && part(d.New(), "Spec").IsValid(),
 	}
 }
@@ -82,16 +84,23 @@ func (s strategy) Validate(ctx context.Context, obj runtime.Object) field.ErrorL
 	if f := s.d.Behaviour.Validate; f != nil {
 		errs = append(errs, f(ctx, obj)...)
 	}
-	return errs
+	return append(errs, s.permit(ctx, obj, nil)...)
 }
 
 // ValidateUpdate leaves metadata to the caller, which has checked it as that of an update.
 func (s strategy) ValidateUpdate(ctx context.Context, obj, old runtime.Object) field.ErrorList {
+	var errs field.ErrorList
 	if f := s.d.Behaviour.ValidateUpdate; f != nil {
-		return f(ctx, obj, old)
+		errs = f(ctx, obj, old)
+	} else if f := s.d.Behaviour.Validate; f != nil {
+		errs = f(ctx, obj)
 	}
-	if f := s.d.Behaviour.Validate; f != nil {
-		return f(ctx, obj)
+	return append(errs, s.permit(ctx, obj, old)...)
+}
+
+func (s strategy) permit(ctx context.Context, obj, old runtime.Object) field.ErrorList {
+	if f := s.d.Behaviour.Permit; f != nil {
+		return f(ctx, s.env, obj, old)
 	}
 	return nil
 }
@@ -173,10 +182,14 @@ func (s statusStrategy) PrepareForUpdate(ctx context.Context, obj, old runtime.O
 }
 
 func (s statusStrategy) ValidateUpdate(ctx context.Context, obj, old runtime.Object) field.ErrorList {
+	var errs field.ErrorList
 	if f := s.d.Behaviour.ValidateStatusUpdate; f != nil {
-		return f(ctx, obj, old)
+		errs = f(ctx, obj, old)
 	}
-	return nil
+	if f := s.d.Behaviour.PermitStatus; f != nil {
+		errs = append(errs, f(ctx, s.env, obj, old)...)
+	}
+	return errs
 }
 
 func (statusStrategy) WarningsOnUpdate(context.Context, runtime.Object, runtime.Object) []string {

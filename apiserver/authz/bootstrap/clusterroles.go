@@ -208,6 +208,7 @@ func schedulerRules() []rbacv1.PolicyRule {
 		rule(readVerbs, "resource.k8s.io", "deviceclasses"),
 		rule("get list patch update watch", "resource.k8s.io", "resourceclaims"),
 		rule("get list patch update watch", "resource.k8s.io", "resourceclaims/status"),
+		rule("patch update", "resource.k8s.io", "resourceclaims/binding"),
 		rule("get list patch update watch", "core", "pods/finalizers"),
 		rule(readVerbs, "resource.k8s.io", "resourceslices"),
 	}
