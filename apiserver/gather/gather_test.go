@@ -74,8 +74,15 @@ func TestOtherAnswersAreNotHeldBack(t *testing.T) {
 			t.Errorf("%s: %d writes, want each of 3 at once", verb, got.writes)
 		}
 	}
-	if got := get(gather.Lists(pieces(3), nil)); got.writes != 3 {
-		t.Errorf("a request of no resource: %d writes, want each of 3 at once", got.writes)
+	// A method is a client's to choose, and the verb of what is no resource.
+	method := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		info := &request.RequestInfo{Path: "/metrics", Verb: "list"}
+		gather.Lists(pieces(3), nil).ServeHTTP(w, r.WithContext(request.WithRequestInfo(r.Context(), info)))
+	})
+	for _, h := range []http.Handler{method, gather.Lists(pieces(3), nil)} {
+		if got := get(h); got.writes != 3 {
+			t.Errorf("a request of no resource: %d writes, want each of 3 at once", got.writes)
+		}
 	}
 }
 

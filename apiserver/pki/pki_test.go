@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/utils/clock"
 	clocktesting "k8s.io/utils/clock/testing"
 )
 
@@ -156,9 +157,35 @@ func (l told) Enqueue() {
 	}
 }
 
+// tellingClock is a fake clock that says when a timer has been set.
+type tellingClock struct {
+	*clocktesting.FakeClock
+	timers chan struct{}
+}
+
+func newTellingClock() *tellingClock {
+	return &tellingClock{clocktesting.NewFakeClock(time.Now()), make(chan struct{}, 100)}
+}
+
+func (c *tellingClock) NewTimer(d time.Duration) clock.Timer {
+	timer := c.FakeClock.NewTimer(d)
+	c.timers <- struct{}{}
+	return timer
+}
+
+// awaitTimer waits until Run, which has one timer at a time, has set the next.
+func (c *tellingClock) awaitTimer(t *testing.T) {
+	t.Helper()
+	select {
+	case <-c.timers:
+	case <-time.After(time.Minute):
+		t.Fatal("no timer is set")
+	}
+}
+
 // TestRenewal: with two thirds of their life gone, certificates and then authorities are renewed in the running process.
 func TestRenewal(t *testing.T) {
-	clock := clocktesting.NewFakeClock(time.Now())
+	clock := newTellingClock()
 	dir := t.TempDir()
 	p := open(t, Config{Dir: dir, NodeName: "n1", Life: 3 * time.Hour, CALife: 9 * time.Hour, Clock: clock})
 	kubeconfig := filepath.Join(dir, "out", "admin.kubeconfig")
@@ -183,13 +210,11 @@ func TestRenewal(t *testing.T) {
 	firstCA := p.ServerCA().current()
 	step := func(d time.Duration, l told) {
 		t.Helper()
-		for !clock.HasWaiters() { // Run sets its timer
-			time.Sleep(time.Millisecond)
-		}
+		clock.awaitTimer(t)
 		clock.Step(d)
 		select {
 		case <-l:
-		case <-time.After(10 * time.Second):
+		case <-time.After(time.Minute):
 			t.Fatal("nobody was told of a renewal")
 		}
 	}
@@ -232,7 +257,7 @@ func TestRenewal(t *testing.T) {
 
 // TestRenewalFails: a disk that takes nothing is tried again, and what is there goes on being used.
 func TestRenewalFails(t *testing.T) {
-	clock := clocktesting.NewFakeClock(time.Now())
+	clock := newTellingClock()
 	dir := filepath.Join(t.TempDir(), "pki")
 	p := open(t, Config{Dir: dir, Life: 3 * time.Hour, Clock: clock})
 	before := p.APIServer().Leaf()
@@ -244,14 +269,9 @@ func TestRenewalFails(t *testing.T) {
 	go func() { ended <- p.Run(ctx) }()
 	listener := make(told, 1)
 	p.APIServer().AddListener(listener)
-	wait := func() {
-		for !clock.HasWaiters() {
-			time.Sleep(time.Millisecond)
-		}
-	}
-	wait()
+	clock.awaitTimer(t)
 	clock.Step(2 * time.Hour)
-	wait() // until it has failed and set the timer for the next attempt
+	clock.awaitTimer(t) // until it has failed and set the timer for the next attempt
 	if !p.APIServer().Leaf().Equal(before) {
 		t.Error("a certificate that could not be stored is in use")
 	}
@@ -259,7 +279,11 @@ func TestRenewalFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	clock.Step(retryAfter)
-	<-listener
+	select {
+	case <-listener:
+	case <-time.After(time.Minute):
+		t.Fatal("nobody was told of a renewal")
+	}
 	cancel()
 	if err := <-ended; err != nil {
 		t.Error(err)

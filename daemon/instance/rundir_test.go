@@ -37,6 +37,10 @@ func TestRunDirectoryIsInMemory(t *testing.T) {
 	if err := errors.Join(os.MkdirAll(i.SupervisorRun(), 0o700), os.WriteFile(inUse, nil, 0o600)); err != nil {
 		t.Fatal(err)
 	}
+	// One that is in memory already is not mounted on again, empty though it is.
+	if err := i.OpenRun(); err != nil {
+		t.Fatal(err)
+	}
 	mark := filepath.Join(i.RuntimeRun(), "mark")
 	for range 2 {
 		if err := i.OpenRun(); err != nil {
@@ -62,6 +66,9 @@ func TestRunDirectoryIsInMemory(t *testing.T) {
 		}
 		if _, err := os.Stat(mark); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("after CloseRun: %v", err)
+		}
+		if k := kind(t, i.RuntimeRun()); k == unix.TMPFS_MAGIC {
+			t.Error("after CloseRun the runtime's part is in memory: it was mounted more than once")
 		}
 	}
 }
