@@ -48,6 +48,8 @@ import (
 	"github.com/peapod/peapod/api/dynamic/resourceclaimtemplate"
 	"github.com/peapod/peapod/api/dynamic/resourceslice"
 	eventsevent "github.com/peapod/peapod/api/events/event"
+	"github.com/peapod/peapod/api/flowcontrol/flowschema"
+	"github.com/peapod/peapod/api/flowcontrol/prioritylevelconfiguration"
 	"github.com/peapod/peapod/api/networking/ingress"
 	"github.com/peapod/peapod/api/networking/ingressclass"
 	"github.com/peapod/peapod/api/networking/ipaddress"
@@ -63,8 +65,10 @@ import (
 	"github.com/peapod/peapod/api/scheduling/priorityclass"
 	"github.com/peapod/peapod/api/storage/csidriver"
 	"github.com/peapod/peapod/api/storage/csinode"
+	"github.com/peapod/peapod/api/storage/csistoragecapacity"
 	"github.com/peapod/peapod/api/storage/storageclass"
 	"github.com/peapod/peapod/api/storage/volumeattachment"
+	"github.com/peapod/peapod/api/storage/volumeattributesclass"
 )
 
 // All returns every kind, group by group. A kind that is AliasOf another comes after it.
@@ -129,6 +133,9 @@ func All() []*resource.Declaration {
 
 		eventsevent.Declaration(events),
 
+		flowschema.Declaration(),
+		prioritylevelconfiguration.Declaration(),
+
 		ingress.Declaration(),
 		ingressclass.Declaration(),
 		ipaddress.Declaration(),
@@ -148,7 +155,9 @@ func All() []*resource.Declaration {
 
 		csidriver.Declaration(),
 		csinode.Declaration(),
+		csistoragecapacity.Declaration(),
 		storageclass.Declaration(),
 		volumeattachment.Declaration(),
+		volumeattributesclass.Declaration(),
 	}
 }

@@ -87,6 +87,7 @@ func All() []Controller {
 		{localpath.Name, localpath.New},
 		{volumeprotection.ClaimName, volumeprotection.NewClaims},
 		{volumeprotection.VolumeName, volumeprotection.NewVolumes},
+		{volumeprotection.AttributesName, volumeprotection.NewAttributes},
 		{ephemeralvolume.Name, ephemeralvolume.New},
 		{volumeexpand.Name, volumeexpand.New},
 		{disruption.Name, disruption.New},

@@ -81,6 +81,10 @@ type Printer[T Object] interface {
 	Row(obj T) ([]any, error)
 }
 
+// Ordered says in which order `kubectl get` shows a list of the kind: as slices.SortFunc wants it said. Others are shown in
+// that of their namespaces and names.
+type Ordered[T Object] interface{ Compare(a, b T) int }
+
 // Selectable returns the fields, beyond metadata.name and metadata.namespace, that a field selector may name. The set
 // must hold every such field for every object, the empty ones too.
 type Selectable[T Object] interface {
@@ -161,6 +165,7 @@ type Behaviour struct {
 	Warnings               func(ctx context.Context, obj, old runtime.Object) []string
 	Columns                func() []metav1.TableColumnDefinition
 	Row                    func(obj runtime.Object) ([]any, error)
+	Compare                func(a, b runtime.Object) int
 	SelectableFields       func(obj runtime.Object) fields.Set
 	CheckGracefulDelete    func(ctx context.Context, obj runtime.Object, options *metav1.DeleteOptions) bool
 	BeginDelete            func(ctx context.Context, obj runtime.Object)
@@ -222,10 +227,7 @@ func behaviourOf[T Object](kind any) Behaviour {
 	if k, ok := kind.(Warner[T]); ok {
 		b.Warnings = func(ctx context.Context, o, old runtime.Object) []string { return k.Warnings(ctx, as(o), as(old)) }
 	}
-	if k, ok := kind.(Printer[T]); ok {
-		b.Columns = k.Columns
-		b.Row = func(o runtime.Object) ([]any, error) { return k.Row(as(o)) }
-	}
+	printing(&b, kind, as)
 	if k, ok := kind.(Selectable[T]); ok {
 		b.SelectableFields = func(o runtime.Object) fields.Set { return k.SelectableFields(as(o)) }
 	}
@@ -260,6 +262,17 @@ func permission[T Object](b *Behaviour, kind any, as func(runtime.Object) T) {
 		b.PermitStatus = func(ctx context.Context, env Env, o, old runtime.Object) field.ErrorList {
 			return k.PermitStatus(ctx, env, as(o), as(old))
 		}
+	}
+}
+
+// printing fills in the members of b that concern tables.
+func printing[T Object](b *Behaviour, kind any, as func(runtime.Object) T) {
+	if k, ok := kind.(Printer[T]); ok {
+		b.Columns = k.Columns
+		b.Row = func(o runtime.Object) ([]any, error) { return k.Row(as(o)) }
+	}
+	if k, ok := kind.(Ordered[T]); ok {
+		b.Compare = func(x, y runtime.Object) int { return k.Compare(as(x), as(y)) }
 	}
 }
 

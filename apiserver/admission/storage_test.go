@@ -78,6 +78,13 @@ func storageProtection(t *testing.T, c *cluster) {
 	if !slices.Equal(volume.Finalizers, []string{"example.com/own", "kubernetes.io/pv-protection"}) {
 		t.Errorf("finalizers of a volume that had them are %v", volume.Finalizers)
 	}
+	class := &storagev1.VolumeAttributesClass{ObjectMeta: metav1.ObjectMeta{Name: "protected"}, DriverName: "disk.example.com",
+		Parameters: map[string]string{"iops": "5000"}}
+	class, err = c.system.StorageV1().VolumeAttributesClasses().Create(ctx, class, metav1.CreateOptions{})
+	fine(t, err)
+	if !slices.Equal(class.Finalizers, []string{"kubernetes.io/vac-protection"}) {
+		t.Errorf("finalizers of a class of volume attributes are %v", class.Finalizers)
+	}
 }
 
 func claimResize(t *testing.T, c *cluster) {

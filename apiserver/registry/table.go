@@ -3,6 +3,7 @@ package registry
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -49,6 +50,9 @@ func (t table) ConvertToTable(_ context.Context, obj, options runtime.Object) (*
 		}
 		if err := meta.EachListItem(obj, add); err != nil {
 			return nil, err
+		}
+		if compare := t.d.Behaviour.Compare; compare != nil {
+			slices.SortStableFunc(out.Rows, func(a, b metav1.TableRow) int { return compare(a.Object.Object, b.Object.Object) })
 		}
 	} else if err := add(obj); err != nil {
 		return nil, err

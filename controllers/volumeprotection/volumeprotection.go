@@ -1,5 +1,6 @@
 // Package volumeprotection keeps what is in use: a claim that is deleted stays until no Pod uses it, a volume until it is
-// not bound. The finalizers are set by admission; here they are set on what came around it, and taken off at the right time.
+// not bound, a class of volume attributes until neither claim nor volume names it. The finalizers are set by admission; here
+// they are set on what came around it, and taken off at the right time.
 package volumeprotection
 
 import (
@@ -22,50 +23,49 @@ import (
 // Names of the service accounts in kube-system as which the controllers act; upstream's, so that the bootstrap roles of the
 // same names fit.
 const (
-	ClaimName  = "pvc-protection-controller"
-	VolumeName = "pv-protection-controller"
+	ClaimName      = "pvc-protection-controller"
+	VolumeName     = "pv-protection-controller"
+	AttributesName = "volumeattributesclass-protection-controller"
 )
 
 // The finalizers.
 const (
-	claimFinalizer  = "kubernetes.io/pvc-protection"
-	volumeFinalizer = "kubernetes.io/pv-protection"
+	claimFinalizer      = "kubernetes.io/pvc-protection"
+	volumeFinalizer     = "kubernetes.io/pv-protection"
+	attributesFinalizer = "kubernetes.io/vac-protection"
 )
 
-// step is what is to be done about an object's finalizer.
-type step int
-
-const (
-	leave step = iota
-	add
-	// consider: the object is being deleted, and the finalizer may be what holds it.
-	consider
-)
-
-func next(o metav1.Object, finalizer string) step {
-	switch has := slices.Contains(o.GetFinalizers(), finalizer); {
-	case o.GetDeletionTimestamp() == nil && !has:
-		return add
-	case o.GetDeletionTimestamp() != nil && has:
-		return consider
-	}
-	return leave
+// object is an API object of type *T.
+type object[T any] interface {
+	*T
+	metav1.Object
+	DeepCopy() *T
 }
 
-func with(o metav1.Object, finalizer string) {
-	o.SetFinalizers(append(slices.Clone(o.GetFinalizers()), finalizer))
-}
-
-func without(o metav1.Object, finalizer string) {
-	o.SetFinalizers(slices.DeleteFunc(slices.Clone(o.GetFinalizers()), func(f string) bool { return f == finalizer }))
-}
-
-// settled turns errors into nil that events will tell more about.
-func settled(err error) error {
-	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
+// protect sets the finalizer on an object that is to stay, and takes it off one that is being deleted and that nobody uses.
+// That somebody does is no error: the event of its release asks again. what names the object in errors.
+func protect[T any, P object[T]](ctx context.Context, what, finalizer string, o P, used func() (bool, error),
+	update func(context.Context, *T, metav1.UpdateOptions) (*T, error)) error {
+	has, deleted := slices.Contains(o.GetFinalizers(), finalizer), o.GetDeletionTimestamp() != nil
+	if has != deleted {
 		return nil
 	}
-	return err
+	if deleted {
+		if used, err := used(); err != nil || used {
+			return err
+		}
+	}
+	changed := P(o.DeepCopy())
+	if deleted {
+		changed.SetFinalizers(slices.DeleteFunc(slices.Clone(o.GetFinalizers()), func(f string) bool { return f == finalizer }))
+	} else {
+		changed.SetFinalizers(append(slices.Clone(o.GetFinalizers()), finalizer))
+	}
+	// Of what has changed or gone meanwhile, events tell more.
+	if _, err := update(ctx, changed, metav1.UpdateOptions{}); err != nil && !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("change finalizers of %s %s: %w", what, cache.MetaObjectToName(o), err)
+	}
+	return nil
 }
 
 // NewVolumes returns the controller of volumes. A key is a volume.
@@ -80,22 +80,8 @@ func NewVolumes(d engine.Deps) (engine.Runner, error) {
 		if err != nil {
 			return fmt.Errorf("read volume: %w", err)
 		}
-		change := with
-		switch next(v, volumeFinalizer) {
-		case leave:
-			return nil
-		case consider:
-			if v.Status.Phase == corev1.VolumeBound {
-				return nil // the event of its release queues it
-			}
-			change = without
-		}
-		v = v.DeepCopy()
-		change(v, volumeFinalizer)
-		if _, err = d.Client.CoreV1().PersistentVolumes().Update(ctx, v, metav1.UpdateOptions{}); err != nil {
-			return settled(fmt.Errorf("change finalizers of volume %s: %w", v.Name, err))
-		}
-		return nil
+		bound := func() (bool, error) { return v.Status.Phase == corev1.VolumeBound, nil }
+		return protect(ctx, "volume", volumeFinalizer, v, bound, d.Client.CoreV1().PersistentVolumes().Update)
 	}
 	seen, err := volumes.Informer().AddEventHandler(engine.OnSet(engine.Object(loop)))
 	if err != nil {
@@ -162,23 +148,8 @@ func (c *claims) sync(ctx context.Context, key cache.ObjectName) error {
 	if err != nil {
 		return fmt.Errorf("read claim: %w", err)
 	}
-	change := with
-	switch next(claim, claimFinalizer) {
-	case leave:
-		return nil
-	case consider:
-		used, err := c.used(ctx, claim)
-		if err != nil || used {
-			return err
-		}
-		change = without
-	}
-	claim = claim.DeepCopy()
-	change(claim, claimFinalizer)
-	if _, err := c.client.CoreV1().PersistentVolumeClaims(claim.Namespace).Update(ctx, claim, metav1.UpdateOptions{}); err != nil {
-		return settled(fmt.Errorf("change finalizers of claim %s: %w", key, err))
-	}
-	return nil
+	used := func() (bool, error) { return c.used(ctx, claim) }
+	return protect(ctx, "claim", claimFinalizer, claim, used, c.client.CoreV1().PersistentVolumeClaims(claim.Namespace).Update)
 }
 
 // used says whether a Pod uses the claim. That none does is only believed of the API: the informer may be behind.

@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/utils/ptr"
 
 	"github.com/peapod/peapod/api/core/podspec"
 	v "github.com/peapod/peapod/api/validation"
@@ -41,10 +42,12 @@ func (kind) ValidateUpdate(_ context.Context, obj, old *corev1.PersistentVolumeC
 		errs = append(errs, field.Invalid(field.NewPath("metadata").Child("annotations").Key(corev1.BetaStorageClassAnnotation), now, v.Immutable))
 	}
 	size, had := is.Resources.Requests[corev1.ResourceStorage], was.Resources.Requests[corev1.ResourceStorage]
-	if obj.Status.Phase == corev1.ClaimBound && is.Resources.Requests != nil {
-		is.Resources.Requests[corev1.ResourceStorage] = had
+	if obj.Status.Phase == corev1.ClaimBound {
+		if is.Resources.Requests != nil {
+			is.Resources.Requests[corev1.ResourceStorage] = had
+		}
+		is.VolumeAttributesClassName = was.VolumeAttributesClassName
 	}
-	is.VolumeAttributesClassName = was.VolumeAttributesClassName
 	if !equality.Semantic.DeepEqual(is, was) {
 		errs = append(errs, field.Forbidden(specPath,
 			"spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n"+cmp.Diff(was, is)))
@@ -54,20 +57,25 @@ func (kind) ValidateUpdate(_ context.Context, obj, old *corev1.PersistentVolumeC
 		errs = append(errs, field.Forbidden(specPath.Child("resources", "requests", "storage"), "field can not be less than status.capacity"))
 	}
 	errs = append(errs, apivalidation.ValidateImmutableField(obj.Spec.VolumeMode, old.Spec.VolumeMode, field.NewPath("volumeMode"))...)
-	return append(errs, attributesClassUpdate(&obj.Spec, &old.Spec)...)
+	return append(errs, attributesClassUpdate(obj.Spec.VolumeAttributesClassName, old)...)
 }
 
-// attributesClassUpdate checks that a class of attributes is not taken away.
-func attributesClassUpdate(is, was *corev1.PersistentVolumeClaimSpec) field.ErrorList {
-	path := specPath.Child("volumeAttributesClassName")
-	switch {
-	case was.VolumeAttributesClassName == nil:
-	case is.VolumeAttributesClassName == nil:
-		return field.ErrorList{field.Forbidden(path, "update from non-nil value to nil is forbidden")}
-	case *is.VolumeAttributesClassName == "" && *was.VolumeAttributesClassName != "":
-		return field.ErrorList{field.Forbidden(path, "update from non-nil value to an empty string is forbidden")}
+// attributesClassUpdate checks that a class of attributes is not taken away that the volume has; one that the driver could not
+// give it may be.
+func attributesClassUpdate(is *string, old *corev1.PersistentVolumeClaim) field.ErrorList {
+	to := ""
+	switch was := old.Spec.VolumeAttributesClassName; {
+	case old.Status.CurrentVolumeAttributesClassName == nil, ptr.Equal(is, was):
+		return nil
+	case is == nil:
+		to = "nil"
+	case *is == "":
+		to = "empty string"
+	default:
+		return nil
 	}
-	return nil
+	return field.ErrorList{field.Forbidden(specPath.Child("volumeAttributesClassName"),
+		"update to "+to+" is forbidden when status.currentVolumeAttributesClassName is not nil")}
 }
 
 // ValidateStatusUpdate checks the amounts, and how far a volume has grown.

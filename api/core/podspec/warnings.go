@@ -51,6 +51,25 @@ var deprecatedNodeLabels = map[string]string{
 	corev1.LabelInstanceType:            `deprecated since v1.17; use "node.kubernetes.io/instance-type" instead`,
 }
 
+// NodeSelectorWarnings returns what is accepted in a selector of nodes at path and is deprecated; nil is no selector.
+func NodeSelectorWarnings(s *metav1.LabelSelector, path *field.Path) []string {
+	if s == nil {
+		return nil
+	}
+	w := &warner{}
+	for i, e := range s.MatchExpressions {
+		if msg, ok := deprecatedNodeLabels[e.Key]; ok {
+			w.warn(path.Child("matchExpressions").Index(i).Child("key"), "%s is %s", e.Key, msg)
+		}
+	}
+	for _, key := range sets.List(sets.KeySet(s.MatchLabels)) {
+		if msg, ok := deprecatedNodeLabels[key]; ok {
+			w.warn(path.Child("matchLabels", key), "%s", msg)
+		}
+	}
+	return w.list
+}
+
 func (w *warner) nodeLabels() {
 	for _, key := range sets.List(sets.KeySet(w.spec.NodeSelector)) {
 		if msg, ok := deprecatedNodeLabels[key]; ok {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"reflect"
 	"strconv"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
@@ -17,6 +16,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/peapod/peapod/api/resource"
+	"github.com/peapod/peapod/api/storage/class"
 	"github.com/peapod/peapod/api/table"
 	v "github.com/peapod/peapod/api/validation"
 	defaultclass "github.com/peapod/peapod/internal/storageclass"
@@ -41,11 +41,6 @@ var (
 	_ resource.Printer[*storagev1.StorageClass]         = kind{}
 )
 
-const (
-	maxParameters     = 512
-	maxParametersSize = 256 << 10
-)
-
 // Default fills in policy and mode.
 func (kind) Default(obj *storagev1.StorageClass) {
 	if obj.ReclaimPolicy == nil {
@@ -58,12 +53,8 @@ func (kind) Default(obj *storagev1.StorageClass) {
 
 // Validate checks a new class.
 func (kind) Validate(_ context.Context, obj *storagev1.StorageClass) field.ErrorList {
-	path := field.NewPath("provisioner")
-	errs := v.Required(obj.Provisioner, path)
-	if obj.Provisioner != "" {
-		errs = append(errs, v.QualifiedName(strings.ToLower(obj.Provisioner), path)...)
-	}
-	errs = append(errs, validateParameters(obj.Parameters, field.NewPath("parameters"))...)
+	errs := class.ValidateDriver(obj.Provisioner, field.NewPath("provisioner"))
+	errs = append(errs, class.ValidateParameters(obj.Parameters, field.NewPath("parameters"))...)
 	if p := obj.ReclaimPolicy; p != nil && *p != "" {
 		errs = append(errs, v.Supported(*p, field.NewPath("reclaimPolicy"),
 			corev1.PersistentVolumeReclaimDelete, corev1.PersistentVolumeReclaimRetain)...)
@@ -75,24 +66,6 @@ func (kind) Validate(_ context.Context, obj *storagev1.StorageClass) field.Error
 	errs = append(errs, v.OptionalEnum(obj.VolumeBindingMode, mode,
 		storagev1.VolumeBindingImmediate, storagev1.VolumeBindingWaitForFirstConsumer)...)
 	return append(errs, validateTopologies(obj.AllowedTopologies, field.NewPath("allowedTopologies"))...)
-}
-
-func validateParameters(parameters map[string]string, path *field.Path) field.ErrorList {
-	if len(parameters) > maxParameters {
-		return field.ErrorList{field.TooLong(path, "", maxParameters)}
-	}
-	var errs field.ErrorList
-	size := 0
-	for key, value := range parameters {
-		if key == "" {
-			errs = append(errs, field.Invalid(path, key, "field can not be empty."))
-		}
-		size += len(key) + len(value)
-	}
-	if size > maxParametersSize {
-		errs = append(errs, field.TooLong(path, "", maxParametersSize))
-	}
-	return errs
 }
 
 // validateTopologies checks that each term has labels with values, no label twice, and that no two terms are the same.

@@ -1,5 +1,5 @@
-// Package storageobjectinuse marks new claims and volumes so that they are not removed while something uses them. The marks
-// are taken off by controllers.
+// Package storageobjectinuse marks new claims, volumes and classes of volume attributes so that they are not removed while
+// something uses them. The marks are taken off by controllers.
 package storageobjectinuse
 
 import (
@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/admission"
@@ -21,8 +22,9 @@ var _ admission.MutationInterface = &Plugin{}
 func New() *Plugin { return &Plugin{admission.NewHandler(admission.Create)} }
 
 var finalizers = map[schema.GroupResource]string{
-	corev1.Resource("persistentvolumes"):      "kubernetes.io/pv-protection",
-	corev1.Resource("persistentvolumeclaims"): "kubernetes.io/pvc-protection",
+	corev1.Resource("persistentvolumes"):          "kubernetes.io/pv-protection",
+	corev1.Resource("persistentvolumeclaims"):     "kubernetes.io/pvc-protection",
+	storagev1.Resource("volumeattributesclasses"): "kubernetes.io/vac-protection",
 }
 
 // Admit adds the finalizer.
