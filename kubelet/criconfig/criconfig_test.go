@@ -252,7 +252,8 @@ spec:
 		t.Errorf("security %+v", sc)
 	}
 	r := cfg.Linux.Resources
-	if r.CpuShares != 102 || r.CpuQuota != 100_000 || r.MemoryLimitInBytes != 512<<20 || r.OomScoreAdj != 750 || len(r.HugepageLimits) != 1 || r.HugepageLimits[0].PageSize != "2MB" {
+	if r.CpuShares != 102 || r.CpuQuota != 100_000 || r.MemoryLimitInBytes != 512<<20 || r.OomScoreAdj != 750 || len(r.HugepageLimits) != 1 ||
+		r.HugepageLimits[0].PageSize != "2MB" || r.HugepageLimits[0].Limit != 4<<20 {
 		t.Errorf("resources %+v", r)
 	}
 	if cfg.Annotations[AnnotationRestartCount] != "3" || cfg.Annotations[AnnotationRound] != "2" || cfg.Annotations[AnnotationHash] != "h" || !strings.Contains(cfg.Annotations[AnnotationPreStop], "sleep") {

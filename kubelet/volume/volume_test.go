@@ -252,9 +252,11 @@ func TestEmptyDirOfHugePages(t *testing.T) {
 			m, _ := newManager(t)
 			p := podWith(v1.Volume{Name: "huge", VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{
 				Medium: v1.StorageMedium(test.medium), SizeLimit: mustQuantity("8Mi")}}})
-			p.Spec.Containers[0].Resources.Requests = v1.ResourceList{}
-			for _, name := range test.asked {
-				p.Spec.Containers[0].Resources.Requests[name] = *mustQuantity("1Gi")
+			// An init container's pages are as good as a container's.
+			p.Spec.InitContainers = []v1.Container{{Name: "init"}}
+			for i, name := range test.asked {
+				of := &[]*v1.Container{&p.Spec.InitContainers[0], &p.Spec.Containers[0]}[i%2].Resources
+				of.Requests = v1.ResourceList{name: *mustQuantity("1Gi")}
 			}
 			for range 2 { // idempotent
 				if err := m.Prepare(t.Context(), p); (err == nil) != (test.err == "") || err != nil && !strings.Contains(err.Error(), test.err) {
@@ -264,8 +266,12 @@ func TestEmptyDirOfHugePages(t *testing.T) {
 			if test.err != "" {
 				return
 			}
+			dir := m.volumeDir(p.UID, &p.Spec.Volumes[0])
+			if mounts, err := mountsBelow(dir); len(mounts) != 1 || err != nil {
+				t.Errorf("mounted %d times (%v)", len(mounts), err)
+			}
 			var st unix.Statfs_t
-			if err := unix.Statfs(m.volumeDir(p.UID, &p.Spec.Volumes[0]), &st); err != nil {
+			if err := unix.Statfs(dir, &st); err != nil {
 				t.Fatal(err)
 			}
 			if st.Type != unix.HUGETLBFS_MAGIC || st.Bsize != test.size || int64(st.Blocks)*st.Bsize != 8<<20 {
