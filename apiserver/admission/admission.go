@@ -24,6 +24,7 @@ import (
 	"github.com/peapod/peapod/apiserver/admission/defaulttolerationseconds"
 	"github.com/peapod/peapod/apiserver/admission/hooks"
 	"github.com/peapod/peapod/apiserver/admission/limitranger"
+	"github.com/peapod/peapod/apiserver/admission/nodedeclaredfeatures"
 	"github.com/peapod/peapod/apiserver/admission/noderestriction"
 	"github.com/peapod/peapod/apiserver/admission/paramaccess"
 	"github.com/peapod/peapod/apiserver/admission/podresize"
@@ -110,6 +111,7 @@ func New(cfg Config) (admission.Interface, error) {
 		certificates.New(cfg.Authorizer),
 		gate{defaultingressclass.New(ingresses.Lister()), synced(ingresses.Informer())},
 		gate{podtopologylabels.New(core.Nodes().Lister()), synced(core.Nodes().Informer())},
+		gate{nodedeclaredfeatures.New(core.Nodes().Lister()), synced(core.Nodes().Informer())},
 		gate{podresize.New(core.Nodes().Lister()), synced(core.Nodes().Informer())},
 		rbacescalation.New(cfg.Client, cfg.Authorizer, cfg.RBAC),
 		paramaccess.New(cfg.Client, cfg.Authorizer, kinds),

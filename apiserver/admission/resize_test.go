@@ -67,6 +67,52 @@ func TestResize(t *testing.T) {
 	})
 }
 
+// TestDeclaredFeatures resizes what not every node can, of Pods on nodes that declare it and on one that does not.
+func TestDeclaredFeatures(t *testing.T) {
+	c := start(t)
+	for name, features := range map[string][]string{
+		"new": {"InPlacePodLevelResourcesVerticalScaling", "InPlacePodVerticalScalingInitContainers"}, "old": {"Another"},
+	} {
+		node, err := c.system.CoreV1().Nodes().Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
+		fine(t, err)
+		node.Status.Allocatable, node.Status.DeclaredFeatures = resources("cpu", "8", "memory", "1Gi", "pods", "110"), features
+		_, err = c.system.CoreV1().Nodes().UpdateStatus(ctx, node, metav1.UpdateOptions{})
+		fine(t, err)
+	}
+	pods := c.system.CoreV1().Pods("default")
+	made := map[string]*corev1.Pod{}
+	for _, node := range []string{"new", "old", "none", ""} {
+		p := podOf("on-"+node+"0", resources("cpu", "1"), nil)
+		p.Spec.NodeName, p.Spec.Resources = node, &corev1.ResourceRequirements{Requests: resources("cpu", "2")}
+		p.Spec.InitContainers = []corev1.Container{*p.Spec.Containers[0].DeepCopy()}
+		p.Spec.InitContainers[0].Name = "init"
+		p, err := pods.Create(ctx, p, metav1.CreateOptions{})
+		fine(t, err)
+		made[node] = p
+	}
+	resized := func(node string, change func(*corev1.PodSpec)) error {
+		p := made[node].DeepCopy()
+		change(&p.Spec)
+		_, err := pods.UpdateResize(ctx, p.Name, p, metav1.UpdateOptions{DryRun: []string{metav1.DryRunAll}})
+		return err
+	}
+	whole := func(s *corev1.PodSpec) { s.Resources.Requests = resources("cpu", "3") }
+	init := func(s *corev1.PodSpec) { s.InitContainers[0].Resources.Requests = resources("cpu", "2") }
+	one := func(s *corev1.PodSpec) { s.Containers[0].Resources.Requests = resources("cpu", "1500m") }
+	// An informer tells the plugins of nodes: ask until it has.
+	settle(t, func() error { return errors.Join(resized("new", whole), resized("old", one)) })
+	fine(t, resized("new", init))
+	fine(t, resized("", whole))
+	refused(t, resized("old", whole), `pod update requires features InPlacePodLevelResourcesVerticalScaling which are not available on node "old"`)
+	refused(t, resized("old", init), `pod update requires features InPlacePodVerticalScalingInitContainers which are not available on node "old"`)
+	refused(t, resized("old", func(s *corev1.PodSpec) { whole(s); init(s) }),
+		`pod update requires features InPlacePodLevelResourcesVerticalScaling, InPlacePodVerticalScalingInitContainers which are not available on node "old"`)
+	refused(t, resized("none", whole), `node "none" not found`)
+	made["old"].Labels = map[string]string{"a": "b"}
+	_, err := pods.Update(ctx, made["old"], metav1.UpdateOptions{})
+	fine(t, err)
+}
+
 // tryResize fails while the plugin does not know the node as it is.
 func tryResize(client kubernetes.Interface, node string) error {
 	pods := client.CoreV1().Pods("default")

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"runtime"
 
+	utilversion "k8s.io/apimachinery/pkg/util/version"
 	apimachineryversion "k8s.io/apimachinery/pkg/version"
 )
 
@@ -16,6 +17,9 @@ var Commit = ""
 
 // Kubernetes is the version of the API that Peapod serves; clients compare themselves with it.
 const Kubernetes = "v1.37.2"
+
+// Served is Kubernetes, to be compared with. It does not change.
+var Served = utilversion.MustParseSemantic(Kubernetes)
 
 // Info is what /version answers. The build metadata behind the plus sign tells Peapod apart from upstream without
 // changing how clients order the version (semver 2.0, item 10).

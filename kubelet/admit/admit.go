@@ -15,6 +15,7 @@ import (
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 	"k8s.io/klog/v2"
 
+	"github.com/peapod/peapod/kubelet/features"
 	"github.com/peapod/peapod/kubelet/pod"
 )
 
@@ -75,6 +76,19 @@ func (a *Admitter) Admit(ctx context.Context, p *v1.Pod, others []*v1.Pod) *pod.
 		return t.Effect == v1.TaintEffectNoExecute
 	}, false); bad {
 		return &pod.Refusal{Reason: "TaintToleration", Message: "Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate"}
+	}
+	return unsupported(p)
+}
+
+// unsupported is a refusal where this kubelet lacks a feature that the Pod needs.
+func unsupported(p *v1.Pod) *pod.Refusal {
+	const reason = "PodFeatureUnsupported"
+	missing, err := features.Missing(p)
+	if err != nil {
+		return &pod.Refusal{Reason: reason, Message: fmt.Sprintf("Failed to infer pod's feature requirements: %v", err)}
+	}
+	if len(missing) > 0 {
+		return &pod.Refusal{Reason: reason, Message: "Pod requires node features that are not available: " + strings.Join(missing, ", ")}
 	}
 	return nil
 }

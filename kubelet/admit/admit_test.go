@@ -70,6 +70,8 @@ func TestAdmit(t *testing.T) {
 		{"{" + tolerant + ", os: {name: windows}}", "PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS"},
 		{"{" + tolerant + ", containers: [{name: c, ports: [{containerPort: 1, hostPort: 80}]}]}", "NodePorts", "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports"},
 		{"{" + tolerant + ", containers: [{name: c, ports: [{containerPort: 1, hostPort: 80, protocol: UDP}]}]}", "", ""},
+		{"{" + tolerant + ", containers: [{name: c, restartPolicyRules: [{action: RestartAllContainers}]}]}", "", ""},
+		{"{" + tolerant + ", hostNetwork: true, hostUsers: false}", "PodFeatureUnsupported", "Pod requires node features that are not available: UserNamespacesHostNetworkSupport"},
 		{"{nodeName: n1}", "TaintToleration", "Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate"},
 	} {
 		p, o := &v1.Pod{}, &v1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "other"}}

@@ -83,7 +83,7 @@ func TestRegisterAndReport(t *testing.T) {
 	if have, may := s.Capacity[v1.ResourceEphemeralStorage], s.Allocatable[v1.ResourceEphemeralStorage]; have.Value()-may.Value() != 1<<30 {
 		t.Errorf("storage %v, allocatable %v: eviction keeps 1Gi", have.String(), may.String())
 	}
-	if fmt.Sprint(s.DeclaredFeatures) != "[RestartAllContainersOnContainerExits]" {
+	if fmt.Sprint(s.DeclaredFeatures) != "[InPlacePodLevelResourcesVerticalScaling InPlacePodVerticalScalingInitContainers RestartAllContainersOnContainerExits]" {
 		t.Errorf("declared features %v", s.DeclaredFeatures)
 	}
 	i := s.NodeInfo

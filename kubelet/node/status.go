@@ -10,9 +10,8 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/component-helpers/nodedeclaredfeatures"
-	"k8s.io/component-helpers/nodedeclaredfeatures/features/restartallcontainers"
-	"k8s.io/component-helpers/nodedeclaredfeatures/types"
+
+	"github.com/peapod/peapod/kubelet/features"
 )
 
 // maxImages and maxNames bound the list of images in the status.
@@ -44,7 +43,7 @@ func (n *Node) fill(ctx context.Context, s *v1.NodeStatus) ([]string, error) {
 	}
 	s.Addresses = append(s.Addresses, v1.NodeAddress{Type: v1.NodeHostName, Address: n.cfg.Name})
 	s.DaemonEndpoints.KubeletEndpoint.Port = n.cfg.Port
-	s.DeclaredFeatures = declaredFeatures()
+	s.DeclaredFeatures = features.Declared()
 	var problems []string
 	if err := n.info(ctx, s); err != nil {
 		problems = append(problems, err.Error())
@@ -67,19 +66,6 @@ func (n *Node) kept(capacity v1.ResourceList) []v1.ResourceList {
 		return []v1.ResourceList{n.cfg.Reserved}
 	}
 	return []v1.ResourceList{n.cfg.Reserved, n.cfg.Pressure.Kept(capacity)}
-}
-
-// gates are the feature gates of Kubernetes whose features this kubelet has, of those that nodes declare.
-type gates map[string]bool
-
-func (g gates) Enabled(name string) bool { return g[name] }
-
-// declaredFeatures are the features that Pods may need of a node and that not every version has, sorted. Schedulers leave
-// out the nodes that lack one.
-func declaredFeatures() []string {
-	return nodedeclaredfeatures.DefaultFramework.DiscoverNodeFeatures(&types.NodeConfiguration{
-		FeatureGates: gates{restartallcontainers.RestartAllContainersOnContainerExits: true},
-	})
 }
 
 func (n *Node) info(ctx context.Context, s *v1.NodeStatus) error {

@@ -5,6 +5,7 @@ import (
 	"github.com/peapod/peapod/scheduler/framework"
 	"github.com/peapod/peapod/scheduler/plugins/dynamicresources"
 	"github.com/peapod/peapod/scheduler/plugins/nodeaffinity"
+	"github.com/peapod/peapod/scheduler/plugins/nodedeclaredfeatures"
 	"github.com/peapod/peapod/scheduler/plugins/nodeports"
 	"github.com/peapod/peapod/scheduler/plugins/noderesources"
 	"github.com/peapod/peapod/scheduler/plugins/nodevolumelimits"
@@ -32,6 +33,7 @@ func All() []framework.Plugin {
 		dynamicresources.Plugin{},
 		topologyspread.Plugin{},
 		podaffinity.Plugin{},
+		nodedeclaredfeatures.Plugin{},
 		noderesources.Balanced{},
 		noderesources.ImageLocality{},
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/peapod/peapod/scheduler/framework"
 	"github.com/peapod/peapod/scheduler/plugins/nodeaffinity"
+	"github.com/peapod/peapod/scheduler/plugins/nodedeclaredfeatures"
 	"github.com/peapod/peapod/scheduler/plugins/noderesources"
 	"github.com/peapod/peapod/scheduler/plugins/tainttoleration"
 	"github.com/peapod/peapod/scheduler/plugins/topologyspread"
@@ -67,6 +68,49 @@ func TestWhatHelps(t *testing.T) {
 	} {
 		if got := test.rule.Helps(framework.NewPod(selecting), test.e); got != test.want {
 			t.Errorf("%s: %v", what, got)
+		}
+	}
+}
+
+// A Pod that needs a feature goes to nodes that declare it; others go anywhere, and ask no node.
+func TestDeclaredFeatures(t *testing.T) {
+	const feature = "RestartAllContainersOnContainerExits"
+	declaring := func(features ...string) *corev1.Node {
+		return with(sized("4", "4Gi"), func(n *corev1.Node) { n.Status.DeclaredFeatures = features })
+	}
+	p := pod("p", "1", "1Gi")
+	rule := nodedeclaredfeatures.Plugin{}
+	if check, none := rule.Prepare(framework.NewPod(p), nil); check != nil || none.Verdict != framework.Fits {
+		t.Errorf("a Pod that needs nothing asks nodes: %t, %v", check != nil, none)
+	}
+	p.Spec.Containers[0].RestartPolicyRules = []corev1.ContainerRestartRule{{Action: corev1.ContainerRestartRuleActionRestartAllContainers}}
+	demanding := framework.NewPod(p)
+	check, none := rule.Prepare(demanding, nil)
+	if check == nil || none.Verdict != framework.Fits {
+		t.Fatalf("a Pod that needs a feature asks no node: %v", none)
+	}
+	for _, test := range []struct {
+		features []string
+		fits     bool
+	}{{nil, false}, {[]string{"Another"}, false}, {[]string{feature}, true}, {[]string{"Another", feature, "Zoo"}, true}} {
+		reasons := check(newCluster(declaring(test.features...)).View().Nodes[0])
+		if fits := len(reasons) == 0; fits != test.fits || !fits && (reasons[0].Message != "node(s) didn't match Pod's required features" || reasons[0].Verdict != framework.Wrong) {
+			t.Errorf("a node that declares %v: %v", test.features, reasons)
+		}
+	}
+	for what, test := range map[string]struct {
+		e    framework.Event
+		want bool
+	}{
+		"a node came that has it":       {framework.Event{NewNode: declaring(feature)}, true},
+		"a node came without":           {framework.Event{NewNode: declaring()}, false},
+		"a node declares it now":        {framework.Event{OldNode: declaring(), NewNode: declaring(feature)}, true},
+		"a node declares something new": {framework.Event{OldNode: declaring(), NewNode: declaring("Another")}, false},
+		"it was declared before":        {framework.Event{OldNode: declaring(feature), NewNode: declaring(feature)}, false},
+		"a Pod left":                    {framework.Event{OldPod: pod("q")}, false},
+	} {
+		if got := rule.Helps(demanding, test.e); got != test.want {
+			t.Errorf("%s: %t", what, got)
 		}
 	}
 }
