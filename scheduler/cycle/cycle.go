@@ -93,8 +93,9 @@ func (c *Cycle) Decide(pod *framework.Pod, cluster *framework.Cluster) Decision 
 			return Decision{Node: n, Nodes: all}
 		}
 	}
-	looked := 0
-	for want := enough(len(nodes)); looked < len(nodes) && len(t.fit) < want; looked++ {
+	looked, want := 0, enough(len(nodes))
+	t.fit = make([]*framework.Node, 0, want)
+	for ; looked < len(nodes) && len(t.fit) < want; looked++ {
 		t.look(pod, checks, nodes[(c.next+looked)%len(nodes)])
 	}
 	if len(nodes) > 0 {
@@ -217,6 +218,9 @@ func (c *Cycle) checks(pod *framework.Pod, cluster *framework.Cluster) (checks, 
 // ask returns what the first filter that has something against the node has. Pods of no lower priority that have been
 // promised room on the node count as if they were there; but as they may never come, the Pod must fit without them too.
 func (cs checks) ask(pod *framework.Pod, n *framework.Node) (against []framework.Reason, plugin string) {
+	if len(n.Promised) == 0 {
+		return cs.first(n)
+	}
 	var tried []*framework.Pod
 	for _, p := range n.Promised {
 		if p.UID != pod.UID && p.Priority() >= pod.Priority() && n.Pods[p.UID] == nil {

@@ -34,9 +34,14 @@ func (ImageLocality) PrepareScore(pod *framework.Pod, cluster *framework.Cluster
 		}
 	}
 	// An image that few nodes have attracts less, lest they take all Pods.
-	share := make([]float64, len(names))
+	share, known := make([]float64, len(names)), false
 	for i, name := range names {
-		share[i] = float64(cluster.Index.WithImage(name)) / float64(len(cluster.Nodes))
+		with := cluster.Index.WithImage(name)
+		share[i] = float64(with) / float64(len(cluster.Nodes))
+		known = known || with > 0
+	}
+	if !known {
+		return nil // all nodes would get the lowest score
 	}
 	upper := int64(maxImage * len(names))
 	return func(n *framework.Node) int64 {
