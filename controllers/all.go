@@ -24,6 +24,7 @@ import (
 	"github.com/peapod/peapod/controllers/podcertificates"
 	"github.com/peapod/peapod/controllers/podgc"
 	"github.com/peapod/peapod/controllers/replicaset"
+	"github.com/peapod/peapod/controllers/resourceclaim"
 	"github.com/peapod/peapod/controllers/resourcequota"
 	"github.com/peapod/peapod/controllers/rootca"
 	"github.com/peapod/peapod/controllers/serviceaccount"
@@ -52,6 +53,8 @@ func (c Controller) Source() string {
 		return "ephemeral_volume"
 	case localpath.Name:
 		return "peapod.io/local-path"
+	case resourceclaim.Name:
+		return "resource_claim"
 	case volumeexpand.Name:
 		return "volume_expand"
 	}
@@ -90,6 +93,7 @@ func All() []Controller {
 		{volumeprotection.AttributesName, volumeprotection.NewAttributes},
 		{ephemeralvolume.Name, ephemeralvolume.New},
 		{volumeexpand.Name, volumeexpand.New},
+		{resourceclaim.Name, resourceclaim.New},
 		{disruption.Name, disruption.New},
 		{ttlafterfinished.Name, ttlafterfinished.New},
 		{clusterroleaggregation.Name, clusterroleaggregation.New},
