@@ -3,6 +3,7 @@ package controllers
 
 import (
 	"github.com/peapod/peapod/controllers/certificates"
+	"github.com/peapod/peapod/controllers/clusterip"
 	"github.com/peapod/peapod/controllers/clusterroleaggregation"
 	"github.com/peapod/peapod/controllers/cronjob"
 	"github.com/peapod/peapod/controllers/daemonset"
@@ -28,6 +29,7 @@ import (
 	"github.com/peapod/peapod/controllers/resourcequota"
 	"github.com/peapod/peapod/controllers/rootca"
 	"github.com/peapod/peapod/controllers/serviceaccount"
+	"github.com/peapod/peapod/controllers/servicecidr"
 	"github.com/peapod/peapod/controllers/statefulset"
 	"github.com/peapod/peapod/controllers/tainteviction"
 	"github.com/peapod/peapod/controllers/tokencleaner"
@@ -53,6 +55,8 @@ func (c Controller) Source() string {
 		return "ephemeral_volume"
 	case localpath.Name:
 		return "peapod.io/local-path"
+	case servicecidr.Name:
+		return servicecidr.Source
 	case resourceclaim.Name:
 		return "resource_claim"
 	case volumeexpand.Name:
@@ -102,5 +106,7 @@ func All() []Controller {
 		{endpoints.Name, endpoints.New},
 		{endpointslicemirroring.Name, endpointslicemirroring.New},
 		{loadbalancer.Name, loadbalancer.New},
+		{servicecidr.Name, servicecidr.New},
+		{clusterip.Name, clusterip.New},
 	}
 }

@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"sync"
 
 	v1 "k8s.io/api/core/v1"
@@ -70,7 +71,7 @@ func newControllers(s settled, c *control, shared informers.SharedInformerFactor
 		l, err := row.New(engine.Deps{
 			Client: client, Metadata: meta, Extensions: extensions, Informers: shared,
 			Recorder: broadcaster.NewRecorder(scheme.Scheme, v1.EventSource{Component: row.Source()}),
-			RootCA:   c.keys.ServerCA().CurrentCABundleContent, ClusterCIDR: c.ranges.Cluster,
+			RootCA:   c.keys.ServerCA().CurrentCABundleContent, ClusterCIDR: c.ranges.Cluster, ServiceCIDRs: []netip.Prefix{c.ranges.Service},
 			SignClient: c.keys.ClientCA().Sign, SignServing: c.keys.ServerCA().Sign,
 			SigningDuration: s.ClusterSigningDuration.Duration, NodeMonitorGracePeriod: s.NodeMonitorGracePeriod.Duration,
 		})

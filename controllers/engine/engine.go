@@ -41,6 +41,8 @@ type Deps struct {
 	SigningDuration, NodeMonitorGracePeriod time.Duration
 	// ClusterCIDR is what nodes' Pod networks are parts of.
 	ClusterCIDR netip.Prefix
+	// ServiceCIDRs are the ranges of the default ServiceCIDR. Without any it is left alone.
+	ServiceCIDRs []netip.Prefix
 }
 
 // Runner is a controller: it works until ctx ends and returns once nothing of it runs.

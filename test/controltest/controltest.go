@@ -45,10 +45,15 @@ type World struct {
 // New is a controller's constructor.
 type New func(engine.Deps) (engine.Runner, error)
 
-// Start runs the controllers until the test ends.
+// Start runs the controllers on a server of their own until the test ends.
 func Start(t *testing.T, news ...New) *World {
 	t.Helper()
-	server := servertest.Start(t, nil)
+	return StartOn(t, servertest.Start(t, nil), news...)
+}
+
+// StartOn runs the controllers on a server until the test ends.
+func StartOn(t *testing.T, server *servertest.Server, news ...New) *World {
+	t.Helper()
 	config := server.Transport.Config(&user.DefaultInfo{Name: "controllers", Groups: []string{user.SystemPrivilegedGroup}})
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
