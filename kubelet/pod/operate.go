@@ -80,11 +80,25 @@ func (w *worker) prepareVolumes(ctx context.Context, pod *v1.Pod) error {
 func Dir(root string, uid types.UID) string { return filepath.Join(root, "pods", string(uid)) }
 
 func (w *worker) createSandbox(ctx context.Context, pod *v1.Pod, attempt uint32) error {
+	if err := prepareDevices(pod); err != nil {
+		w.m.note(pod, Note{Type: v1.EventTypeWarning, Reason: "FailedPrepareDynamicResources", Message: fmt.Sprintf("Failed to prepare dynamic resources: %v", err)})
+		return err
+	}
 	err := w.tryCreateSandbox(ctx, pod, attempt)
 	if err != nil && ctx.Err() == nil {
 		w.m.note(pod, Note{Type: v1.EventTypeWarning, Reason: "FailedCreatePodSandBox", Message: fmt.Sprintf("Failed to create pod sandbox: %v", err)})
 	}
 	return err
+}
+
+// prepareDevices refuses Pods that name claims for devices, which came here without the scheduler: no driver of devices is known to
+// this kubelet, and a Pod must not run without what it asks for.
+func prepareDevices(pod *v1.Pod) error {
+	if len(pod.Spec.ResourceClaims) == 0 {
+		return nil
+	}
+	return fmt.Errorf("claim %q in spec.resourceClaims: this node has no drivers of dynamic resource allocation: remove the claim from the pod",
+		pod.Spec.ResourceClaims[0].Name)
 }
 
 func (w *worker) tryCreateSandbox(ctx context.Context, pod *v1.Pod, attempt uint32) error {
