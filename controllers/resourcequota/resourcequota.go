@@ -10,6 +10,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -60,6 +61,7 @@ func New(d engine.Deps) (engine.Runner, error) {
 		corev1.Resource("pods"):                   core.Pods().Informer(),
 		corev1.Resource("services"):               core.Services().Informer(),
 		corev1.Resource("persistentvolumeclaims"): core.PersistentVolumeClaims().Informer(),
+		resourcev1.Resource("resourceclaims"):     d.Informers.Resource().V1().ResourceClaims().Informer(),
 	}
 	c.measured = costs.Measured(c.list)
 	handle, err := core.ResourceQuotas().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{

@@ -1,4 +1,4 @@
-// Package quota says what objects cost a ResourceQuota of their namespace: Pods, Services and claims by what they ask for,
+// Package quota says what objects cost a ResourceQuota of their namespace: Pods, Services and claims (of both kinds) by what they ask for,
 // every other kind one each. Admission charges by it and the quota controller counts by it, so that both agree.
 package quota
 
@@ -31,7 +31,7 @@ var shortNames = map[schema.GroupResource]corev1.ResourceName{
 // Measured returns the evaluators of the resources that cost more than one each, and of those with short names. List may be
 // nil where nothing is counted, only charged.
 func Measured(list ListFunc) []quota.Evaluator {
-	out := []quota.Evaluator{podEvaluator(list), serviceEvaluator(list), claimEvaluator(list)}
+	out := []quota.Evaluator{podEvaluator(list), serviceEvaluator(list), claimEvaluator(list), deviceClaimEvaluator(list)}
 	for gr := range shortNames {
 		out = append(out, Counted(gr, list))
 	}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	apiresource "k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -180,6 +181,36 @@ func TestClaimCosts(t *testing.T) {
 	if got := e.MatchingResources(names); len(got) != 2 {
 		t.Errorf("claims are bounded by %v", got)
 	}
+}
+
+// Of alternatives the worst counts, for each class.
+func TestDeviceClaimCosts(t *testing.T) {
+	exactly := func(class string, mode resourcev1.DeviceAllocationMode, n int64) resourcev1.DeviceRequest {
+		return resourcev1.DeviceRequest{Exactly: &resourcev1.ExactDeviceRequest{DeviceClassName: class, AllocationMode: mode, Count: n}}
+	}
+	one := func(class string, mode resourcev1.DeviceAllocationMode, n int64) resourcev1.DeviceSubRequest {
+		return resourcev1.DeviceSubRequest{DeviceClassName: class, AllocationMode: mode, Count: n}
+	}
+	claim := &resourcev1.ResourceClaim{Spec: resourcev1.ResourceClaimSpec{Devices: resourcev1.DeviceClaim{Requests: []resourcev1.DeviceRequest{
+		exactly("gpu", "ExactCount", 2), exactly("gpu", "ExactCount", 1), exactly("nic", "All", 0),
+		{FirstAvailable: []resourcev1.DeviceSubRequest{one("gpu", "ExactCount", 4), one("gpu", "ExactCount", 3), one("small", "ExactCount", 8)}},
+	}}}}
+	for _, e := range Measured(nil) {
+		if e.GroupResource() != resourcev1.Resource("resourceclaims") {
+			continue
+		}
+		got, err := e.Usage(claim)
+		if err != nil {
+			t.Fatal(err)
+		}
+		same(t, got, list("count/resourceclaims.resource.k8s.io", "1", "gpu.deviceclass.resource.k8s.io/devices", "7",
+			"nic.deviceclass.resource.k8s.io/devices", "32", "small.deviceclass.resource.k8s.io/devices", "8"))
+		if m := e.MatchingResources(quota.ResourceNames(got)); len(m) != len(got) {
+			t.Errorf("bounds only %v", m)
+		}
+		return
+	}
+	t.Error("claims for devices are not measured")
 }
 
 func TestCountedKinds(t *testing.T) {
