@@ -21,12 +21,14 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+	"k8s.io/klog/v2"
 
 	"github.com/peapod/peapod/api"
 	"github.com/peapod/peapod/apiserver"
 	"github.com/peapod/peapod/apiserver/admission"
 	"github.com/peapod/peapod/apiserver/authn"
 	"github.com/peapod/peapod/apiserver/authz"
+	"github.com/peapod/peapod/apiserver/flowcontrol"
 	"github.com/peapod/peapod/apiserver/inprocess"
 	"github.com/peapod/peapod/apiserver/pki"
 	"github.com/peapod/peapod/controllers/engine"
@@ -196,6 +198,14 @@ func (c *control) startInformers(ctx context.Context) error {
 	return nil
 }
 
+// makeFlowControl makes the objects of flow control, which are for clients to see. Nothing here needs them, so nobody waits for them
+// (10 ms at the first start), and what is missing is made at the next start.
+func (c *control) makeFlowControl(ctx context.Context) {
+	if err := flowcontrol.Reconcile(ctx, c.system); err != nil && ctx.Err() == nil {
+		klog.FromContext(ctx).Error(err, "Flow schemas and priority levels are not as they should be")
+	}
+}
+
 // run serves the API and makes what every cluster has, until ctx ends.
 func (c *control) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
@@ -213,6 +223,7 @@ func (c *control) run(ctx context.Context) error {
 		}
 		if err == nil {
 			close(c.bootstrapped)
+			c.makeFlowControl(ctx)
 		} else {
 			cancel()
 		}
