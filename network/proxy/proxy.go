@@ -17,10 +17,12 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
 	corelisters "k8s.io/client-go/listers/core/v1"
+	networkinglisters "k8s.io/client-go/listers/networking/v1"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/klog/v2"
@@ -66,6 +68,7 @@ type Proxy struct {
 	cfg      Config
 	at       where
 	services corelisters.ServiceLister
+	ranges   networkinglisters.ServiceCIDRLister
 	slices   cache.Indexer
 	synced   []cache.DoneChecker
 	applier  nft.Applier
@@ -76,6 +79,8 @@ type Proxy struct {
 	dirty map[types.NamespacedName]bool
 	all   bool
 	zone  string
+	// regroup says that ServiceCIDRs have changed.
+	regroup bool
 	// reported is the annotation of this node's Node object, if node says that there is one.
 	reported string
 	node     bool
@@ -84,9 +89,12 @@ type Proxy struct {
 	// wake has room for one.
 	wake chan struct{}
 
-	// Used by Run alone: the rules, and which ports it has said to be in use by the host; true if a load balancer is to have them.
-	state *state
-	told  map[types.NamespacedName]map[Frontend]bool
+	// Used by Run alone: the rules, the networks that they know and whether there are routes to them, and which ports it has said to be
+	// in use by the host; true if a load balancer is to have them.
+	state  *state
+	nets   Networks
+	routed bool
+	told   map[types.NamespacedName]map[Frontend]bool
 }
 
 // byService is the index of EndpointSlices by namespace and name of their Service.
@@ -109,8 +117,9 @@ func New(cfg Config) (*Proxy, error) {
 		cfg:      cfg,
 		at:       where{node: cfg.NodeName, own: map[netip.Addr]bool{}, addresses: map[netip.Addr]bool{}, reserved: map[uint16]bool{}},
 		services: cfg.Informers.Core().V1().Services().Lister(),
+		ranges:   cfg.Informers.Networking().V1().ServiceCIDRs().Lister(),
 		slices:   cfg.Informers.Discovery().V1().EndpointSlices().Informer().GetIndexer(),
-		dirty:    map[types.NamespacedName]bool{}, all: true, wake: make(chan struct{}, 1), state: newState(),
+		dirty:    map[types.NamespacedName]bool{}, all: true, regroup: true, wake: make(chan struct{}, 1), state: newState(), nets: cfg.Networks,
 		told: map[types.NamespacedName]map[Frontend]bool{},
 	}
 	if p.at.pods = cfg.Networks.AllPods; len(p.at.pods) == 0 {
@@ -156,6 +165,8 @@ func (p *Proxy) watch() error {
 		{services, cache.ResourceEventHandlerFuncs{AddFunc: onService, UpdateFunc: func(_, obj any) { onService(obj) }, DeleteFunc: onService}},
 		// A slice that changes hands concerns the Service from before, too.
 		{slices, cache.ResourceEventHandlerFuncs{AddFunc: onSlice, UpdateFunc: func(old, obj any) { onSlice(old); onSlice(obj) }, DeleteFunc: onSlice}},
+		{p.cfg.Informers.Networking().V1().ServiceCIDRs().Informer(), cache.ResourceEventHandlerFuncs{
+			AddFunc: p.rangesChanged, UpdateFunc: p.rangeUpdated, DeleteFunc: p.rangesChanged}},
 		{p.cfg.Informers.Core().V1().Nodes().Informer(), cache.ResourceEventHandlerFuncs{AddFunc: p.nodeChanged, UpdateFunc: func(_, obj any) { p.nodeChanged(obj) }}},
 	} {
 		r, err := w.informer.AddEventHandler(w.handler)
@@ -176,6 +187,21 @@ func (p *Proxy) changed(name types.NamespacedName) {
 	p.dirty[name] = true
 	p.mu.Unlock()
 	p.rouse()
+}
+
+func (p *Proxy) rangesChanged(any) {
+	p.mu.Lock()
+	p.regroup = true
+	p.mu.Unlock()
+	p.rouse()
+}
+
+// rangeUpdated leaves out what becomes of a ServiceCIDR's status.
+func (p *Proxy) rangeUpdated(old, obj any) {
+	was, ok := old.(*networkingv1.ServiceCIDR)
+	if is, also := obj.(*networkingv1.ServiceCIDR); !ok || !also || !slices.Equal(was.Spec.CIDRs, is.Spec.CIDRs) {
+		p.rangesChanged(obj)
+	}
 }
 
 // nodeChanged follows the zone of this node, by which endpoints count as near, and what it says to refuse.
@@ -208,7 +234,7 @@ func (p *Proxy) rouse() {
 func (p *Proxy) Run(ctx context.Context) error {
 	defer p.health.close()
 	defer p.sockets.close()
-	if err := p.cfg.addRoutes(); err != nil {
+	if err := p.cfg.addRoutes(p.cfg.Networks.Service); err != nil {
 		return err
 	}
 	if !cache.WaitFor(ctx, "", p.synced...) {
@@ -219,7 +245,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 		err := p.update(ctx, first)
 		first = err != nil // the whole table, whatever is there
 		if err == nil {
-			err = p.report(ctx)
+			err = errors.Join(p.route(), p.report(ctx))
 		}
 		retry := time.NewTimer(retryMax)
 		retry.Stop()
@@ -242,6 +268,11 @@ func (p *Proxy) Run(ctx context.Context) error {
 
 // update brings the rules in line with what has changed; with everything, if whole.
 func (p *Proxy) update(ctx context.Context, whole bool) error {
+	regrouped, err := p.followRanges(ctx)
+	if err != nil {
+		return err
+	}
+	whole = whole || regrouped
 	if err := p.look(ctx); err != nil {
 		return err
 	}
@@ -250,12 +281,12 @@ func (p *Proxy) update(ctx context.Context, whole bool) error {
 		p.state.commit(nil)
 		return nil
 	}
-	err := errors.New("whole table wanted")
+	err = errors.New("whole table wanted")
 	if !whole && !grown {
 		err = p.applier.Update(p.cfg.Table, deltas(changes))
 	}
 	if err != nil {
-		if err := p.applier.Apply(p.state.table(p.cfg.Table, &p.cfg.Networks)); err != nil {
+		if err := p.applier.Apply(p.state.table(p.cfg.Table, &p.nets)); err != nil {
 			return err
 		}
 	}
