@@ -4,9 +4,7 @@ import (
 	"fmt"
 	"runtime"
 	"sync"
-	"syscall"
 	"testing"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -49,7 +47,7 @@ func BenchmarkPlace(b *testing.B) {
 				b.Fatal(err)
 			}
 			runtime.GC()
-			began := spent(b)
+			began := scheduler.Spent(b)
 			b.ResetTimer()
 			var running sync.WaitGroup
 			running.Go(func() {
@@ -62,19 +60,10 @@ func BenchmarkPlace(b *testing.B) {
 			b.StopTimer()
 			<-told.all
 			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "pods/s")
-			b.ReportMetric(float64((spent(b)-began).Microseconds())/float64(b.N), "cpu-us")
+			b.ReportMetric(float64((scheduler.Spent(b)-began).Microseconds())/float64(b.N), "cpu-us")
 			b.Cleanup(func() { running.Wait(); broadcaster.Shutdown(); factory.Shutdown() })
 		})
 	}
-}
-
-// spent is the processor time of this process so far.
-func spent(b *testing.B) time.Duration {
-	var u syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		b.Fatal(err)
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // countdown is closed when as many came as were waited for.

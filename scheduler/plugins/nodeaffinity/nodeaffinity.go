@@ -63,12 +63,12 @@ func (Plugin) Only(pod *framework.Pod) (names []string, limited bool, none frame
 
 // Prepare implements framework.Filter.
 func (Plugin) Prepare(pod *framework.Pod, _ *framework.Cluster) (func(*framework.Node) []framework.Reason, framework.Reason) {
-	if len(pod.Spec.NodeSelector) == 0 && (pod.Spec.Affinity == nil || pod.Spec.Affinity.NodeAffinity == nil) {
+	selection := framework.SelectionOf(pod.Pod)
+	if selection.Any() {
 		return nil, framework.Reason{}
 	}
-	required := nodeaffinity.GetRequiredNodeAffinity(pod.Pod)
 	return func(n *framework.Node) []framework.Reason {
-		if ok, err := required.Match(n.Node); err != nil || !ok {
+		if !selection.Matches(n.Node) {
 			return []framework.Reason{{Verdict: framework.Wrong, Message: mismatch}}
 		}
 		return nil
@@ -80,12 +80,8 @@ func (Plugin) Helps(pod *framework.Pod, e framework.Event) bool {
 	if !e.NodeLabelsChanged() {
 		return false
 	}
-	required := nodeaffinity.GetRequiredNodeAffinity(pod.Pod)
-	matches := func(n *corev1.Node) bool {
-		ok, err := required.Match(n)
-		return err == nil && ok
-	}
-	return matches(e.NewNode) && (e.OldNode == nil || !matches(e.OldNode))
+	selection := framework.SelectionOf(pod.Pod)
+	return selection.Matches(e.NewNode) && (e.OldNode == nil || !selection.Matches(e.OldNode))
 }
 
 // PrepareScore implements framework.Score: the sum of the weights of the preferred terms that match.

@@ -5,7 +5,6 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 
 	"github.com/peapod/peapod/scheduler/framework"
 )
@@ -101,7 +100,7 @@ func sum(pod *framework.Pod, cs []soft, whole bool) {
 	if allCount(pod, plain, whole) {
 		return
 	}
-	required := nodeaffinity.GetRequiredNodeAffinity(pod.Pod)
+	selection := framework.SelectionOf(pod.Pod)
 	for i := range cs {
 		c := &cs[i]
 		c.sums = map[string]int{}
@@ -109,7 +108,7 @@ func sum(pod *framework.Pod, cs []soft, whole bool) {
 			continue
 		}
 		c.matching.Each(func(n *framework.Node, count int) {
-			if n.Node != nil && !(whole && !labelled(n, cs)) && included(&c.constraint, pod, n, required) {
+			if n.Node != nil && !(whole && !labelled(n, cs)) && included(&c.constraint, pod, n, selection) {
 				c.sums[n.Node.Labels[c.TopologyKey]] += count
 			}
 		})

@@ -10,7 +10,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	schedulinghelpers "k8s.io/component-helpers/scheduling/corev1"
-	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 	"k8s.io/klog/v2"
 
 	"github.com/peapod/peapod/scheduler/framework"
@@ -65,7 +64,7 @@ func hardOf(pod *framework.Pod, cluster *framework.Cluster) []constraint {
 	if len(out) == 0 || allCount(pod, out, true) {
 		return out
 	}
-	required := nodeaffinity.GetRequiredNodeAffinity(pod.Pod)
+	selection := framework.SelectionOf(pod.Pod)
 	for i := range out {
 		out[i].counts = map[string]int{}
 	}
@@ -74,7 +73,7 @@ func hardOf(pod *framework.Pod, cluster *framework.Cluster) []constraint {
 			continue
 		}
 		for i := range out {
-			if included(&out[i], pod, n, required) {
+			if included(&out[i], pod, n, selection) {
 				out[i].counts[n.Node.Labels[out[i].TopologyKey]] += out[i].matching.On(n)
 			}
 		}
@@ -107,9 +106,9 @@ func hasKeys(n *framework.Node, cs []constraint) bool {
 
 // included applies the constraint's inclusion policies: by default nodes that the Pod's affinity excludes do not count,
 // and tainted nodes do (KEP-3094).
-func included(c *constraint, pod *framework.Pod, n *framework.Node, required nodeaffinity.RequiredNodeAffinity) bool {
+func included(c *constraint, pod *framework.Pod, n *framework.Node, selection framework.Selection) bool {
 	if c.NodeAffinityPolicy == nil || *c.NodeAffinityPolicy == corev1.NodeInclusionPolicyHonor {
-		if ok, err := required.Match(n.Node); err != nil || !ok {
+		if !selection.Matches(n.Node) {
 			return false
 		}
 	}
