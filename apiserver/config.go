@@ -54,6 +54,9 @@ type Config struct {
 	Tokens resource.TokenIssuer
 	// Kubelet says how kubelets are reached. Optional: without it they are not.
 	Kubelet *KubeletClient
+	// FrontProxy is the client certificate that servers behind this one know it by (see package aggregation). Optional: without it
+	// they know nobody.
+	FrontProxy dynamiccertificates.CertKeyContentProvider
 	// ServiceCIDRs are the ranges of the default ServiceCIDR, the primary family's first: one, or one of each family.
 	ServiceCIDRs []netip.Prefix
 	// NodePorts is the range of node ports. Optional: 30000-32767.

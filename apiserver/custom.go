@@ -8,6 +8,7 @@ import (
 	"k8s.io/apiserver/pkg/endpoints/discovery/aggregated"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 
+	"github.com/peapod/peapod/apiserver/aggregation"
 	"github.com/peapod/peapod/apiserver/customresource"
 	"github.com/peapod/peapod/apiserver/serviceaddress"
 )
@@ -24,10 +25,11 @@ func (s *Server) customResources(manager aggregated.ResourceManager) (*customres
 }
 
 // listDefinitions puts the group of definitions, which the server of custom resources has routes for, into discovery.
-func (s *Server) listDefinitions(priority int) {
+func (s *Server) listDefinitions() {
 	gv := metav1.GroupVersionForDiscovery{GroupVersion: apiextensionsv1.SchemeGroupVersion.String(), Version: "v1"}
 	s.generic.DiscoveryGroupManager.AddGroup(metav1.APIGroup{
 		Name: customresource.Group, Versions: []metav1.GroupVersionForDiscovery{gv}, PreferredVersion: gv,
 	})
-	s.generic.AggregatedDiscoveryGroupManager.SetGroupVersionPriority(metav1.GroupVersion(apiextensionsv1.SchemeGroupVersion), priority, 100)
+	group, version := aggregation.Priority(apiextensionsv1.SchemeGroupVersion)
+	s.generic.AggregatedDiscoveryGroupManager.SetGroupVersionPriority(metav1.GroupVersion(apiextensionsv1.SchemeGroupVersion), group, version)
 }

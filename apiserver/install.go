@@ -1,11 +1,11 @@
 package apiserver
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"path"
 	"slices"
-	"strings"
 	"time"
 
 	apidiscoveryv2 "k8s.io/api/apidiscovery/v2"
@@ -25,6 +25,7 @@ import (
 	openapiutil "k8s.io/kube-openapi/pkg/util"
 
 	"github.com/peapod/peapod/api/resource"
+	"github.com/peapod/peapod/apiserver/aggregation"
 	"github.com/peapod/peapod/apiserver/customresource"
 	"github.com/peapod/peapod/apiserver/registry"
 )
@@ -35,20 +36,7 @@ const (
 	// minWatch is the shortest time after which the server ends a watch that asked for no other; it ends up to twice
 	// that long, at random.
 	minWatch = 30 * time.Minute
-	// lastPriority in discovery is below that of every group that the server has by itself; those of custom resources have 1000.
-	lastPriority = 10000
 )
-
-// groupOrder is the order in which discovery lists the groups, and clients look names up that several of them have.
-// Groups that are not in it follow in the order of their names.
-func groupOrder() []string {
-	return []string{
-		"", "apiregistration.k8s.io", "events.k8s.io", "apps", "authentication.k8s.io", "authorization.k8s.io", "autoscaling",
-		"batch", "certificates.k8s.io", "networking.k8s.io", "policy", "rbac.authorization.k8s.io", "storage.k8s.io",
-		"admissionregistration.k8s.io", "apiextensions.k8s.io", "scheduling.k8s.io", "coordination.k8s.io", "node.k8s.io",
-		"discovery.k8s.io", "resource.k8s.io", "flowcontrol.apiserver.k8s.io",
-	}
-}
 
 // install makes the storage of every kind and routes requests to it.
 func (s *Server) install(custom *customresource.Server) error {
@@ -84,27 +72,22 @@ func (s *Server) install(custom *customresource.Server) error {
 	for g := range byGroup {
 		groups = append(groups, g)
 	}
-	order := groupOrder()
-	rank := func(g string) int {
-		if i := slices.Index(order, g); i >= 0 {
-			return i
-		}
-		return len(order)
+	// Discovery lists the groups in this order, and clients look names up in it that several of them have.
+	priority := func(group string) int {
+		p, _ := aggregation.Priority(schema.GroupVersion{Group: group})
+		return p
 	}
 	slices.SortFunc(groups, func(a, b string) int {
-		if ra, rb := rank(a), rank(b); ra != rb {
-			return ra - rb
-		}
-		return strings.Compare(a, b)
+		return cmp.Or(cmp.Compare(priority(b), priority(a)), cmp.Compare(a, b))
 	})
 	codecs := serializer.NewCodecFactory(s.scheme,
 		serializer.WithStreamingCollectionEncodingToJSON(), serializer.WithStreamingCollectionEncodingToProtobuf())
-	for i, g := range groups {
+	for _, g := range groups {
 		if g == customresource.Group {
-			s.listDefinitions(lastPriority + len(groups) - i)
+			s.listDefinitions()
 			continue
 		}
-		if err := s.installGroup(g, lastPriority+len(groups)-i, byVersion, codecs); err != nil {
+		if err := s.installGroup(g, byVersion, codecs); err != nil {
 			return fmt.Errorf("install API group %q: %w", g, err)
 		}
 	}
@@ -162,14 +145,14 @@ func (o restOptions) GetRESTOptions(gr schema.GroupResource, _ runtime.Object) (
 	}, nil
 }
 
-// installGroup routes requests to a group's versions. A group of higher priority is listed earlier.
-func (s *Server) installGroup(group string, priority int, storages map[schema.GroupVersion]map[string]rest.Storage, codecs serializer.CodecFactory) error {
+// installGroup routes requests to a group's versions.
+func (s *Server) installGroup(group string, storages map[schema.GroupVersion]map[string]rest.Storage, codecs serializer.CodecFactory) error {
 	root, manager := groupsPrefix, s.generic.AggregatedDiscoveryGroupManager
 	if group == "" {
 		root, manager = legacyPrefix, s.generic.AggregatedLegacyDiscoveryGroupManager
 	}
 	var served []metav1.GroupVersionForDiscovery
-	for i, gv := range s.scheme.PrioritizedVersionsForGroup(group) {
+	for _, gv := range s.scheme.PrioritizedVersionsForGroup(group) {
 		if len(storages[gv]) == 0 {
 			continue
 		}
@@ -184,7 +167,8 @@ func (s *Server) installGroup(group string, priority int, storages map[schema.Gr
 		manager.AddGroupVersion(group, apidiscoveryv2.APIVersionDiscovery{
 			Freshness: apidiscoveryv2.DiscoveryFreshnessCurrent, Version: gv.Version, Resources: resources,
 		})
-		manager.SetGroupVersionPriority(metav1.GroupVersion{Group: gv.Group, Version: gv.Version}, priority, 100-i)
+		groupPriority, versionPriority := aggregation.Priority(gv)
+		manager.SetGroupVersionPriority(metav1.GroupVersion(gv), groupPriority, versionPriority)
 		served = append(served, metav1.GroupVersionForDiscovery{GroupVersion: gv.String(), Version: gv.Version})
 	}
 	container := s.generic.Handler.GoRestfulContainer

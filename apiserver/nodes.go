@@ -22,6 +22,7 @@ import (
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
 
 	"github.com/peapod/peapod/api/resource"
+	"github.com/peapod/peapod/apiserver/pki"
 )
 
 // KubeletClient is how the server shows itself to kubelets, and knows them.
@@ -123,16 +124,9 @@ func (c *nodeConnector) kubeletTransport() (http.RoundTripper, error) {
 	c.transport = &http.Transport{
 		DialContext: dialer.DialContext,
 		TLSClientConfig: &tls.Config{
-			MinVersion: tls.VersionTLS12,
-			RootCAs:    pool,
-			GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-				cert, key := c.client.Cert.CurrentCertKeyContent()
-				pair, err := tls.X509KeyPair(cert, key)
-				if err != nil {
-					return nil, fmt.Errorf("load client certificate for kubelets: %w", err)
-				}
-				return &pair, nil
-			},
+			MinVersion:           tls.VersionTLS12,
+			RootCAs:              pool,
+			GetClientCertificate: pki.ClientCertificate(c.client.Cert),
 		},
 		TLSHandshakeTimeout: 10 * time.Second,
 		MaxIdleConnsPerHost: 25,

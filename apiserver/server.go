@@ -25,6 +25,7 @@ import (
 	basecompatibility "k8s.io/component-base/compatibility"
 
 	"github.com/peapod/peapod/api/resource"
+	"github.com/peapod/peapod/apiserver/aggregation"
 	"github.com/peapod/peapod/apiserver/clusterip"
 	"github.com/peapod/peapod/apiserver/customresource"
 	"github.com/peapod/peapod/apiserver/gather"
@@ -45,6 +46,8 @@ type Server struct {
 	storages []*registry.Storage
 	generic  *genericapiserver.GenericAPIServer
 	custom   *customresource.Server
+	// aggregation is nil where there are no APIServices.
+	aggregation *aggregation.Aggregator
 
 	accepting chan struct{}
 	ready     chan struct{}
@@ -83,6 +86,9 @@ func (s *Server) build() error {
 	}
 	s.custom = custom
 	s.config.Gates = append(slices.Clone(s.config.Gates), Gate{Name: "crd-informer-synced", Open: custom.Defined().Known()})
+	if err := s.aggregate(generic); err != nil {
+		return err
+	}
 	s.generic, err = generic.Complete(nil).New("peapod", custom.Delegate())
 	if err != nil {
 		return err
@@ -95,7 +101,7 @@ func (s *Server) build() error {
 	for path, h := range s.config.Handlers {
 		mux.Handle(path, h)
 	}
-	s.docs.Install(mux, custom.Defined(), s.generic.Handler.GoRestfulContainer, custom.Delegate().Handler.GoRestfulContainer)
+	s.docs.Install(mux, custom.Defined(), s.elsewhere, s.generic.Handler.GoRestfulContainer, custom.Delegate().Handler.GoRestfulContainer)
 	s.generic.Handler.GoRestfulContainer.Router(&router.Router{})
 	return s.addChecks()
 }
@@ -122,7 +128,11 @@ func (s *Server) genericConfig() *genericapiserver.Config {
 	c.EquivalentResourceRegistry = runtime.NewEquivalentResourceRegistryWithIdentity(s.sameObjects)
 	c.SkipOpenAPIInstallation = true
 	c.BuildHandlerChainFunc = func(api http.Handler, c *genericapiserver.Config) http.Handler {
-		return deepHandler(genericapiserver.DefaultBuildHandlerChain(gather.Lists(api, s.codecs.SupportedMediaTypes()), c))
+		api = gather.Lists(api, s.codecs.SupportedMediaTypes())
+		if s.aggregation != nil {
+			api = s.aggregation.Wrap(api)
+		}
+		return deepHandler(genericapiserver.DefaultBuildHandlerChain(api, c))
 	}
 	c.MaxRequestsInFlight, c.MaxMutatingRequestsInFlight = s.config.MaxReads, s.config.MaxWrites
 	c.LongRunningFunc = genericfilters.BasicLongRunningRequestCheck(
@@ -160,6 +170,9 @@ func (s *Server) Run(ctx context.Context) error {
 	var done sync.WaitGroup
 	done.Go(func() { s.awaitReady(watchReady) })
 	done.Go(func() { mend(watchReady) })
+	if s.aggregation != nil {
+		done.Go(func() { s.aggregation.Run(watchReady) })
+	}
 	err = prepared.RunWithContext(ctx)
 	stop()
 	done.Wait()

@@ -25,11 +25,12 @@ type Defined struct {
 
 func newDefined(informer informers.CustomResourceDefinitionInformer) (*Defined, error) {
 	d := &Defined{definitions: informer.Lister(), informer: informer.Informer()}
-	return d, d.onChange(func([]*apiextensionsv1.CustomResourceDefinition) { d.generation.Add(1) })
+	return d, d.OnChange(func([]*apiextensionsv1.CustomResourceDefinition) { d.generation.Add(1) })
 }
 
-// onChange has f called with what is established whenever that may have changed, one call after the other.
-func (d *Defined) onChange(f func([]*apiextensionsv1.CustomResourceDefinition)) error {
+// OnChange has f called with what is established whenever that may have changed, one call after the other. It must be called before the
+// server runs.
+func (d *Defined) OnChange(f func([]*apiextensionsv1.CustomResourceDefinition)) error {
 	changed := func() { f(d.Established()) }
 	_, err := d.informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc: func(any) { changed() },

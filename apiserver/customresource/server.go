@@ -140,7 +140,7 @@ func (s *Server) Delegate() *genericapiserver.GenericAPIServer { return s.generi
 // ListGroups keeps the groups of custom resources in the list that a server answers on /apis in. It must be called before the
 // server runs. Groups that builtin knows are the main server's and stay as they are.
 func (s *Server) ListGroups(to discovery.GroupManager, builtin func(group string) bool) error {
-	return s.defined.onChange(lister{to, builtin, map[string]bool{}}.update)
+	return s.defined.OnChange(lister{to, builtin, map[string]bool{}}.update)
 }
 
 // Defined tells what is defined.

@@ -1,6 +1,7 @@
 package openapi
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -75,8 +76,9 @@ func (d *Documents) v3Config() (*common.OpenAPIV3Config, error) {
 }
 
 // Install serves /openapi/v2 and /openapi/v3 and what is beneath it. The documents describe the routes that the containers have
-// when they are first asked for, and the custom resources that are defined whenever they are asked for.
-func (d *Documents) Install(to *mux.PathRecorderMux, custom Custom, containers ...*restful.Container) {
+// when they are first asked for, and whenever they are asked for the custom resources that are defined and what elsewhere returns, the
+// group versions of other servers.
+func (d *Documents) Install(to *mux.PathRecorderMux, custom Custom, elsewhere func() []Elsewhere, containers ...*restful.Container) {
 	services := func() []*restful.WebService {
 		var all []*restful.WebService
 		have := map[string]bool{} // Of two at one path ("/version") the first answers.
@@ -92,9 +94,24 @@ func (d *Documents) Install(to *mux.PathRecorderMux, custom Custom, containers .
 	}
 	v2 := &customV2{custom: custom, builtin: sync.OnceValues(func() (*document, error) { return d.buildV2(services()) })}
 	v3 := &customV3{custom: custom, builtin: sync.OnceValues(func() (map[string]*document, error) { return d.buildV3(services()) })}
-	to.Handle("/openapi/v2", serveV2(v2.document))
-	to.Handle("/openapi/v3", serveV3Index(v3.documents))
-	to.HandlePrefix("/openapi/v3/", serveV3(v3.documents))
+	far := &remote{list: elsewhere}
+	one := func(ctx context.Context) (*document, error) {
+		here, err := v2.document()
+		if err != nil {
+			return nil, err
+		}
+		return far.document(ctx, here)
+	}
+	all := func(ctx context.Context) (map[string]*document, error) {
+		here, err := v3.documents()
+		if err != nil {
+			return nil, err
+		}
+		return far.documents(ctx, here), nil
+	}
+	to.Handle("/openapi/v2", serveV2(one))
+	to.Handle("/openapi/v3", serveV3Index(all))
+	to.HandlePrefix("/openapi/v3/", serveV3(all))
 }
 
 func (d *Documents) info() *spec.Info {

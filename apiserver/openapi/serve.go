@@ -2,6 +2,7 @@ package openapi
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha512"
 	"encoding/json"
 	"fmt"
@@ -83,9 +84,9 @@ func fail(w http.ResponseWriter, req *http.Request, err error) {
 	http.Error(w, "OpenAPI document not available: "+err.Error(), http.StatusInternalServerError)
 }
 
-func serveV2(build func() (*document, error)) http.Handler {
+func serveV2(build func(context.Context) (*document, error)) http.Handler {
 	return gziphandler.GzipHandler(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		d, err := build()
+		d, err := build(req.Context())
 		if err != nil {
 			fail(w, req, err)
 			return
@@ -100,9 +101,9 @@ func location(root string, d *document) string {
 }
 
 // serveV3Index makes the index anew for each request: a line for each group version, whose documents are hashed already.
-func serveV3Index(build func() (map[string]*document, error)) http.Handler {
-	index := func() (*document, error) {
-		documents, err := build()
+func serveV3Index(build func(context.Context) (map[string]*document, error)) http.Handler {
+	index := func(ctx context.Context) (*document, error) {
+		documents, err := build(ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -117,7 +118,7 @@ func serveV3Index(build func() (map[string]*document, error)) http.Handler {
 		return newDocument(data, nil), nil
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		d, err := index()
+		d, err := index(req.Context())
 		if err != nil {
 			fail(w, req, err)
 			return
@@ -128,9 +129,9 @@ func serveV3Index(build func() (map[string]*document, error)) http.Handler {
 	})
 }
 
-func serveV3(build func() (map[string]*document, error)) http.Handler {
+func serveV3(build func(context.Context) (map[string]*document, error)) http.Handler {
 	return gziphandler.GzipHandler(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		documents, err := build()
+		documents, err := build(req.Context())
 		if err != nil {
 			fail(w, req, err)
 			return

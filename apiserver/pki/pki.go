@@ -1,4 +1,4 @@
-// Package pki keeps the keys and certificates of one cluster in one directory: the two certificate authorities, the key
+// Package pki keeps the keys and certificates of one cluster in one directory: the three certificate authorities, the key
 // that signs service-account tokens, and the certificates of the server, of its kubelet and of its administrator.
 //
 // Everything is ECDSA P-256. Each certificate lives with its key in one PEM file, written atomically, so that no crash
@@ -52,6 +52,7 @@ type PKI struct {
 	cfg       Config
 	server    *Authority
 	client    *Authority
+	front     *Authority
 	tokenKeys []*ecdsa.PrivateKey
 	leaves    []*Certificate
 	byName    map[string]*Certificate
@@ -68,6 +69,7 @@ const (
 	admin                  = "admin"
 	kubeletServer          = "kubelet-server"
 	kubeletClient          = "kubelet-client"
+	frontProxyClient       = "front-proxy-client"
 )
 
 const (
@@ -103,6 +105,9 @@ func Open(cfg Config) (*PKI, error) {
 		return nil, err
 	}
 	if p.client, err = p.openAuthority(clientCA, "peapod-client-ca"); err != nil {
+		return nil, err
+	}
+	if p.front, err = p.openAuthority(frontProxyCA, "peapod-front-proxy-ca"); err != nil {
 		return nil, err
 	}
 	if p.tokenKeys, err = openKeys(p.path(accountKeys)); err != nil {
@@ -142,6 +147,7 @@ func (p *PKI) wanted() []wanted {
 			groups: []string{"system:masters"}, usage: x509.ExtKeyUsageClientAuth},
 		{name: admin, ca: p.client, commonName: "kubernetes-admin",
 			groups: []string{"system:masters"}, usage: x509.ExtKeyUsageClientAuth},
+		{name: frontProxyClient, ca: p.front, commonName: frontProxyClient, usage: x509.ExtKeyUsageClientAuth},
 	}
 	if c.NodeName == "" {
 		return list
@@ -159,6 +165,16 @@ func (p *PKI) ServerCA() *Authority { return p.server }
 
 // ClientCA signs what clients show to the API server and to kubelets.
 func (p *PKI) ClientCA() *Authority { return p.client }
+
+// FrontProxyCA signs what the API server shows to servers behind it, and nothing else: who has such a certificate is believed whom it
+// speaks for.
+func (p *PKI) FrontProxyCA() *Authority { return p.front }
+
+// FrontProxyClient is what the API server shows to servers behind it.
+func (p *PKI) FrontProxyClient() *Certificate { return p.byName[frontProxyClient] }
+
+// FrontProxyName is the name in that certificate.
+const FrontProxyName = frontProxyClient
 
 // APIServer is the certificate that the API server serves with.
 func (p *PKI) APIServer() *Certificate { return p.byName[apiServer] }
@@ -214,8 +230,10 @@ func (p *PKI) Run(ctx context.Context) error {
 // nextRenewal is when the first of all certificates falls due.
 func (p *PKI) nextRenewal() time.Time {
 	next := p.server.due()
-	if t := p.client.due(); t.Before(next) {
-		next = t
+	for _, a := range []*Authority{p.client, p.front} {
+		if t := a.due(); t.Before(next) {
+			next = t
+		}
 	}
 	for _, c := range p.leaves {
 		if t := c.due(); t.Before(next) {
@@ -232,7 +250,7 @@ func (p *PKI) renewDue(log klog.Logger) error {
 	defer p.mu.Unlock()
 	var errs []error
 	now := p.cfg.Clock.Now()
-	for _, a := range []*Authority{p.server, p.client} {
+	for _, a := range []*Authority{p.server, p.client, p.front} {
 		if a.due().After(now) {
 			continue
 		}

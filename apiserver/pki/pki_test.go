@@ -36,7 +36,7 @@ func TestFiles(t *testing.T) {
 		t.Errorf("directory has mode %v, %v", info.Mode(), err)
 	}
 	files, err := filepath.Glob(filepath.Join(cfg.Dir, "*"))
-	if err != nil || len(files) != 8 {
+	if err != nil || len(files) != 10 {
 		t.Errorf("files %v, %v", files, err)
 	}
 	for _, f := range files {

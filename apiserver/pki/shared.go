@@ -11,16 +11,19 @@ import (
 
 // Names of what several servers of one cluster have in common.
 const (
-	serverCA    = "server-ca"
-	clientCA    = "client-ca"
-	accountKeys = "service-account"
+	serverCA     = "server-ca"
+	clientCA     = "client-ca"
+	frontProxyCA = "front-proxy-ca"
+	accountKeys  = "service-account"
 )
+
+func sharedNames() []string { return []string{serverCA, clientCA, accountKeys, frontProxyCA} }
 
 // ReadShared returns what the servers of one cluster have in common of a directory that Open has made: the authorities and
 // the token keys, by name. They are secret.
 func ReadShared(dir string) (map[string][]byte, error) {
 	files := map[string][]byte{}
-	for _, name := range []string{serverCA, clientCA, accountKeys} {
+	for _, name := range sharedNames() {
 		content, err := readFile(filepath.Join(dir, name+".pem"))
 		if err != nil {
 			return nil, fmt.Errorf("read %s of the cluster: %w", name, err)
@@ -38,13 +41,17 @@ func (e *OtherClusterError) Error() string {
 }
 
 // InstallShared puts what ReadShared returned on another server into dir, before Open. What is there already must be of the
-// same keys, though it may have been renewed since.
+// same keys, though it may have been renewed since. The cluster may be of a time when it had no authority for the front proxy: then each
+// server makes one of its own, and all are published.
 func InstallShared(dir string, files map[string][]byte) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("make PKI directory: %w", err)
 	}
-	for _, name := range []string{serverCA, clientCA, accountKeys} {
+	for _, name := range sharedNames() {
 		content, path := files[name], filepath.Join(dir, name+".pem")
+		if content == nil && name == frontProxyCA {
+			continue
+		}
 		theirs, err := publicKeys(name, content)
 		if err != nil {
 			return fmt.Errorf("read %s of the cluster: %w", name, err)

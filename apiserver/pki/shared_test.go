@@ -23,8 +23,19 @@ func TestShared(t *testing.T) {
 		}
 	}
 	q := open(t, Config{Dir: second})
-	if p.ServerCA().Pin() != q.ServerCA().Pin() || p.ClientCA().Pin() != q.ClientCA().Pin() || !p.TokenKeys()[0].Equal(q.TokenKeys()[0]) {
+	if p.ServerCA().Pin() != q.ServerCA().Pin() || p.ClientCA().Pin() != q.ClientCA().Pin() || p.FrontProxyCA().Pin() != q.FrontProxyCA().Pin() || !p.TokenKeys()[0].Equal(q.TokenKeys()[0]) {
 		t.Error("the servers have other keys")
+	}
+	// A cluster that had no front proxy when it was made.
+	delete(files, "front-proxy-ca")
+	third := filepath.Join(t.TempDir(), "pki")
+	for range 2 {
+		if err := InstallShared(third, files); err != nil {
+			t.Fatal(err)
+		}
+		if r := open(t, Config{Dir: third}); r.FrontProxyCA().Pin() == p.FrontProxyCA().Pin() || r.ClientCA().Pin() != p.ClientCA().Pin() {
+			t.Error("the third server has other keys than it should")
+		}
 	}
 	open(t, Config{Dir: other})
 	before, err := os.ReadFile(filepath.Join(other, "client-ca.pem"))

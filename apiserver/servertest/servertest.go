@@ -222,6 +222,14 @@ func (a *Authority) Serving(t testing.TB, ip string) dynamiccertificates.CertKey
 	})
 }
 
+// ServingName issues a certificate for a server of the given name in DNS.
+func (a *Authority) ServingName(t testing.TB, name string) dynamiccertificates.CertKeyContentProvider {
+	t.Helper()
+	return a.issue(t, &x509.Certificate{
+		Subject: pkix.Name{CommonName: name}, DNSNames: []string{name}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	})
+}
+
 // ClientCert issues a certificate for a client of the given name.
 func (a *Authority) ClientCert(t testing.TB, name string) dynamiccertificates.CertKeyContentProvider {
 	t.Helper()

@@ -1,0 +1,44 @@
+package apiserver
+
+import (
+	"slices"
+
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	genericapiserver "k8s.io/apiserver/pkg/server"
+
+	"github.com/peapod/peapod/api/resource"
+	"github.com/peapod/peapod/apiserver/aggregation"
+	"github.com/peapod/peapod/apiserver/openapi"
+)
+
+// aggregate makes the aggregation layer, if APIServices are among the kinds.
+func (s *Server) aggregate(generic *genericapiserver.Config) error {
+	if !slices.ContainsFunc(s.config.Kinds, func(d *resource.Declaration) bool { return d.GVK.Group == aggregation.Group }) {
+		return nil
+	}
+	builtin := []schema.GroupVersion{apiextensionsv1.SchemeGroupVersion}
+	for _, d := range s.config.Kinds {
+		if gv := d.GVK.GroupVersion(); !slices.Contains(builtin, gv) {
+			builtin = append(builtin, gv)
+		}
+	}
+	var err error
+	s.aggregation, err = aggregation.New(aggregation.Config{
+		Client: generic.LoopbackClientConfig, Builtin: builtin, Custom: s.custom.Defined(), Discovery: generic.AggregatedDiscoveryGroupManager,
+		Serializer: s.codecs, FrontProxy: s.config.FrontProxy,
+	})
+	if err != nil {
+		return err
+	}
+	s.config.Gates = append(s.config.Gates, Gate{Name: "autoregister-completion", Open: s.aggregation.Registered()})
+	return nil
+}
+
+// elsewhere lists the group versions that other servers describe.
+func (s *Server) elsewhere() []openapi.Elsewhere {
+	if s.aggregation == nil {
+		return nil
+	}
+	return s.aggregation.Elsewhere()
+}
