@@ -147,6 +147,7 @@ func newControl(s settled, k keyed) (*control, error) {
 		ServingCert: keys.APIServer(), ClientCA: keys.ClientCA(), InProcess: c.transport,
 		Authenticator: who.Request(), Audiences: issuer.DefaultAudiences(), Authorizer: may, Rules: may, Admission: admit, Tokens: issuer,
 		Kubelet:      &apiserver.KubeletClient{Cert: keys.APIServerKubeletClient(), CA: keys.ServerCA()},
+		FrontProxy:   keys.FrontProxyClient(),
 		ServiceCIDRs: []netip.Prefix{ranges.Service},
 		Gates:        []apiserver.Gate{{Name: "bootstrap", Open: c.bootstrapped}},
 		Checks:       []healthz.HealthChecker{healthz.NamedCheck(k.storeName(), func(*http.Request) error { return st.Ready() })},

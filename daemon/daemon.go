@@ -17,6 +17,7 @@ import (
 
 	"github.com/peapod/peapod/apiserver"
 	"github.com/peapod/peapod/apiserver/pki"
+	"github.com/peapod/peapod/controllers/authenticationtrust"
 	"github.com/peapod/peapod/daemon/instance"
 	"github.com/peapod/peapod/internal/footprint"
 	"github.com/peapod/peapod/internal/version"
@@ -163,6 +164,12 @@ func startParts(ctx context.Context, ps *parts, i instance.Instance, s settled, 
 	if err != nil {
 		return err
 	}
+	trust, err := authenticationtrust.New(authenticationtrust.Config{
+		Client: c.system, ClientCA: k.keys.ClientCA(), FrontProxyCA: k.keys.FrontProxyCA(), FrontProxyName: pki.FrontProxyName,
+	})
+	if err != nil {
+		return err
+	}
 	var n *nodeParts
 	if opening != nil {
 		// Before the API server starts, and with it the informers that all share.
@@ -186,6 +193,7 @@ func startParts(ctx context.Context, ps *parts, i instance.Instance, s settled, 
 	ps.start("controllers", controlling)
 	ps.start("scheduler", scheduling)
 	ps.start("own services", ownServices)
+	ps.start("authentication trust", trust.Run)
 	if n == nil {
 		if n, err = joinNode(ctx, ps, i, s, c, k); err != nil || ctx.Err() != nil {
 			return err
