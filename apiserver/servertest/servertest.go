@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -22,6 +23,7 @@ import (
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/request/bearertoken"
+	"k8s.io/apiserver/pkg/authentication/request/headerrequest"
 	authunion "k8s.io/apiserver/pkg/authentication/request/union"
 	"k8s.io/apiserver/pkg/authentication/token/tokenfile"
 	"k8s.io/apiserver/pkg/authentication/user"
@@ -45,6 +47,8 @@ type Server struct {
 	Transport *inprocess.Transport
 	// CA issues serving and client certificates.
 	CA *Authority
+	// name is what its certificate says, if that is no address.
+	name string
 	// URL is where it listens; Store is where its objects are, and FS that store's disk.
 	URL   string
 	Store *store.Store
@@ -127,6 +131,31 @@ func New(t testing.TB, fs vfs.FS, change func(*apiserver.Config)) *Server {
 	return s
 }
 
+// Behind runs a server that others reach as Service name of namespace default at Port, and that believes who has a certificate of front
+// as to who asks. Its own authority signs its certificate.
+func Behind(t testing.TB, name string, front *Authority) *Server {
+	t.Helper()
+	serving := NewAuthority(t)
+	is := func(list ...string) headerrequest.StaticStringSlice { return list }
+	s := Start(t, func(c *apiserver.Config) {
+		c.ServingCert = serving.ServingName(t, name+".default.svc")
+		c.Authenticator = authunion.New(c.Authenticator, headerrequest.NewDynamicVerifyOptionsSecure(front.VerifyOptions, is("front-proxy-client"),
+			is("X-Remote-User"), is("X-Remote-Uid"), is("X-Remote-Group"), is("X-Remote-Extra-")))
+	})
+	s.CA, s.name = serving, name+".default.svc"
+	return s
+}
+
+// Port is where it listens.
+func (s *Server) Port(t testing.TB) int32 {
+	t.Helper()
+	at, err := netip.ParseAddrPort(strings.TrimPrefix(s.URL, "https://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return int32(at.Port())
+}
+
 // Stop ends the server and waits for it.
 func (s *Server) Stop() { s.stop() }
 
@@ -151,7 +180,7 @@ func tokens() authenticator.Token {
 func (s *Server) Config(token string) *rest.Config {
 	return &rest.Config{
 		Host: s.URL, BearerToken: token, QPS: -1,
-		TLSClientConfig: rest.TLSClientConfig{CAData: s.CA.CurrentCABundleContent()},
+		TLSClientConfig: rest.TLSClientConfig{CAData: s.CA.CurrentCABundleContent(), ServerName: s.name},
 	}
 }
 

@@ -80,6 +80,12 @@ func (c *Collector) Run(ctx context.Context) error {
 	var running sync.WaitGroup
 	running.Go(func() { _ = c.remove.Run(ctx) }) // both end with ctx only
 	running.Go(func() { _ = c.orphan.Run(ctx) })
+	remote := &remoteKinds{Collector: c, ctx: ctx, running: map[schema.GroupVersionResource]func(){}}
+	handle, err := factory.ForResource(apiServices).Informer().AddEventHandler(engine.OnAny(func(any) { remote.queue.Add(struct{}{}) }))
+	if err != nil {
+		return fmt.Errorf("watch %s: %w", apiServices.Resource, err)
+	}
+	running.Go(func() { remote.run(handle.HasSyncedChecker()) })
 	custom := &customKinds{Collector: c, ctx: ctx, running: map[schema.GroupResource]customWatch{}}
 	err = custom.run()
 	running.Wait()
@@ -87,17 +93,16 @@ func (c *Collector) Run(ctx context.Context) error {
 	return err
 }
 
-// resources lists the built-in kinds that can own or be owned: all that can be listed, watched and deleted. Events are left out, as upstream
-// does: they are many, and expire by themselves.
+// resources lists the built-in kinds that can own or be owned. Events are left out, as upstream does: they are many, and expire by
+// themselves.
 func (c *Collector) resources(ctx context.Context) ([]schema.GroupVersionResource, error) {
-	lists, err := c.discover.ServerPreferredResources()
+	set, _, err := c.collectable()
 	if err != nil {
-		return nil, fmt.Errorf("discover kinds: %w", err)
+		return nil, err
 	}
-	lists = discovery.FilteredBy(discovery.SupportsAllVerbs{Verbs: []string{"delete", "list", "watch"}}, lists)
-	set, err := discovery.GroupVersionResources(lists)
+	elsewhere, err := c.elsewhere(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("discover kinds: %w", err)
+		return nil, err
 	}
 	crds, err := c.extensions.ApiextensionsV1().CustomResourceDefinitions().List(ctx, metav1.ListOptions{})
 	if err != nil {
@@ -109,11 +114,46 @@ func (c *Collector) resources(ctx context.Context) ([]schema.GroupVersionResourc
 	}
 	var out []schema.GroupVersionResource
 	for gvr := range set {
-		if !left[gvr.GroupResource()] {
+		if !left[gvr.GroupResource()] && !elsewhere[gvr.GroupVersion()] {
 			out = append(out, gvr)
 		}
 	}
 	return out, nil
+}
+
+// collectable lists the kinds that can be listed, watched and deleted, and the group versions whose kinds nobody tells just now: those of
+// servers behind the API server that are not there.
+func (c *Collector) collectable() (map[schema.GroupVersionResource]struct{}, map[schema.GroupVersion]error, error) {
+	lists, err := c.discover.ServerPreferredResources()
+	failed, partial := discovery.GroupDiscoveryFailedErrorGroups(err)
+	if err != nil && !partial {
+		return nil, nil, fmt.Errorf("discover kinds: %w", err)
+	}
+	lists = discovery.FilteredBy(discovery.SupportsAllVerbs{Verbs: []string{"delete", "list", "watch"}}, lists)
+	set, err := discovery.GroupVersionResources(lists)
+	if err != nil {
+		return nil, nil, fmt.Errorf("discover kinds: %w", err)
+	}
+	return set, failed, nil
+}
+
+// follow watches the objects of a kind until ctx ends; done is for who waits for that.
+func (c *Collector) follow(ctx context.Context, gvr schema.GroupVersionResource, done *sync.WaitGroup) (synced cache.InformerSynced) {
+	informer := metadatainformer.NewFilteredMetadataInformer(c.metadata, gvr, "", 0, nil, nil).Informer()
+	// Neither fails with an informer that has not started.
+	_ = informer.SetTransform(ownership)
+	handle, _ := informer.AddEventHandler(c.handler(gvr))
+	done.Go(func() { informer.RunWithContext(ctx) })
+	return handle.HasSynced
+}
+
+// known has it be asked again which of a group's objects exist that others name as owners, now that its kinds are known.
+func (c *Collector) known(group string) {
+	c.mapper.Reset()
+	c.mu.Lock()
+	named := c.graph.named(group)
+	c.mu.Unlock()
+	c.queue(todo{remove: named})
 }
 
 // ownership keeps of an object what the graph is made from.

@@ -11,7 +11,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/version"
-	"k8s.io/client-go/metadata/metadatainformer"
 	"k8s.io/client-go/tools/cache"
 )
 
@@ -102,23 +101,14 @@ func (k *customKinds) set(crd *apiextensionsv1.CustomResourceDefinition) {
 	if ok {
 		old.stop()
 	}
-	k.mapper.Reset()
-	k.mu.Lock()
-	named := k.graph.named(gr.Group)
-	k.mu.Unlock()
-	k.queue(todo{remove: named}) // now the API can be asked whether they exist
+	k.known(gr.Group)
 	ctx, cancel := context.WithCancel(k.ctx)
-	gvr := gr.WithVersion(best)
-	informer := metadatainformer.NewFilteredMetadataInformer(k.metadata, gvr, "", 0, nil, nil).Informer()
-	// Neither fails with an informer that has not started.
-	_ = informer.SetTransform(ownership)
-	handle, _ := informer.AddEventHandler(k.handler(gvr))
 	var done sync.WaitGroup
-	done.Go(func() { informer.RunWithContext(ctx) })
+	synced := k.follow(ctx, gr.WithVersion(best), &done)
 	if ok {
 		// What the other version showed and this one does not went in between.
 		done.Go(func() {
-			if cache.WaitForCacheSync(ctx.Done(), handle.HasSynced) {
+			if cache.WaitForCacheSync(ctx.Done(), synced) {
 				k.forget(gr.WithVersion(old.version))
 			}
 		})
