@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fsnotify/fsnotify"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	utilexec "k8s.io/utils/exec"
 )
@@ -70,12 +71,28 @@ func TestContainerStops(t *testing.T) {
 func (n *node) waitLog(id, text string) {
 	n.t.Helper()
 	path := n.status(id).LogPath
-	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+	w, err := fsnotify.NewWatcher()
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	defer w.Close()
+	if err := w.Add(filepath.Dir(path)); err != nil {
+		n.t.Fatal(err)
+	}
+	late := time.After(time.Minute)
+	for {
+		// What was written before the watch is here, what comes after makes an event.
 		if body, err := os.ReadFile(path); err == nil && strings.Contains(string(body), text) {
 			return
 		}
+		select {
+		case <-w.Events:
+		case err := <-w.Errors:
+			n.t.Fatal(err)
+		case <-late:
+			n.t.Fatalf("container %s never says %q", id, text)
+		}
 	}
-	n.t.Fatalf("container %s never says %q", id, text)
 }
 
 func TestContainerOutOfMemory(t *testing.T) {

@@ -64,13 +64,12 @@ func TestSupervisorUpgrade(t *testing.T) {
 	}
 	execDone := make(chan result, 1)
 	old := n.service
+	n.exec(id, "mkfifo", "/tmp/started", "/tmp/go")
 	go func() {
-		out, _, err := old.ExecSync(n.ctx, id, []string{"sh", "-c", "touch /tmp/started; while [ ! -e /tmp/go ]; do sleep 0.05; done; echo survived"}, time.Minute)
+		out, _, err := old.ExecSync(n.ctx, id, []string{"sh", "-c", "echo > /tmp/started; read line < /tmp/go; echo survived"}, 2*time.Minute)
 		execDone <- result{string(out), err}
 	}()
-	for n.exec(id, "sh", "-c", "ls /tmp") == "" {
-		time.Sleep(10 * time.Millisecond)
-	}
+	n.exec(id, "cat", "/tmp/started") // waits for it
 	// A newer peapod starts.
 	n.close()
 	n.client = supervisor.New(supervisor.Config{StateDir: filepath.Join(n.dir, "state"), RunDir: filepath.Join(n.dir, "run"), Program: podinit2})
@@ -82,7 +81,7 @@ func TestSupervisorUpgrade(t *testing.T) {
 	if after.Pid != before.Pid || after.Build == before.Build || after.Upgrades != 1 {
 		t.Errorf("before %v, after %v", before, after)
 	}
-	n.exec(id, "touch", "/tmp/go")
+	n.exec(id, "sh", "-c", "echo > /tmp/go")
 	if r := <-execDone; r.out != "survived\n" || r.err != nil {
 		t.Errorf("exec across the upgrade: %v", r)
 	}
