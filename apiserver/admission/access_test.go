@@ -77,7 +77,7 @@ func startOn(t *testing.T, fs vfs.FS) *cluster {
 		for _, d := range api.All() {
 			served[d.Resource()] = true
 		}
-		authorizer, err := authz.New(authz.Config{Informers: factory, Served: func(gr schema.GroupResource) bool { return served[gr] }})
+		authorizer, err := authz.New(authz.Config{Informers: factory, Client: c.system, Served: func(gr schema.GroupResource) bool { return served[gr] }})
 		if err != nil {
 			t.Fatal(err)
 		}

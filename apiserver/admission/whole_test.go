@@ -17,7 +17,7 @@ func TestAccess(t *testing.T) {
 		run  func(*testing.T, *cluster)
 	}{
 		{"anonymous", anonymous}, {"default roles", defaultRoles}, {"roles", roles}, {"escalation", escalation},
-		{"tokens", tokens}, {"token requests", tokenRequests}, {"token review", tokenReview}, {"node reads", nodeReads},
+		{"tokens", tokens}, {"token requests", tokenRequests}, {"token review", tokenReview}, {"node reads", nodeReads}, {"node slices", nodeSlices},
 		{"node writes", nodeWrites}, {"node tokens", nodeTokens}, {"mirror pods", mirrorPods},
 		{"service accounts", serviceAccounts}, {"priority", priorities}, {"pod security", podSecurity}, {"reviews", reviews},
 		{"runtime classes", runtimeClasses}, {"default ingress class", defaultIngressClass}, {"topology labels", topologyLabels},

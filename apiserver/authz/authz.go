@@ -9,15 +9,18 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	resourceapi "k8s.io/api/resource/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/authorization/authorizerfactory"
 	"k8s.io/apiserver/pkg/authorization/union"
 	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/utils/ptr"
 
 	"github.com/peapod/peapod/apiserver/authz/bootstrap"
 	"github.com/peapod/peapod/apiserver/authz/node"
@@ -29,6 +32,8 @@ import (
 type Config struct {
 	// Informers has not been started yet. Its client must be a member of system:masters, or it waits for itself.
 	Informers informers.SharedInformerFactory
+	// Client reads what is seldom asked for, and so not watched: ResourceSlices. It is a member of system:masters too.
+	Client kubernetes.Interface
 	// Served says which resources the server has; nil means all. Those that it has not are not watched.
 	Served func(schema.GroupResource) bool
 	// SyncWait is how long a request waits for the informers' first list: 10 s if zero.
@@ -45,8 +50,8 @@ type Authorizer struct {
 
 // New makes the authorizer. It answers once cfg.Informers has been started.
 func New(cfg Config) (*Authorizer, error) {
-	if cfg.Informers == nil {
-		return nil, errors.New("make authorizer: Informers are needed")
+	if cfg.Informers == nil || cfg.Client == nil {
+		return nil, errors.New("make authorizer: Informers and Client are needed")
 	}
 	if cfg.Served == nil {
 		cfg.Served = func(schema.GroupResource) bool { return true }
@@ -151,14 +156,24 @@ func newNode(cfg Config) (*node.Authorizer, []cache.DoneChecker, error) {
 			func(_, obj any) { graph.SetAttachment(obj.(*storagev1.VolumeAttachment)) },
 			func(obj any) { graph.DeleteAttachment(obj.(*storagev1.VolumeAttachment)) }))
 	}
-	if cfg.Served(schema.GroupResource{Group: "resource.k8s.io", Resource: "resourceslices"}) {
-		errs = append(errs, feed(f.Resource().V1().ResourceSlices().Informer(),
-			func(_, obj any) { graph.SetSlice(obj.(*resourceapi.ResourceSlice)) },
-			func(obj any) { graph.DeleteSlice(obj.(*resourceapi.ResourceSlice)) }))
-	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, nil, err
 	}
-	return node.New(node.Config{Graph: graph, Rules: bootstrap.NodeRules(),
+	return node.New(node.Config{Graph: graph, Rules: bootstrap.NodeRules(), SliceNode: sliceNode(cfg.Client),
 		Synced: func(ctx context.Context) bool { return synced.Wait(ctx, cfg.SyncWait, fed...) }}), fed, nil
+}
+
+// sliceNode asks the API for the node of a ResourceSlice. Nodes get and write single slices when their drivers' devices change, which
+// is seldom, and most clusters have none: an informer would cost more.
+func sliceNode(client kubernetes.Interface) func(context.Context, string) (string, error) {
+	return func(ctx context.Context, name string) (string, error) {
+		s, err := client.ResourceV1().ResourceSlices().Get(ctx, name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return "", nil
+		}
+		if err != nil {
+			return "", fmt.Errorf("read resource slice %s: %w", name, err)
+		}
+		return ptr.Deref(s.Spec.NodeName, ""), nil
+	}
 }

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	resourceapi "k8s.io/api/resource/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/types"
@@ -23,7 +22,6 @@ const (
 	persistentVolumes      = "persistentvolumes"
 	persistentVolumeClaims = "persistentvolumeclaims"
 	resourceClaims         = "resourceclaims"
-	resourceSlices         = "resourceslices"
 	volumeAttachments      = "volumeattachments"
 
 	// localVolumes are those persistent volumes that the built-in provisioner has put on a node.
@@ -37,7 +35,7 @@ type object struct{ resource, namespace, name string }
 //
 //	node <- pod <- secret, configmap, serviceaccount, resourceclaim, persistentvolumeclaim
 //	               persistentvolumeclaim <- persistentvolume <- secret
-//	node <- volumeattachment, resourceslice, persistentvolume of the built-in provisioner
+//	node <- volumeattachment, persistentvolume of the built-in provisioner
 //
 // It is fed by informers. Its zero value is not usable.
 type Graph struct {
@@ -177,8 +175,7 @@ func (g *Graph) forgetVolume(name string) {
 	delete(g.volumes, name)
 }
 
-// SetAttachment and SetSlice take in objects that name their node themselves; DeleteAttachment and DeleteSlice forget
-// them.
+// SetAttachment takes in an object that names its node itself; DeleteAttachment forgets it.
 func (g *Graph) SetAttachment(a *storagev1.VolumeAttachment) {
 	g.setDirect(object{volumeAttachments, "", a.Name}, a.Spec.NodeName)
 }
@@ -186,20 +183,6 @@ func (g *Graph) SetAttachment(a *storagev1.VolumeAttachment) {
 // DeleteAttachment is described at SetAttachment.
 func (g *Graph) DeleteAttachment(a *storagev1.VolumeAttachment) {
 	g.setDirect(object{volumeAttachments, "", a.Name}, "")
-}
-
-// SetSlice is described at SetAttachment.
-func (g *Graph) SetSlice(s *resourceapi.ResourceSlice) {
-	node := ""
-	if s.Spec.NodeName != nil {
-		node = *s.Spec.NodeName
-	}
-	g.setDirect(object{resourceSlices, "", s.Name}, node)
-}
-
-// DeleteSlice is described at SetAttachment.
-func (g *Graph) DeleteSlice(s *resourceapi.ResourceSlice) {
-	g.setDirect(object{resourceSlices, "", s.Name}, "")
 }
 
 func (g *Graph) setDirect(o object, node string) {

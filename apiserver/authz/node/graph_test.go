@@ -6,7 +6,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	resourceapi "k8s.io/api/resource/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apiserver/pkg/authentication/user"
@@ -84,11 +83,7 @@ func TestGraph(t *testing.T) {
 	check("mirror", false, "n1", claim)
 
 	g.SetAttachment(&storagev1.VolumeAttachment{ObjectMeta: metav1.ObjectMeta{Name: "a"}, Spec: storagev1.VolumeAttachmentSpec{NodeName: "n1"}})
-	node := "n2"
-	g.SetSlice(&resourceapi.ResourceSlice{ObjectMeta: metav1.ObjectMeta{Name: "s"}, Spec: resourceapi.ResourceSliceSpec{NodeName: &node}})
 	check("attachment", true, "n1", object{volumeAttachments, "", "a"})
-	check("slice", true, "n2", object{resourceSlices, "", "s"})
-	check("slice", false, "n1", object{resourceSlices, "", "s"})
 	g.DeleteAttachment(&storagev1.VolumeAttachment{ObjectMeta: metav1.ObjectMeta{Name: "a"}})
 	check("attachment gone", false, "n1", object{volumeAttachments, "", "a"})
 }

@@ -11,6 +11,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/selection"
 	"k8s.io/apiserver/pkg/authentication/user"
@@ -24,6 +25,8 @@ type Config struct {
 	Graph *Graph
 	// Rules are those of the role system:node.
 	Rules []rbacv1.PolicyRule
+	// SliceNode returns the node of a ResourceSlice, empty if it has none or there is no such slice.
+	SliceNode func(ctx context.Context, name string) (string, error)
 	// Synced waits until the graph holds what existed at the start, or ctx ends.
 	Synced func(ctx context.Context) bool
 	// Patience is how long a node waits for no: 200 ms if zero.
@@ -113,7 +116,7 @@ func (n *Authorizer) judge(ctx context.Context, node string, a authorizer.Attrib
 		return lease(node, a)
 	case schema.GroupResource{Group: "storage.k8s.io", Resource: "csinodes"}:
 		return csiNode(node, a)
-	case schema.GroupResource{Group: "resource.k8s.io", Resource: resourceSlices}:
+	case schema.GroupResource{Group: "resource.k8s.io", Resource: "resourceslices"}:
 		return n.slice(ctx, node, a)
 	case schema.GroupResource{Resource: "nodes"}:
 		return ownNode(node, a)
@@ -241,14 +244,29 @@ func (n *Authorizer) slice(ctx context.Context, node string, a authorizer.Attrib
 	case "create": // NodeRestriction looks at spec.nodeName
 		return verdict{yes: true}
 	case "get", "update", "patch", "delete":
-		return n.related(ctx, node, a)
+		return n.ownSlice(ctx, node, a)
 	case "watch", "list", "deletecollection":
-		if selects(a, "nodeName", node) {
+		if selects(a, resourcev1.ResourceSliceSelectorNodeName, node) {
 			return verdict{yes: true}
 		}
 		return no("can only list/watch/deletecollection resourceslices with nodeName field selector")
 	}
 	return no("only the following verbs are allowed for a ResourceSlice: get, watch, list, create, update, patch, delete, deletecollection")
+}
+
+// ownSlice judges a request for one slice.
+func (n *Authorizer) ownSlice(ctx context.Context, node string, a authorizer.Attributes) verdict {
+	if a.GetName() == "" {
+		return no("No Object name found")
+	}
+	of, err := n.cfg.SliceNode(ctx, a.GetName())
+	switch {
+	case err != nil:
+		return no("cannot tell whose ResourceSlice it is: %v", err)
+	case of != node:
+		return no("no relationship found between node '%s' and this object", node)
+	}
+	return verdict{yes: true}
 }
 
 // ownNode goes by the name, so that a node may look for itself before it exists. NodeRestriction holds writes to it.
