@@ -61,7 +61,7 @@ func TestPolicies(t *testing.T) {
 			now := time.Now()
 			p := New(Config{Images: images, Secrets: secrets{}, Now: func() time.Time { return now }})
 			spec, container := podOf(c.image, c.policy)
-			got, err := p.Ensure(t.Context(), spec, container, nil, n.record)
+			got, err := p.Ensure(t.Context(), spec, container.Image, container.ImagePullPolicy, nil, n.record)
 			reason := ""
 			var e *Error
 			if errors.As(err, &e) {
@@ -85,13 +85,13 @@ func TestBackOff(t *testing.T) {
 	spec, c := podOf("x:1", v1.PullIfNotPresent)
 	for _, want := range []time.Duration{10, 20, 40, 80, 160, 300, 300} {
 		var e *Error
-		if _, err := p.Ensure(t.Context(), spec, c, nil, n.record); !errors.As(err, &e) || e.Reason != "ErrImagePull" || e.Message != "no such host" {
+		if _, err := p.Ensure(t.Context(), spec, c.Image, c.ImagePullPolicy, nil, n.record); !errors.As(err, &e) || e.Reason != "ErrImagePull" || e.Message != "no such host" {
 			t.Fatalf("pull: %v", err)
 		}
 		if got := e.Retry.Sub(now); got != want*time.Second {
 			t.Fatalf("retry after %v, want %v", got, want*time.Second)
 		}
-		if _, err := p.Ensure(t.Context(), spec, c, nil, n.record); !errors.As(err, &e) || e.Reason != "ImagePullBackOff" {
+		if _, err := p.Ensure(t.Context(), spec, c.Image, c.ImagePullPolicy, nil, n.record); !errors.As(err, &e) || e.Reason != "ImagePullBackOff" {
 			t.Fatalf("pull in back-off: %v", err)
 		}
 		now = now.Add(want * time.Second)
@@ -99,7 +99,7 @@ func TestBackOff(t *testing.T) {
 	other := spec.DeepCopy()
 	other.UID = "other"
 	images.Break("x:1", nil)
-	if _, err := p.Ensure(t.Context(), other, c, nil, n.record); err != nil {
+	if _, err := p.Ensure(t.Context(), other, c.Image, c.ImagePullPolicy, nil, n.record); err != nil {
 		t.Error(err)
 	}
 }
@@ -114,13 +114,13 @@ func TestShared(t *testing.T) {
 	first, cancel := context.WithCancel(t.Context())
 	led := make(chan error, 1)
 	go func() {
-		_, err := p.Ensure(first, spec, c, nil, n.record)
+		_, err := p.Ensure(first, spec, c.Image, c.ImagePullPolicy, nil, n.record)
 		led <- err
 	}()
 	var wg sync.WaitGroup
 	errs := make([]error, 5)
 	for i := range errs {
-		wg.Go(func() { _, errs[i] = p.Ensure(t.Context(), spec, c, nil, n.record) })
+		wg.Go(func() { _, errs[i] = p.Ensure(t.Context(), spec, c.Image, c.ImagePullPolicy, nil, n.record) })
 	}
 	cancel()
 	if err := <-led; err == nil {

@@ -103,32 +103,32 @@ func Name(image string) (string, error) {
 	return image, nil
 }
 
-// Ensure returns the image of a container, pulled if its policy says so. All
-// its errors are *Error.
-func (p *Puller) Ensure(ctx context.Context, pod *v1.Pod, c *v1.Container, sandbox *runtimeapi.PodSandboxConfig, record Recorder) (*Image, error) {
-	name, err := Name(c.Image)
+// Ensure returns an image of a Pod, of a container or of a volume, pulled if
+// its policy says so. All its errors are *Error.
+func (p *Puller) Ensure(ctx context.Context, pod *v1.Pod, image string, policy v1.PullPolicy, sandbox *runtimeapi.PodSandboxConfig, record Recorder) (*Image, error) {
+	name, err := Name(image)
 	if err != nil {
-		msg := fmt.Sprintf("Failed to apply default image tag %q: %v", c.Image, err)
+		msg := fmt.Sprintf("Failed to apply default image tag %q: %v", image, err)
 		record(v1.EventTypeWarning, "InspectFailed", msg)
 		return nil, &Error{Reason: "InvalidImageName", Message: msg}
 	}
-	spec := &runtimeapi.ImageSpec{Image: name, UserSpecifiedImage: c.Image, Annotations: pod.Annotations}
+	spec := &runtimeapi.ImageSpec{Image: name, UserSpecifiedImage: image, Annotations: pod.Annotations}
 	present, err := p.status(ctx, spec)
 	if err != nil {
-		msg := fmt.Sprintf("Failed to inspect image %q: %v", c.Image, err)
+		msg := fmt.Sprintf("Failed to inspect image %q: %v", image, err)
 		record(v1.EventTypeWarning, "InspectFailed", msg)
 		return nil, &Error{Reason: "ImageInspectError", Message: msg}
 	}
 	switch {
-	case present != nil && c.ImagePullPolicy != v1.PullAlways:
-		record(v1.EventTypeNormal, "Pulled", fmt.Sprintf("Container image %q already present on machine and can be accessed by the pod", c.Image))
+	case present != nil && policy != v1.PullAlways:
+		record(v1.EventTypeNormal, "Pulled", fmt.Sprintf("Container image %q already present on machine and can be accessed by the pod", image))
 		return toImage(present), nil
-	case c.ImagePullPolicy == v1.PullNever:
-		msg := fmt.Sprintf("Container image %q is not present with pull policy of Never", c.Image)
+	case policy == v1.PullNever:
+		msg := fmt.Sprintf("Container image %q is not present with pull policy of Never", image)
 		record(v1.EventTypeWarning, "ErrImageNeverPull", msg)
 		return nil, &Error{Reason: "ErrImageNeverPull", Message: msg}
 	}
-	return p.pull(ctx, pod, c, spec, sandbox, record)
+	return p.pull(ctx, pod, spec, sandbox, record)
 }
 
 func (p *Puller) status(ctx context.Context, spec *runtimeapi.ImageSpec) (*runtimeapi.Image, error) {
@@ -155,42 +155,42 @@ func toImage(i *runtimeapi.Image) *Image {
 }
 
 // pull pulls, unless this Pod's last pull of the image failed a moment ago.
-func (p *Puller) pull(ctx context.Context, pod *v1.Pod, c *v1.Container, spec *runtimeapi.ImageSpec, sandbox *runtimeapi.PodSandboxConfig, record Recorder) (*Image, error) {
-	key := string(pod.UID) + "_" + c.Image
+func (p *Puller) pull(ctx context.Context, pod *v1.Pod, spec *runtimeapi.ImageSpec, sandbox *runtimeapi.PodSandboxConfig, record Recorder) (*Image, error) {
+	key := string(pod.UID) + "_" + spec.UserSpecifiedImage
 	if until := p.until(key); until.After(p.cfg.Now()) {
-		msg := fmt.Sprintf("Back-off pulling image %q", c.Image)
+		msg := fmt.Sprintf("Back-off pulling image %q", spec.UserSpecifiedImage)
 		record(v1.EventTypeNormal, "BackOff", msg)
 		return nil, &Error{Reason: "ImagePullBackOff", Message: msg, Retry: until}
 	}
 	auths := p.auths(ctx, pod, spec.Image, record)
-	record(v1.EventTypeNormal, "Pulling", fmt.Sprintf("Pulling image %q", c.Image))
+	record(v1.EventTypeNormal, "Pulling", fmt.Sprintf("Pulling image %q", spec.UserSpecifiedImage))
 	asked := p.cfg.Now()
 	ref, began, err := p.shared(ctx, spec, auths, sandbox)
 	if err != nil {
 		if ctx.Err() != nil { // nobody wants it any more: that is no failure to tell of
 			return nil, &Error{Reason: "ErrImagePull", Message: err.Error()}
 		}
-		record(v1.EventTypeWarning, "Failed", fmt.Sprintf("Failed to pull image %q: %v", c.Image, err))
+		record(v1.EventTypeWarning, "Failed", fmt.Sprintf("Failed to pull image %q: %v", spec.UserSpecifiedImage, err))
 		reason, msg := "ErrImagePull", err.Error()
 		if errors.Is(err, errUnavailable) {
-			reason, msg = "RegistryUnavailable", fmt.Sprintf("image pull failed for %s because the registry is unavailable.", c.Image)
+			reason, msg = "RegistryUnavailable", fmt.Sprintf("image pull failed for %s because the registry is unavailable.", spec.UserSpecifiedImage)
 		}
 		return nil, &Error{Reason: reason, Message: msg, Retry: p.failed(key)}
 	}
 	p.forget(key)
-	image, err := p.status(ctx, &runtimeapi.ImageSpec{Image: ref, UserSpecifiedImage: c.Image})
+	image, err := p.status(ctx, &runtimeapi.ImageSpec{Image: ref, UserSpecifiedImage: spec.UserSpecifiedImage})
 	if err == nil && image == nil {
 		image, err = p.status(ctx, spec)
 	}
 	if err != nil || image == nil {
-		return nil, &Error{Reason: "ImageInspectError", Message: fmt.Sprintf("Failed to inspect image %q: %v", c.Image, err)}
+		return nil, &Error{Reason: "ImageInspectError", Message: fmt.Sprintf("Failed to inspect image %q: %v", spec.UserSpecifiedImage, err)}
 	}
 	now := p.cfg.Now()
 	if began.Before(asked) {
 		began = asked
 	}
 	record(v1.EventTypeNormal, "Pulled", fmt.Sprintf("Successfully pulled image %q in %v (%v including waiting). Image size: %v bytes.",
-		c.Image, now.Sub(began).Truncate(time.Millisecond), now.Sub(asked).Truncate(time.Millisecond), image.Size))
+		spec.UserSpecifiedImage, now.Sub(began).Truncate(time.Millisecond), now.Sub(asked).Truncate(time.Millisecond), image.Size))
 	out := toImage(image)
 	out.Ref = ref
 	return out, nil

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	v1 "k8s.io/api/core/v1"
@@ -49,18 +50,15 @@ func (w *worker) startContainer(ctx context.Context, pod *v1.Pod, snapshot *Snap
 	if err != nil {
 		return err
 	}
-	img, err := w.m.cfg.Images.Ensure(ctx, pod, c, sandbox, s.note)
+	img, err := s.image(ctx, c.Image, c.ImagePullPolicy, sandbox)
 	if err != nil {
-		var e *image.Error
-		if errors.As(err, &e) {
-			if ctx.Err() == nil {
-				s.note(v1.EventTypeWarning, "Failed", "Error: "+e.Reason)
-			}
-			return &startError{Reason: e.Reason, Message: e.Message, Retry: e.Retry, err: err}
-		}
 		return err
 	}
-	cfg, err := s.config(ctx, img)
+	volumes, err := s.imageVolumes(ctx, sandbox)
+	if err != nil {
+		return err
+	}
+	cfg, err := s.config(ctx, img, volumes)
 	if err != nil {
 		return s.fail(ctx, "CreateContainerConfigError", err)
 	}
@@ -77,6 +75,40 @@ func (w *worker) startContainer(ctx context.Context, pod *v1.Pod, snapshot *Snap
 		w.m.log(ctx, pod).Error(err, "Recording what a container was started with failed; it will be resized to the same", "container", c.Name)
 	}
 	return s.postStart(ctx, id)
+}
+
+// image has an image brought here.
+func (s *starter) image(ctx context.Context, name string, policy v1.PullPolicy, sandbox *runtimeapi.PodSandboxConfig) (*image.Image, error) {
+	img, err := s.w.m.cfg.Images.Ensure(ctx, s.pod, name, policy, sandbox, s.note)
+	var e *image.Error
+	if !errors.As(err, &e) {
+		return img, err
+	}
+	if ctx.Err() == nil {
+		s.note(v1.EventTypeWarning, "Failed", "Error: "+e.Reason)
+	}
+	return nil, &startError{Reason: e.Reason, Message: e.Message, Retry: e.Retry, err: err}
+}
+
+// imageVolumes has the images of the volumes that the container mounts brought here; the result is by the reference that the
+// volume has.
+func (s *starter) imageVolumes(ctx context.Context, sandbox *runtimeapi.PodSandboxConfig) (map[string]*image.Image, error) {
+	var out map[string]*image.Image
+	for i := range s.pod.Spec.Volumes {
+		v := &s.pod.Spec.Volumes[i]
+		if v.Image == nil || !slices.ContainsFunc(s.c.VolumeMounts, func(m v1.VolumeMount) bool { return m.Name == v.Name }) {
+			continue
+		}
+		img, err := s.image(ctx, v.Image.Reference, v.Image.PullPolicy, sandbox)
+		if err != nil {
+			return nil, err
+		}
+		if out == nil {
+			out = map[string]*image.Image{}
+		}
+		out[v.Image.Reference] = img
+	}
+	return out, nil
 }
 
 func (s *starter) note(kind, reason, message string) {
@@ -130,7 +162,7 @@ func (s *starter) postStart(ctx context.Context, id string) error {
 	return &startError{Reason: "PostStartHookError", Message: err.Error(), Retry: s.w.m.cfg.Clock.Now(), err: err}
 }
 
-func (s *starter) config(ctx context.Context, img *image.Image) (*runtimeapi.ContainerConfig, error) {
+func (s *starter) config(ctx context.Context, img *image.Image, volumes map[string]*image.Image) (*runtimeapi.ContainerConfig, error) {
 	podIPs := s.snapshot.Sandbox().IPs
 	if s.pod.Spec.HostNetwork {
 		podIPs = s.node.HostIPs
@@ -149,6 +181,11 @@ func (s *starter) config(ctx context.Context, img *image.Image) (*runtimeapi.Con
 	mounts, err := s.w.m.cfg.Volumes.Mounts(ctx, s.pod, s.c, env.Map)
 	if err != nil {
 		return nil, err
+	}
+	for _, m := range mounts {
+		if m.Image != nil {
+			m.Image.Image = volumes[m.Image.UserSpecifiedImage].Ref
+		}
 	}
 	devices, err := s.w.m.cfg.Volumes.Devices(ctx, s.pod, s.c)
 	if err != nil {

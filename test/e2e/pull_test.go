@@ -137,3 +137,31 @@ func TestImagePullSecrets(t *testing.T) {
 	p := s.phase("with", corev1.PodRunning)
 	contains(t, "image ID", p.Status.ContainerStatuses[0].ImageID, r.Host+"/private@sha256:")
 }
+
+// TestImageVolumes: images of volumes are pulled as those of containers are.
+func TestImageVolumes(t *testing.T) {
+	t.Parallel()
+	s := newSpace(t)
+	r := startRegistry(t, "me", "s3cret")
+	push(t, r, "copier:1.0", "data:v1")
+	image := r.Host + "/data:v1"
+	mounts := func(name, policy, spec string) string {
+		return "apiVersion: v1\nkind: Pod\nmetadata: {name: " + name + "}\nspec:\n  terminationGracePeriodSeconds: 0\n" + spec +
+			"  volumes: [{name: data, image: {reference: \"" + image + "\", pullPolicy: " + policy + "}}]\n" +
+			"  containers:\n  - {name: main, image: busybox, command: [sh, -c, 'exec sleep 1000000'], volumeMounts: [{name: data, mountPath: /data}]}\n"
+	}
+	s.apply(mounts("never", "Never", ""))
+	contains(t, "message", s.waiting("never", "main", "ErrImageNeverPull"), `Container image "`+image+`" is not present with pull policy of Never`)
+	s.apply(mounts("without", "IfNotPresent", ""))
+	s.waiting("without", "main", "ErrImagePull", "ImagePullBackOff")
+	s.event("without", "Failed", `Failed to pull image "`+image+`": `)
+
+	s.kubectl("create", "secret", "docker-registry", "mine", "--docker-server="+r.Host, "--docker-username=me", "--docker-password=s3cret")
+	s.apply(mounts("with", "IfNotPresent", "  imagePullSecrets: [{name: mine}]\n"))
+	s.ready("with", "never")
+	s.event("with", "Pulled", `Successfully pulled image "`+image+`" in `)
+	contains(t, "volume", s.kubectl("exec", "with", "--", "ls", "/data"), "copier")
+	s.apply(mounts("second", "IfNotPresent", ""))
+	s.ready("second")
+	s.event("second", "Pulled", `Container image "`+image+`" already present on machine`)
+}
