@@ -152,6 +152,22 @@ func TestForegroundDeletesDependentsFirst(t *testing.T) {
 	await(t, c, "child", "deleted", gone)
 }
 
+// TestOwnersInACircle: objects that own each other do not wait for each other.
+func TestOwnersInACircle(t *testing.T) {
+	c := start(t)
+	first := put(t, c, "first", true)
+	second := put(t, c, "second", true, first)
+	third := put(t, c, "third", true, second)
+	first.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "ConfigMap", Name: third.Name, UID: third.UID, BlockOwnerDeletion: ptr.To(true)}}
+	if _, err := c.CoreV1().ConfigMaps(ns).Update(t.Context(), first, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	remove(t, c, "first", metav1.DeletePropagationForeground)
+	for _, name := range []string{"first", "second", "third"} {
+		await(t, c, name, "gone", gone)
+	}
+}
+
 func TestOrphansAreLetGo(t *testing.T) {
 	c := start(t)
 	owner := put(t, c, "owner", false)

@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
 )
 
 // consider deletes the object if no owner of it is left, or goes on with its foreground deletion.
@@ -73,7 +74,20 @@ func (c *Collector) foreground(ctx context.Context, n node, obj *metav1.PartialO
 			c.remove.Add(d.uid)
 		}
 	}
-	return nil
+	// Objects that own each other would wait for each other for ever: nobody in the circle waits for this one.
+	owners, changed := slices.Clone(obj.OwnerReferences), false
+	c.mu.Lock()
+	waiting := c.graph.awaits(n.uid)
+	c.mu.Unlock()
+	for i := range owners {
+		if waiting.Has(owners[i].UID) && blocks(owners[i]) {
+			owners[i].BlockOwnerDeletion, changed = ptr.To(false), true
+		}
+	}
+	if !changed {
+		return nil
+	}
+	return c.setOwners(ctx, n.identity, obj, owners)
 }
 
 // owned looks at the owners of n and deletes it where none is left.

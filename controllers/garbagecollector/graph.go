@@ -7,6 +7,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/utils/lru"
 )
 
@@ -170,4 +171,24 @@ func (n *node) blocking() []*node {
 		}
 	}
 	return out
+}
+
+// awaits returns the dependents in foreground deletion that the one of n waits for, over any number of others: n itself is among
+// them where they own each other in a circle. It costs as much as there are such dependents.
+func (g *graph) awaits(n types.UID) sets.Set[types.UID] {
+	seen := sets.Set[types.UID]{}
+	for todo := []types.UID{n}; len(todo) > 0; {
+		at := g.nodes[todo[len(todo)-1]]
+		todo = todo[:len(todo)-1]
+		if at == nil {
+			continue
+		}
+		for _, d := range at.blocking() {
+			if d.foreground && !seen.Has(d.uid) {
+				seen.Insert(d.uid)
+				todo = append(todo, d.uid)
+			}
+		}
+	}
+	return seen
 }
