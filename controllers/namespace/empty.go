@@ -36,7 +36,11 @@ type findings struct {
 
 func (f findings) err() error { return errors.Join(f.discovery, f.parsing, f.deletion) }
 
-// empty asks for the deletion of everything in ns. It costs one list, and for what is not empty a second list and one
+// podResource is deleted before everything else.
+var podResource = corev1.SchemeGroupVersion.WithResource("pods")
+
+// empty asks for the deletion of everything in ns: of Pods first and, once there are none, of what they may have used until
+// their end, policies that guarded them for instance (KEP-5080). It costs one list, and for what is not empty a second list and one
 // delete of the collection, per kind that the server has.
 func (e emptier) empty(ctx context.Context, ns *corev1.Namespace) findings {
 	f := findings{remaining: map[schema.GroupVersionResource]int{}, finalizers: map[string]int{}}
@@ -55,7 +59,13 @@ func (e emptier) empty(ctx context.Context, ns *corev1.Namespace) findings {
 		collections = sets.KeySet(m)
 	}
 	ordered := slices.SortedFunc(maps.Keys(resources), func(a, b schema.GroupVersionResource) int { return strings.Compare(a.String(), b.String()) })
+	if i := slices.Index(ordered, podResource); i > 0 {
+		ordered = slices.Insert(slices.Delete(ordered, i, i+1), 0, podResource)
+	}
 	for _, gvr := range ordered {
+		if f.remaining[podResource] > 0 {
+			break
+		}
 		if err := e.emptyResource(ctx, ns.Name, gvr, collections.Has(gvr), &f); err != nil {
 			f.deletion = errors.Join(f.deletion, err)
 		}
