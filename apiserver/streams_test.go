@@ -342,10 +342,29 @@ func TestEviction(t *testing.T) {
 	if err := evict(&metav1.DeleteOptions{DryRun: []string{metav1.DryRunAll}}); err != nil {
 		t.Error(err)
 	}
-	must(pods.Get(ctx, "p", metav1.GetOptions{}))(t)
-	if err := evict(nil); err != nil {
+	p := must(pods.Get(ctx, "p", metav1.GetOptions{}))(t)
+	if len(p.Status.Conditions) != 0 {
+		t.Errorf("not evicted, and has %v", p.Status.Conditions)
+	}
+	if err := evict(&metav1.DeleteOptions{Preconditions: &metav1.Preconditions{ResourceVersion: ptr.To("1")}}); !apierrors.IsConflict(err) {
+		t.Errorf("of an old version: %v", err)
+	}
+	// A finalizer keeps it, so that what the eviction says of it can be seen.
+	p.Finalizers = []string{"example.com/wait"}
+	p = must(pods.Update(ctx, p, metav1.UpdateOptions{}))(t)
+	if err := evict(&metav1.DeleteOptions{Preconditions: &metav1.Preconditions{ResourceVersion: &p.ResourceVersion}}); err != nil {
 		t.Fatal(err)
 	}
+	p = must(pods.Get(ctx, "p", metav1.GetOptions{}))(t)
+	if c := p.Status.Conditions; p.DeletionTimestamp == nil || len(c) != 1 || c[0].Type != corev1.DisruptionTarget || c[0].Status != corev1.ConditionTrue ||
+		c[0].Reason != "EvictionByEvictionAPI" || c[0].Message != "Eviction API: evicting" {
+		t.Errorf("evicted, and has %v", c)
+	}
+	if err := evict(nil); err != nil {
+		t.Errorf("again: %v", err)
+	}
+	p.Finalizers = nil
+	must(pods.Update(ctx, p, metav1.UpdateOptions{}))(t)
 	if _, err := pods.Get(ctx, "p", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
 		t.Errorf("evicted: %v", err)
 	}

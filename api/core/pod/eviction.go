@@ -84,10 +84,51 @@ func (r *evictionREST) Create(ctx context.Context, name string, obj runtime.Obje
 			options.Preconditions.UID = &p.UID
 		}
 	}
+	if !dryrun.IsDryRun(options.DryRun) {
+		if err := r.mark(ctx, p, options); err != nil {
+			return nil, err
+		}
+	}
 	if _, _, err := r.pods.Delete(ctx, name, rest.ValidateAllObjectFunc, options); err != nil {
 		return nil, err
 	}
 	return &metav1.Status{Status: metav1.StatusSuccess}, nil
+}
+
+// mark says in the Pod's status that it is disrupted, before it is deleted: Jobs may ignore such failures. Where the eviction
+// is for one version of the Pod, it is for the one that this makes.
+func (r *evictionREST) mark(ctx context.Context, p *corev1.Pod, options *metav1.DeleteOptions) error {
+	key, err := r.pods.KeyFunc(ctx, p.Name)
+	if err != nil {
+		return err
+	}
+	var conditions storage.Preconditions
+	if c := options.Preconditions; c != nil {
+		conditions.UID, conditions.ResourceVersion = c.UID, c.ResourceVersion
+	}
+	marked := &corev1.Pod{}
+	err = r.pods.Storage.GuaranteedUpdate(ctx, key, marked, false, &conditions, storage.SimpleUpdate(func(obj runtime.Object) (runtime.Object, error) {
+		disrupted := corev1.PodCondition{Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, LastTransitionTime: metav1.Now(),
+			Reason: "EvictionByEvictionAPI", Message: "Eviction API: evicting"}
+		s := &obj.(*corev1.Pod).Status
+		i := slices.IndexFunc(s.Conditions, func(c corev1.PodCondition) bool { return c.Type == disrupted.Type })
+		if i < 0 {
+			s.Conditions = append(s.Conditions, disrupted)
+			return obj, nil
+		}
+		if s.Conditions[i].Status == disrupted.Status {
+			disrupted.LastTransitionTime = s.Conditions[i].LastTransitionTime
+		}
+		s.Conditions[i] = disrupted
+		return obj, nil
+	}), false, nil)
+	if err != nil {
+		return storeerr.InterpretUpdateError(storeerr.InterpretGetError(err, corev1.Resource("pods"), p.Name), corev1.Resource("pods"), p.Name)
+	}
+	if conditions.ResourceVersion != nil {
+		options.Preconditions.ResourceVersion = &marked.ResourceVersion
+	}
+	return nil
 }
 
 // deleteOptions are those of the eviction, as dry as the request.
