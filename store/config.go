@@ -25,6 +25,9 @@ type Config struct {
 	HistoryEvents int
 	// HistoryAge is how long history is kept where the other bounds allow it. The default is ten minutes.
 	HistoryAge time.Duration
+	// ReadAge is how long a list may go on page by page: how old a revision may be that is read, give or take half a minute. The
+	// default is five minutes, as often as kube-apiserver compacts.
+	ReadAge time.Duration
 	// BookmarkInterval is how often watches that asked for bookmarks get one. The default is one minute.
 	BookmarkInterval time.Duration
 	// DiskReserve is how many bytes writes leave free on the file system; see disk.Config.Reserve.
@@ -46,6 +49,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.HistoryAge <= 0 {
 		c.HistoryAge = 10 * time.Minute
+	}
+	if c.ReadAge <= 0 {
+		c.ReadAge = 5 * time.Minute
 	}
 	if c.BookmarkInterval <= 0 {
 		c.BookmarkInterval = time.Minute

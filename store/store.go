@@ -75,6 +75,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		ResourceBytes:  cfg.HistoryBytes / 2,
 		Bytes:          cfg.HistoryBytes,
 		Age:            cfg.HistoryAge.Milliseconds(),
+		ReadAge:        cfg.ReadAge.Milliseconds(),
 	})
 	rev, err := db.Load(state.Restore)
 	if err != nil {

@@ -315,6 +315,41 @@ func (h *harness) compact() {
 	}
 }
 
+// TestReadAge checks that revisions of long ago are not read, also those of resources that have not changed since, while
+// watches may begin there.
+func TestReadAge(t *testing.T) {
+	s := New(Limits{Age: 1000, ReadAge: 100})
+	a, b := s.Resource("/a/"), s.Resource("/b/")
+	write := func(r *Resource, now int64) {
+		batch := s.Begin()
+		if _, ok := batch.Put(r, r.Prefix+"1", []byte("x"), AnyRevision, 0); !ok {
+			t.Fatalf("%s was not written", r.Prefix)
+		}
+		s.Publish(batch, now, nil)
+		s.TrimAge(now)
+	}
+	write(a, 0)
+	old := s.Rev()
+	for now := int64(10); now <= 90; now += 10 {
+		write(b, now)
+	}
+	if _, err := s.At(a, old); err != nil {
+		t.Errorf("At(%d) while it is young: %v", old, err)
+	}
+	write(b, 110)
+	for r := range map[*Resource]bool{a: true, b: true} {
+		if _, err := s.At(r, old); !errors.Is(err, ErrCompacted) {
+			t.Errorf("%s: At(%d) when it is old: %v", r.Prefix, old, err)
+		}
+		if _, _, err := r.Since(old, 1, nil); err != nil {
+			t.Errorf("%s: Since(%d): %v", r.Prefix, old, err)
+		}
+	}
+	if _, err := s.At(a, s.Rev()); err != nil {
+		t.Errorf("At the present: %v", err)
+	}
+}
+
 // TestRestore checks that a state made from what was stored goes on where it was, with no history.
 func TestRestore(t *testing.T) {
 	s := New(Limits{})

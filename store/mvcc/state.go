@@ -23,8 +23,9 @@ type Limits struct {
 	ResourceEvents int
 	ResourceBytes  int64
 	Bytes          int64
-	// Age is how long events are kept, in milliseconds. Older ones leave when later ones come.
-	Age int64
+	// Age is how long events are kept, in milliseconds. Older ones leave when later ones come. ReadAge is how long a revision
+	// can be read after the next one was written.
+	Age, ReadAge int64
 }
 
 // FirstRevision is the revision of an empty store. Revision 0 means "any" to clients and never exists.
@@ -38,6 +39,9 @@ type State struct {
 	expiry *btree.BTreeG[*Value]
 	// rev is the latest revision; compacted is the oldest one that can be read anywhere.
 	rev, compacted int64
+	// marks are revisions with the time at which they were the latest, oldest first; what is older than the first is not read
+	// any more.
+	marks []mark
 	// unowned is the latest revision of a change to a key of no resource.
 	unowned   int64
 	resources map[string]*Resource
@@ -167,8 +171,18 @@ func (s *State) trim(r *Resource, now int64) {
 	}
 }
 
-// TrimAge drops the events of all resources that are older than Limits.Age.
+// mark is a revision that was the latest at a time, in milliseconds.
+type mark struct{ at, rev int64 }
+
+// TrimAge drops the events of all resources that are older than Limits.Age, and notes the present for Limits.ReadAge, whose
+// precision is how often this is called.
 func (s *State) TrimAge(now int64) {
+	if age := s.limits.ReadAge; age > 0 {
+		s.marks = append(s.marks, mark{now, s.rev})
+		for len(s.marks) > 1 && s.marks[1].at <= now-age {
+			s.marks = s.marks[1:]
+		}
+	}
 	if s.limits.Age <= 0 {
 		return
 	}

@@ -36,12 +36,18 @@ func (s *State) At(r *Resource, rev int64) (*View, error) {
 	switch {
 	case rev > s.rev:
 		return nil, ErrFuture
-	case rev < s.compacted || rev < r.floor:
+	case rev < s.compacted || rev < r.floor || s.aged(rev):
 		return nil, ErrCompacted
 	case rev == s.rev:
 		return s.View(), nil
 	}
 	return &View{rev: rev, tree: s.View().tree, undo: r.undo(rev)}, nil
+}
+
+// aged says whether a revision was the latest too long ago to be read.
+func (s *State) aged(rev int64) bool {
+	n := len(s.marks)
+	return n > 0 && rev < s.marks[0].rev && s.marks[0].at <= s.marks[n-1].at-s.limits.ReadAge
 }
 
 // Get returns what key holds, nil for nothing.
