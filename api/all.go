@@ -20,6 +20,7 @@ import (
 	"github.com/peapod/peapod/api/authorization/selfsubjectaccessreview"
 	"github.com/peapod/peapod/api/authorization/selfsubjectrulesreview"
 	"github.com/peapod/peapod/api/authorization/subjectaccessreview"
+	"github.com/peapod/peapod/api/autoscaling/horizontalpodautoscaler"
 	"github.com/peapod/peapod/api/batch/cronjob"
 	"github.com/peapod/peapod/api/batch/job"
 	"github.com/peapod/peapod/api/certificates/certificatesigningrequest"
@@ -73,7 +74,7 @@ import (
 
 // All returns every kind, group by group. A kind that is AliasOf another comes after it.
 func All() []*resource.Declaration {
-	events := event.Declaration()
+	events, autoscaler := event.Declaration(), horizontalpodautoscaler.Declaration()
 	return []*resource.Declaration{
 		binding.Declaration(),
 		configmap.Declaration(),
@@ -114,6 +115,9 @@ func All() []*resource.Declaration {
 		deployment.Declaration(),
 		replicaset.Declaration(),
 		statefulset.Declaration(),
+
+		autoscaler,
+		horizontalpodautoscaler.DeclarationV1(autoscaler),
 
 		cronjob.Declaration(),
 		job.Declaration(),

@@ -15,6 +15,7 @@ import (
 	"k8s.io/apiserver/pkg/registry/generic"
 	genericregistry "k8s.io/apiserver/pkg/registry/generic/registry"
 	"k8s.io/apiserver/pkg/registry/rest"
+	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"github.com/peapod/peapod/api/resource"
 )
@@ -67,11 +68,18 @@ func New(d *resource.Declaration, c Config) (*Storage, error) {
 
 // NewAlias makes the storage of a kind that is another served version of what base stores.
 func NewAlias(d *resource.Declaration, base *Storage, c Config) (*Storage, error) {
-	s := &Storage{Declaration: d, REST: map[string]rest.Storage{}, Parent: base.Parent}
+	s := &Storage{Declaration: d, REST: map[string]rest.Storage{}}
+	gv := fieldpath.APIVersion(d.GVK.GroupVersion().String())
+	main := *base.Parent.Main
+	main.ResetFieldsStrategy = aliasReset{main.ResetFieldsStrategy, gv}
 	if d.Behaviour.Row != nil {
-		main := *base.Parent.Main
 		main.TableConvertor = aliasTable{newTable(d), c.Scheme}
-		s.Parent.Main = &main
+	}
+	s.Parent.Main = &main
+	if base.Parent.Status != nil {
+		status := *base.Parent.Status
+		status.ResetFieldsStrategy = aliasReset{status.ResetFieldsStrategy, gv}
+		s.Parent.Status = &status
 	}
 	s.serve()
 	return s, s.subresources(c.Env)

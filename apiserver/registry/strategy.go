@@ -201,3 +201,17 @@ func (statusStrategy) AllowCreateOnUpdate(context.Context) bool { return false }
 func (s statusStrategy) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {
 	return s.reset(fieldpath.MakePathOrDie("spec"))
 }
+
+// aliasReset says of a kind's other version which fields a write cannot change: those that it says of the stored one.
+type aliasReset struct {
+	rest.ResetFieldsStrategy
+	gv fieldpath.APIVersion
+}
+
+func (a aliasReset) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {
+	fields := map[fieldpath.APIVersion]*fieldpath.Set{}
+	for _, set := range a.ResetFieldsStrategy.GetResetFields() {
+		fields[a.gv] = set
+	}
+	return fields
+}

@@ -2,11 +2,11 @@
 package event
 
 import (
+	"errors"
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
-	"k8s.io/apimachinery/pkg/conversion"
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/peapod/peapod/api/resource"
@@ -27,49 +27,28 @@ func Declaration(core *resource.Declaration) *resource.Declaration {
 // register adds the conversions between the two versions, one by one and in lists, and the names that field selectors
 // have here for the fields of core/v1.
 func register(scheme *runtime.Scheme) error {
-	for _, c := range []struct {
-		from, to any
-		convert  func(from, to any)
-	}{
-		{(*eventsv1.Event)(nil), (*corev1.Event)(nil), func(from, to any) {
-			toCore(from.(*eventsv1.Event), to.(*corev1.Event))
-		}},
-		{(*corev1.Event)(nil), (*eventsv1.Event)(nil), func(from, to any) {
-			fromCore(from.(*corev1.Event), to.(*eventsv1.Event))
-		}},
-		{(*eventsv1.EventList)(nil), (*corev1.EventList)(nil), func(from, to any) {
-			in, out := from.(*eventsv1.EventList), to.(*corev1.EventList)
-			out.ListMeta, out.Items = in.ListMeta, each(in.Items, toCore)
-		}},
-		{(*corev1.EventList)(nil), (*eventsv1.EventList)(nil), func(from, to any) {
-			in, out := from.(*corev1.EventList), to.(*eventsv1.EventList)
-			out.ListMeta, out.Items = in.ListMeta, each(in.Items, fromCore)
-		}},
-	} {
-		err := scheme.AddConversionFunc(c.from, c.to, func(from, to any, _ conversion.Scope) error {
-			c.convert(from, to)
-			return nil
-		})
-		if err != nil {
-			return fmt.Errorf("register conversion of %T to %T: %w", c.from, c.to, err)
-		}
+	err := errors.Join(
+		resource.AddConversion(scheme, toCore),
+		resource.AddConversion(scheme, fromCore),
+		resource.AddConversion(scheme, func(in *eventsv1.EventList, out *corev1.EventList) (err error) {
+			out.ListMeta = in.ListMeta
+			out.Items, err = resource.ConvertEach(in.Items, toCore)
+			return err
+		}),
+		resource.AddConversion(scheme, func(in *corev1.EventList, out *eventsv1.EventList) (err error) {
+			out.ListMeta = in.ListMeta
+			out.Items, err = resource.ConvertEach(in.Items, fromCore)
+			return err
+		}),
+	)
+	if err != nil {
+		return err
 	}
-	err := scheme.AddFieldLabelConversionFunc(eventsv1.SchemeGroupVersion.WithKind("Event"), selectable)
+	err = scheme.AddFieldLabelConversionFunc(eventsv1.SchemeGroupVersion.WithKind("Event"), selectable)
 	if err != nil {
 		return fmt.Errorf("register field labels of %T: %w", &eventsv1.Event{}, err)
 	}
 	return nil
-}
-
-func each[F, T any](from []F, convert func(*F, *T)) []T {
-	if from == nil {
-		return nil
-	}
-	to := make([]T, len(from))
-	for i := range from {
-		convert(&from[i], &to[i])
-	}
-	return to
 }
 
 // selectable translates a field selector's label to that of core/v1.
@@ -87,7 +66,7 @@ func selectable(label, value string) (string, string, error) {
 }
 
 // toCore shares the parts of in with out.
-func toCore(in *eventsv1.Event, out *corev1.Event) {
+func toCore(in *eventsv1.Event, out *corev1.Event) error {
 	*out = corev1.Event{
 		ObjectMeta:          in.ObjectMeta,
 		EventTime:           in.EventTime,
@@ -105,10 +84,11 @@ func toCore(in *eventsv1.Event, out *corev1.Event) {
 		LastTimestamp:       in.DeprecatedLastTimestamp,
 		Count:               in.DeprecatedCount,
 	}
+	return nil
 }
 
 // fromCore shares the parts of in with out.
-func fromCore(in *corev1.Event, out *eventsv1.Event) {
+func fromCore(in *corev1.Event, out *eventsv1.Event) error {
 	*out = eventsv1.Event{
 		ObjectMeta:               in.ObjectMeta,
 		EventTime:                in.EventTime,
@@ -126,4 +106,5 @@ func fromCore(in *corev1.Event, out *eventsv1.Event) {
 		DeprecatedLastTimestamp:  in.LastTimestamp,
 		DeprecatedCount:          in.Count,
 	}
+	return nil
 }
