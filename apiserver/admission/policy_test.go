@@ -213,6 +213,57 @@ func TestMutatingPolicies(t *testing.T) {
 	}
 }
 
+// A policy that changes objects knows its parameters and what the user may do, is asked about updates as well, and lets by what it cannot
+// decide on where it says so.
+func TestMutatingPolicyParameters(t *testing.T) {
+	c := start(t)
+	maps := c.system.CoreV1().ConfigMaps("default")
+	if _, err := maps.Create(t.Context(), configMap("tiers", map[string]string{"tier": "gold"}), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	hooks := c.system.AdmissionregistrationV1()
+	if _, err := hooks.MutatingAdmissionPolicies().Create(t.Context(), &admissionv1.MutatingAdmissionPolicy{ObjectMeta: metav1.ObjectMeta{Name: "p"},
+		Spec: admissionv1.MutatingAdmissionPolicySpec{
+			MatchConstraints: about(admissionv1.Create, admissionv1.Update), ReinvocationPolicy: admissionv1.NeverReinvocationPolicy,
+			FailurePolicy: ptr(admissionv1.Ignore), ParamKind: &admissionv1.ParamKind{APIVersion: "v1", Kind: "ConfigMap"},
+			MatchConditions: []admissionv1.MatchCondition{
+				{Name: "decidable", Expression: "object.metadata.name != 'odd' || object.data['none'] == 'x'"},
+				{Name: "may", Expression: "authorizer.group('').resource('secrets').namespace('default').check('delete').allowed()"}},
+			Mutations: []admissionv1.Mutation{{PatchType: admissionv1.PatchTypeApplyConfiguration, ApplyConfiguration: &admissionv1.ApplyConfiguration{
+				Expression: `Object{metadata: Object.metadata{labels: {"tier": params.data.tier}}}`}}},
+		}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := hooks.MutatingAdmissionPolicyBindings().Create(t.Context(), &admissionv1.MutatingAdmissionPolicyBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: admissionv1.MutatingAdmissionPolicyBindingSpec{PolicyName: "p",
+			ParamRef: &admissionv1.ParamRef{Name: "tiers", Namespace: "default", ParameterNotFoundAction: ptr(admissionv1.DenyAction)}}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a ConfigMap gets the label of the parameters", func(ctx context.Context) (bool, error) {
+		made, err := c.tried(ctx, c.system, "x", nil)
+		return err == nil && made.Labels["tier"] == "gold", nil
+	})
+	made, err := maps.Create(t.Context(), configMap("y", nil), metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	made.Labels["tier"] = "tin"
+	if made, err = maps.Update(t.Context(), made, metav1.UpdateOptions{}); err != nil || made.Labels["tier"] != "gold" {
+		t.Errorf("updated: %v, %v", made.Labels, err)
+	}
+	if odd, err := c.tried(t.Context(), c.system, "odd", nil); err != nil || len(odd.Labels) > 0 {
+		t.Errorf("what cannot be decided on: %v, %v", odd.Labels, err)
+	}
+	c.grant(t, "eve", rbacv1.PolicyRule{Verbs: []string{"create"}, APIGroups: []string{""}, Resources: []string{"configmaps"}})
+	eventually(t, "eve, who may not delete Secrets, gets no label", func(ctx context.Context) (bool, error) {
+		made, err := c.tried(ctx, c.as(t, "eve"), "x", nil)
+		if err == nil && len(made.Labels) > 0 {
+			t.Fatalf("eve's has the labels %v", made.Labels)
+		}
+		return err == nil, nil
+	})
+}
+
 // Nobody has a policy read for him what he may not read.
 func TestParametersOfOthers(t *testing.T) {
 	c := start(t)
