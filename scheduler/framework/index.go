@@ -25,7 +25,9 @@ type Index struct {
 	labelled   map[string]int
 	// images is how many nodes have an image.
 	images map[string]int
-	asked  uint64
+	// marks are the bits by which nodes say that they have a pair.
+	marks map[labelPair]uint64
+	asked uint64
 }
 
 // maxQuestions bounds the answers that are kept; the half that was not asked for longest goes.
@@ -125,7 +127,7 @@ func (l *lookup[T]) concerning(labels map[string]string, visit func(T)) {
 // NewIndex returns an index of no nodes; namespaces returns the labels of a namespace.
 func NewIndex(namespaces func(string) map[string]string) *Index {
 	return &Index{namespaces: namespaces, nodes: map[*Node]bool{}, questions: newLookup[*question](), groups: newLookup[*group](),
-		topologies: map[string]map[string]int{}, labelled: map[string]int{}, images: map[string]int{}}
+		topologies: map[string]map[string]int{}, labelled: map[string]int{}, images: map[string]int{}, marks: map[labelPair]uint64{}}
 }
 
 // Matching counts the Pods that all terms match, in each domain of the first one's topology; with alive those that are not
@@ -289,6 +291,7 @@ func (x *Index) nodeChanged(n *Node, old, new *corev1.Node) {
 	if maps.Equal(was, now) {
 		return
 	}
+	x.remark(n, now)
 	for key := range x.topologies {
 		x.countDomain(key, was, now)
 	}

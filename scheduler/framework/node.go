@@ -10,9 +10,14 @@ import (
 // Node is a node with the Pods that are bound, or about to be, to it.
 type Node struct {
 	*corev1.Node
-	Pods        map[types.UID]*Pod
+	Pods map[types.UID]*Pod
+	// Count is how many Pods there are. It, Taints and Cordoned are kept here because a search that asks each node about them
+	// should not have to wait for the memory that they are in otherwise.
+	Count       int64
 	Allocatable Resources
 	MaxPods     int64
+	Taints      []corev1.Taint
+	Cordoned    bool
 	// Requested and Spread are the sums over Pods.
 	Requested, Spread Resources
 	// Promised are the Pods for which others were preempted here, until they are bound somewhere.
@@ -21,6 +26,7 @@ type Node struct {
 	Images map[string]int64
 
 	index *Index
+	marks uint64
 }
 
 // NewNode returns a node without Pods that is not known yet; index follows it.
@@ -34,10 +40,11 @@ func NewNode(index *Index) *Node {
 func (n *Node) Set(node *corev1.Node) {
 	old := n.Node
 	n.Node = node
-	n.Allocatable, n.MaxPods = Resources{}, 0
+	n.Allocatable, n.MaxPods, n.Taints, n.Cordoned = Resources{}, 0, nil, false
 	if node != nil {
 		n.Allocatable = ResourcesOf(node.Status.Allocatable)
 		n.MaxPods = node.Status.Allocatable.Pods().Value()
+		n.Taints, n.Cordoned = node.Spec.Taints, node.Spec.Unschedulable
 	}
 	n.setImages(old, node)
 	n.index.nodeChanged(n, old, node)
@@ -65,6 +72,7 @@ func (n *Node) setImages(old, new *corev1.Node) {
 func (n *Node) Put(p *Pod) {
 	n.Remove(p.UID)
 	n.Pods[p.UID] = p
+	n.Count++
 	n.Requested.Add(p.Requests, 1)
 	n.Spread.Add(p.Spread, 1)
 	n.index.count(n, p, 1)
@@ -74,6 +82,7 @@ func (n *Node) Put(p *Pod) {
 func (n *Node) Remove(uid types.UID) {
 	if p := n.Pods[uid]; p != nil {
 		delete(n.Pods, uid)
+		n.Count--
 		n.Requested.Add(p.Requests, -1)
 		n.Spread.Add(p.Spread, -1)
 		n.index.count(n, p, -1)

@@ -62,13 +62,13 @@ func (Plugin) Only(pod *framework.Pod) (names []string, limited bool, none frame
 }
 
 // Prepare implements framework.Filter.
-func (Plugin) Prepare(pod *framework.Pod, _ *framework.Cluster) (func(*framework.Node) []framework.Reason, framework.Reason) {
-	selection := framework.SelectionOf(pod.Pod)
-	if selection.Any() {
+func (Plugin) Prepare(pod *framework.Pod, cluster *framework.Cluster) (func(*framework.Node) []framework.Reason, framework.Reason) {
+	selected := cluster.Index.Selected(pod.Pod)
+	if selected.Any() {
 		return nil, framework.Reason{}
 	}
 	return func(n *framework.Node) []framework.Reason {
-		if !selection.Matches(n.Node) {
+		if !selected.Has(n) {
 			return []framework.Reason{{Verdict: framework.Wrong, Message: mismatch}}
 		}
 		return nil

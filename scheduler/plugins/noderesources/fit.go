@@ -38,7 +38,7 @@ func (Fit) Prepare(pod *framework.Pod, _ *framework.Cluster) (func(*framework.No
 			}
 			out = append(out, framework.Reason{Verdict: verdict, Message: what})
 		}
-		if int64(len(n.Pods))+1 > n.MaxPods {
+		if n.Count+1 > n.MaxPods {
 			out = append(out, framework.Reason{Verdict: framework.Busy, Message: "Too many pods"})
 		}
 		short("Insufficient cpu", pod.Requests.MilliCPU, n.Requested.MilliCPU, n.Allocatable.MilliCPU)

@@ -34,7 +34,7 @@ func untolerated(pod *framework.Pod, taints []corev1.Taint) bool {
 // Prepare implements framework.Filter.
 func (Plugin) Prepare(pod *framework.Pod, _ *framework.Cluster) (func(*framework.Node) []framework.Reason, framework.Reason) {
 	return func(n *framework.Node) []framework.Reason {
-		if untolerated(pod, n.Node.Spec.Taints) {
+		if len(n.Taints) > 0 && untolerated(pod, n.Taints) {
 			return []framework.Reason{{Verdict: framework.Wrong, Message: "node(s) had untolerated taint(s)"}}
 		}
 		return nil
@@ -50,8 +50,8 @@ func (Plugin) Helps(pod *framework.Pod, e framework.Event) bool {
 func (Plugin) PrepareScore(pod *framework.Pod, _ *framework.Cluster, _ []*framework.Node) func(*framework.Node) int64 {
 	return func(n *framework.Node) int64 {
 		var count int64
-		for i := range n.Node.Spec.Taints {
-			t := &n.Node.Spec.Taints[i]
+		for i := range n.Taints {
+			t := &n.Taints[i]
 			if t.Effect == corev1.TaintEffectPreferNoSchedule &&
 				!schedulinghelpers.TolerationsTolerateTaint(klog.Background(), pod.Spec.Tolerations, t, true) {
 				count++
@@ -91,7 +91,7 @@ func (Unschedulable) Prepare(pod *framework.Pod, _ *framework.Cluster) (func(*fr
 		return nil, framework.Reason{}
 	}
 	return func(n *framework.Node) []framework.Reason {
-		if n.Node.Spec.Unschedulable {
+		if n.Cordoned {
 			return []framework.Reason{{Verdict: framework.Wrong, Message: "node(s) were unschedulable"}}
 		}
 		return nil

@@ -64,7 +64,7 @@ func (Plugin) PrepareScore(pod *framework.Pod, cluster *framework.Cluster, fit [
 		cs[i].perNode = cs[i].TopologyKey == corev1.LabelHostname
 		cs[i].weight = math.Log(float64(cs[i].domains(counted) + 2))
 	}
-	sum(pod, cs, whole)
+	sum(pod, cluster, cs, whole)
 	return func(n *framework.Node) int64 {
 		if whole && !labelled(n, cs) {
 			return ignored
@@ -92,7 +92,7 @@ func (c *soft) domains(nodes []*framework.Node) int {
 }
 
 // sum counts the Pods of each domain where not all nodes count.
-func sum(pod *framework.Pod, cs []soft, whole bool) {
+func sum(pod *framework.Pod, cluster *framework.Cluster, cs []soft, whole bool) {
 	plain := make([]constraint, len(cs))
 	for i := range cs {
 		plain[i] = cs[i].constraint
@@ -100,7 +100,7 @@ func sum(pod *framework.Pod, cs []soft, whole bool) {
 	if allCount(pod, plain, whole) {
 		return
 	}
-	selection := framework.SelectionOf(pod.Pod)
+	selected := cluster.Index.Selected(pod.Pod)
 	for i := range cs {
 		c := &cs[i]
 		c.sums = map[string]int{}
@@ -108,7 +108,7 @@ func sum(pod *framework.Pod, cs []soft, whole bool) {
 			continue
 		}
 		c.matching.Each(func(n *framework.Node, count int) {
-			if n.Node != nil && !(whole && !labelled(n, cs)) && included(&c.constraint, pod, n, selection) {
+			if n.Node != nil && !(whole && !labelled(n, cs)) && included(&c.constraint, pod, n, selected) {
 				c.sums[n.Node.Labels[c.TopologyKey]] += count
 			}
 		})

@@ -64,7 +64,7 @@ func hardOf(pod *framework.Pod, cluster *framework.Cluster) []constraint {
 	if len(out) == 0 || allCount(pod, out, true) {
 		return out
 	}
-	selection := framework.SelectionOf(pod.Pod)
+	selected := cluster.Index.Selected(pod.Pod)
 	for i := range out {
 		out[i].counts = map[string]int{}
 	}
@@ -73,7 +73,7 @@ func hardOf(pod *framework.Pod, cluster *framework.Cluster) []constraint {
 			continue
 		}
 		for i := range out {
-			if included(&out[i], pod, n, selection) {
+			if included(&out[i], pod, n, selected) {
 				out[i].counts[n.Node.Labels[out[i].TopologyKey]] += out[i].matching.On(n)
 			}
 		}
@@ -106,9 +106,9 @@ func hasKeys(n *framework.Node, cs []constraint) bool {
 
 // included applies the constraint's inclusion policies: by default nodes that the Pod's affinity excludes do not count,
 // and tainted nodes do (KEP-3094).
-func included(c *constraint, pod *framework.Pod, n *framework.Node, selection framework.Selection) bool {
+func included(c *constraint, pod *framework.Pod, n *framework.Node, selected framework.Selected) bool {
 	if c.NodeAffinityPolicy == nil || *c.NodeAffinityPolicy == corev1.NodeInclusionPolicyHonor {
-		if !selection.Matches(n.Node) {
+		if !selected.Has(n) {
 			return false
 		}
 	}
