@@ -74,6 +74,35 @@ events:
 	return ""
 }
 
+// givenUp follows the copiers' lease, and returns a function that waits until its holder, which is given, lets go of it: it is nobody's
+// before it is another's.
+func (s *space) givenUp() func(holder string) {
+	s.t.Helper()
+	ctx := within(s.t, longest)
+	w, err := s.client.CoordinationV1().Leases(s.name).Watch(ctx, metav1.ListOptions{FieldSelector: "metadata.name=copier"})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return func(holder string) {
+		s.t.Helper()
+		defer w.Stop()
+		for e := range w.ResultChan() {
+			lease, ok := e.Object.(*coordinationv1.Lease)
+			if !ok {
+				continue
+			}
+			switch now := ptr.Deref(lease.Spec.HolderIdentity, ""); now {
+			case "":
+				return
+			case holder:
+			default:
+				s.t.Fatalf("%s has the lease, and %s did not let go of it", now, holder)
+			}
+		}
+		s.t.Fatalf("%s does not let go of the lease in time", holder)
+	}
+}
+
 // source makes a ConfigMap that is to be copied, or changes its value.
 func (s *space) source(name string, value int) {
 	s.t.Helper()
@@ -131,8 +160,10 @@ func TestControllerInPods(t *testing.T) {
 	s.source("a", 2)
 	s.copied("a", 2)
 
-	// It ends in order and gives its lease up.
+	// It ends in order and gives its lease up: nobody has it for a moment.
+	given := s.givenUp()
 	s.kubectl("delete", "pod", first, "--wait=false")
+	given(first)
 	second := s.leader(first)
 	s.source("b", 1)
 	s.copied("b", 1)

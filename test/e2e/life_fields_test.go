@@ -29,29 +29,32 @@ func TestFieldsTakeEffect(t *testing.T) {
 	s.apply(script("fqdn", forever, "hostname: host\nsubdomain: sub\nsetHostnameAsFQDN: true", "") +
 		script("override", forever, "hostname: host\nsubdomain: sub\nhostnameOverride: over.ridden.example", "") +
 		script("memory", forever, "volumes: [{name: d, emptyDir: {medium: Memory, sizeLimit: 4Mi}}]", "volumeMounts: [{name: d, mountPath: /d}]") +
-		script("groups", forever, "securityContext: {runAsUser: 1000, runAsGroup: 3000, supplementalGroups: [4000], supplementalGroupsPolicy: Strict}", "") +
+		// The image has this user in a group of its own.
+		script("groups", forever, "securityContext: {runAsUser: 2000, runAsGroup: 3000, supplementalGroups: [4000], supplementalGroupsPolicy: Strict}", "") +
+		script("merged", forever, "securityContext: {runAsUser: 2000, runAsGroup: 3000, supplementalGroups: [4000]}", "") +
 		script("sysctl", forever, `securityContext: {sysctls: [{name: net.ipv4.ip_local_port_range, value: "40000 40100"}]}`, "") +
 		script("readonly", forever, "volumes: [{name: d, emptyDir: {}}]",
 			"volumeMounts: [{name: d, mountPath: /d, readOnly: true, recursiveReadOnly: Enabled}, {name: d, mountPath: /w}]") +
 		script("localhost", forever, "", "securityContext: {seccompProfile: {type: Localhost, localhostProfile: "+profile+"}}"))
-	s.ready("fqdn", "override", "memory", "groups", "sysctl", "readonly", "localhost")
+	s.ready("fqdn", "override", "memory", "groups", "merged", "sysctl", "readonly", "localhost")
 
 	for _, test := range []struct{ pod, command, want string }{
 		{"fqdn", "hostname", fmt.Sprintf("host.sub.%s.svc.cluster.local", s.name)},
 		{"override", "hostname", "over.ridden.example"},
 		{"override", "echo $HOSTNAME", "over.ridden.example"},
 		{"memory", "df -k /d | tail -1 | awk '{print $1, $2}'", "tmpfs 4096"},
-		{"groups", "id -u; id -g; id -G", "1000\n3000\n3000 4000"},
+		{"groups", "id -u; id -g; id -G", "2000\n3000\n3000 4000"},
+		{"merged", "id -G", "3000 4000 5000"},
 		{"sysctl", "cat /proc/sys/net/ipv4/ip_local_port_range", "40000\t40100"},
-		{"readonly", "touch /w/x && ls /d && ! touch /d/y 2> /dev/null && echo refused", "x\nrefused"},
-		{"localhost", "touch /file && ! mkdir /directory 2> /dev/null && echo refused", "refused"},
+		{"readonly", "touch /w/x && ls /d; touch /d/y 2> /dev/null && echo allowed || echo refused", "x\nrefused"},
+		{"localhost", "touch /file; mkdir /directory 2> /dev/null && echo allowed || echo refused", "refused"},
 	} {
 		got := s.kubectl("exec", test.pod, "--", "sh", "-c", test.command)
 		equal(t, test.pod+": "+test.command, strings.TrimSpace(got), test.want)
 	}
 
 	st := only(t, s.get("groups"))
-	if u := st.User; u == nil || u.Linux == nil || u.Linux.UID != 1000 || u.Linux.GID != 3000 || !slices.Equal(u.Linux.SupplementalGroups, []int64{3000, 4000}) {
+	if u := st.User; u == nil || u.Linux == nil || u.Linux.UID != 2000 || u.Linux.GID != 3000 || !slices.Equal(u.Linux.SupplementalGroups, []int64{3000, 4000}) {
 		t.Errorf("the user of groups is told as %+v", st.User)
 	}
 	mounts := only(t, s.get("readonly")).VolumeMounts

@@ -41,8 +41,8 @@ func newRoot() tree {
 		t.link(name, "usr/"+name)
 	}
 	t.file("etc/passwd", 0o644, "root:x:0:0:root:/root:/bin/sh\ndaemon:x:1:1:daemon:/usr/sbin:/usr/sbin/nologin\n"+
-		"www-data:x:33:33:www-data:/var/www:/usr/sbin/nologin\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n")
-	t.file("etc/group", 0o644, "root:x:0:\ndaemon:x:1:\nadm:x:4:\nwww-data:x:33:\nusers:x:100:\nnogroup:x:65534:\n")
+		"www-data:x:33:33:www-data:/var/www:/usr/sbin/nologin\nmember:x:2000:2000:in a group:/:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n")
+	t.file("etc/group", 0o644, "root:x:0:\ndaemon:x:1:\nadm:x:4:\nwww-data:x:33:\nusers:x:100:\nteam:x:5000:member\nnogroup:x:65534:\n")
 	t.file("etc/nsswitch.conf", 0o644, "passwd: files\ngroup: files\nhosts: files dns\n")
 	return t
 }
