@@ -2,7 +2,6 @@ package aggregation
 
 import (
 	"errors"
-	"fmt"
 	"net/http"
 	"net/url"
 	"strings"
@@ -98,9 +97,9 @@ func ownHeaders(h http.Header) {
 	}
 }
 
-// Error implements proxy.ErrorResponder: the server could not be reached.
+// Error implements proxy.ErrorResponder: the server could not be reached, which the error says.
 func (f forward) Error(w http.ResponseWriter, req *http.Request, err error) {
-	f.fail(w, req, apierrors.NewServiceUnavailable(fmt.Sprintf("error trying to reach service: %v", err)))
+	f.fail(w, req, apierrors.NewServiceUnavailable(err.Error()))
 }
 
 func (f forward) fail(w http.ResponseWriter, req *http.Request, err error) {

@@ -134,7 +134,7 @@ func (f findings) conditions(old []corev1.NamespaceCondition, now time.Time) []c
 	out := slices.Clone(old)
 	for _, o := range []outcome{
 		{corev1.NamespaceDeletionDiscoveryFailure, f.discovery != nil, "DiscoveryFailed", "ResourcesDiscovered",
-			"Discovery failed for some groups, " + text(f.discovery), "All resources successfully discovered"},
+			f.discoveryMessage(), "All resources successfully discovered"},
 		{corev1.NamespaceDeletionGVParsingFailure, f.parsing != nil, "GroupVersionParsingFailed", "ParsedGroupVersions",
 			text(f.parsing), "All legacy kube types successfully parsed"},
 		{corev1.NamespaceDeletionContentFailure, f.deletion != nil, "ContentDeletionFailed", "ContentDeleted",
@@ -160,6 +160,18 @@ func (f findings) conditions(old []corev1.NamespaceCondition, now time.Time) []c
 		out[i] = c
 	}
 	return out
+}
+
+// discoveryMessage says how many group versions nobody tells the kinds of, where it is these.
+func (f findings) discoveryMessage() string {
+	var failed *discovery.ErrGroupDiscoveryFailed
+	switch {
+	case errors.As(f.discovery, &failed):
+		return fmt.Sprintf("Discovery failed for some groups, %d failing: %v", len(failed.Groups), failed)
+	case f.discovery != nil:
+		return f.discovery.Error()
+	}
+	return ""
 }
 
 func (f findings) contentMessage() string {
