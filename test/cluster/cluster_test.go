@@ -111,6 +111,7 @@ func TestSeveralNodes(t *testing.T) {
 		{"tokens are made and end, and a wrong one joins nothing", tokens},
 		{"Pods reach each other", reach},
 		{"Services lead to all nodes", services},
+		{"a range of cluster IPs joins and goes", laterRange},
 		{"a load balancer leaves out a node", balancer},
 		{"streams from any node", streams},
 		{"a user talks to a Pod of another node", longCalls},

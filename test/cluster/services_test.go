@@ -182,6 +182,31 @@ func services(w *world) {
 	}
 }
 
+const laterServices = `{"apiVersion":"v1","kind":"List","items":[
+{"apiVersion":"networking.k8s.io/v1","kind":"ServiceCIDR","metadata":{"name":"later"},"spec":{"cidrs":["203.0.113.0/24"]}},
+{"apiVersion":"v1","kind":"Service","metadata":{"name":"later"},"spec":{"clusterIP":"203.0.113.10","selector":{"app":"web"},"ports":[{"port":80,"targetPort":8080}]}}]}`
+
+// laterRange has every node lead to Services of a range that joins later, until it is gone.
+func laterRange(w *world) {
+	file := filepath.Join(w.TempDir(), "later.json")
+	must(w.T, os.WriteFile(file, []byte(laterServices), 0o600))
+	w.kubectl("apply", "-f", file)
+	all := []string{greeting("on-one"), greeting("on-two"), greeting("on-three")}
+	for _, m := range w.machines() {
+		m.answered("203.0.113.10:80", all...)
+		if got, err := m.get("203.0.113.11:80", 30*time.Second); !errors.Is(err, unix.ECONNREFUSED) {
+			w.Errorf("%s: an address that no Service has answers %q, %v", m.name, got, err)
+		}
+	}
+	for _, pod := range []string{"on-one", "on-two", "on-three"} {
+		if got := w.kubectl("exec", pod, "-c", "client", "--", "curl", "-sSm30", "http://203.0.113.10/"); !slices.Contains(all, strings.TrimSpace(got)) {
+			w.Errorf("%s is answered %q", pod, got)
+		}
+	}
+	w.kubectl("delete", "service", "later")
+	w.kubectl("delete", "servicecidr", "later", "--timeout=90s")
+}
+
 const balanced = `{"apiVersion":"v1","kind":"Service","metadata":{"name":"balanced"},"spec":{"type":"LoadBalancer","selector":{"app":"web"},"ports":[{"port":8099,"targetPort":8080}]}}`
 
 // balancer has a load balancer leave out the node on which somebody else has its port, for as long as that is so.

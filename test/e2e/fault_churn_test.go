@@ -392,6 +392,7 @@ func TestServicesComeAndGo(t *testing.T) {
 	if last := goroutines[rounds-1]; last > goroutines[0]*5/4+50 {
 		t.Errorf("the server's goroutines grew from %d to %d", goroutines[0], last)
 	}
+	equal(t, "IPAddresses", strings.Count(s.kubectl("get", "ipaddresses", "-o", "name"), "\n"), 3)       // And the API's and that of names.
 	equal(t, "EndpointSlices", strings.Count(s.kubectl("get", "endpointslices", "-o", "name"), "\n"), 2) // And the API's.
 	if err := host(t, kept); err != nil {
 		t.Errorf("the Service that stays: %v", err)
