@@ -140,6 +140,19 @@ func TestAuth(t *testing.T) {
 	})
 }
 
+// Flow schemas are those of any cluster, in the order in which requests would be compared with them.
+func TestFlowControlIsShown(t *testing.T) {
+	t.Parallel()
+	s := newSpace(t)
+	s.kubectl("wait", "--for=create", "flowschema/exempt", "flowschema/catch-all", "prioritylevelconfiguration/system", "--timeout=120s")
+	rows := strings.Split(strings.TrimSpace(s.kubectl("get", "flowschemas", "--no-headers")), "\n")
+	equal(t, "first schema", columns(rows[0], 4), "exempt exempt 1 <none>")
+	equal(t, "last schema", columns(rows[len(rows)-1], 4), "catch-all catch-all 10000 ByUser")
+	equal(t, "level", columns(s.kubectl("get", "prioritylevelconfiguration", "system", "--no-headers"), 6), "system Limited 30 64 6 50")
+	s.fails([]string{"patch", "flowschema", "catch-all", "--type=merge", "-p", `{"spec":{"matchingPrecedence":9}}`},
+		"spec of 'catch-all' must equal the fixed value")
+}
+
 // Nobody without credentials learns anything but that the server is well.
 func TestAnonymous(t *testing.T) {
 	t.Parallel()

@@ -91,6 +91,21 @@ func TestClaimInUse(t *testing.T) {
 	s.removed(volume, dir)
 }
 
+// A class of volume attributes is kept while a claim names it, though it be deleted.
+func TestAttributesInUse(t *testing.T) {
+	t.Parallel()
+	s := newSpace(t)
+	class := s.name + "-gold" // it is the cluster's, not the namespace's
+	s.apply("apiVersion: storage.k8s.io/v1\nkind: VolumeAttributesClass\nmetadata: {name: " + class + "}\n" +
+		"driverName: disk.example.com\nparameters: {iops: \"5000\"}\n---\n" +
+		strings.Replace(claimOf("data"), "spec: {", "spec: {storageClassName: '', volumeAttributesClassName: "+class+", ", 1))
+	equal(t, "class", columns(s.kubectl("get", "vac", class, "--no-headers"), 2), class+" disk.example.com")
+	s.kubectl("delete", "vac", class, "--wait=false")
+	equal(t, "finalizers", s.kubectl("get", "vac", class, "-o", "jsonpath={.metadata.finalizers[*]}"), "kubernetes.io/vac-protection")
+	s.kubectl("delete", "pvc", "data")
+	s.kubectl("wait", "--for=delete", "vac/"+class, "--timeout=120s")
+}
+
 // What the user wants to keep is kept, and can be had again.
 func TestVolumeIsRetained(t *testing.T) {
 	t.Parallel()
