@@ -133,7 +133,7 @@ func (a *Aggregator) Run(ctx context.Context) {
 
 // Wrap puts the aggregation layer before the server's own handler, behind authentication and authorization.
 func (a *Aggregator) Wrap(own http.Handler) http.Handler {
-	d := newDiscovery(a, own)
+	d := sync.OnceValue(func() *groupLists { return newDiscovery(a, own) }) // it has codecs of its own
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		r := a.routes.Load()
 		if r == nil {

@@ -25,21 +25,21 @@ type routes struct {
 }
 
 // find returns who answers a request: a server behind this one, d for what concerns all groups or a group with such a server, or own.
-func (r *routes) find(req *http.Request, d *groupLists, own http.Handler) http.Handler {
+func (r *routes) find(req *http.Request, d func() *groupLists, own http.Handler) http.Handler {
 	path := strings.Split(strings.Trim(req.URL.Path, "/"), "/")
 	switch {
 	case path[0] == "api":
 		if b := r.versions[schema.GroupVersion{Version: "v1"}]; b != nil {
-			return forward{b, d.serializer}
+			return forward{b, d().serializer}
 		}
 	case path[0] != "apis":
 	case len(path) == 1 && req.Method == http.MethodGet:
-		return d.groups
+		return d().groups
 	case len(path) == 2 && req.Method == http.MethodGet && r.groups[path[1]]:
-		return d.group(path[1])
+		return d().group(path[1])
 	case len(path) > 2:
 		if b := r.versions[schema.GroupVersion{Group: path[1], Version: path[2]}]; b != nil {
-			return forward{b, d.serializer}
+			return forward{b, d().serializer}
 		}
 	}
 	return own
