@@ -29,7 +29,7 @@ func (in *Input) conditions(s *v1.PodStatus, ended *Termination) {
 	for i := range mine {
 		c := &mine[i]
 		if !resizeCondition(c.Type) {
-			c.ObservedGeneration = in.Pod.Generation
+			c.ObservedGeneration = in.observed()
 		}
 		old := condition(in.Pod.Status.Conditions, c.Type)
 		switch {

@@ -44,6 +44,9 @@ type Input struct {
 	// Pending is why the spec asks for other resources than those, nil if it
 	// does not, or was not looked at yet.
 	Pending *Pending
+	// Unjudged says that nobody has looked yet at the resources that the spec
+	// asks for.
+	Unjudged bool
 	// Again are the IDs of instances that were ended to be followed by another
 	// one, whatever they exit with.
 	Again map[string]bool

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -140,6 +141,7 @@ func (g *groups) Pods() (map[types.UID]bool, error) {
 // board is where statuses are published; it plays the API's part of a
 // deletion: a final status of a Pod that is being deleted removes it.
 type board struct {
+	t       *testing.T
 	mu      sync.Mutex
 	status  map[types.UID]v1.PodStatus
 	history map[types.UID][]v1.PodPhase
@@ -153,6 +155,7 @@ func (b *board) Set(p *v1.Pod, s v1.PodStatus, final bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.status[p.UID] = s
+	b.tellsOfResize(p, &s)
 	if h := b.history[p.UID]; len(h) == 0 || h[len(h)-1] != s.Phase {
 		b.history[p.UID] = append(h, s.Phase)
 	}
@@ -160,6 +163,22 @@ func (b *board) Set(p *v1.Pod, s v1.PodStatus, final bool) {
 	b.changed = make(chan struct{})
 	if final && p.DeletionTimestamp != nil {
 		go b.remove(p)
+	}
+}
+
+// tellsOfResize checks what clients rely on: a status of the newest generation whose containers do not have what that asks
+// for says why.
+func (b *board) tellsOfResize(p *v1.Pod, s *v1.PodStatus) {
+	if s.ObservedGeneration != p.Generation || p.DeletionTimestamp != nil || s.Phase != v1.PodRunning {
+		return
+	}
+	if conditionOf(*s, v1.PodResizePending) != nil || conditionOf(*s, v1.PodResizeInProgress) != nil {
+		return
+	}
+	for i, c := range s.ContainerStatuses {
+		if want := p.Spec.Containers[i].Resources; c.State.Running != nil && c.Resources != nil && !apiequality.Semantic.DeepEqual(*c.Resources, want) {
+			b.t.Errorf("pod %s has %v in generation %d, which asks for %v, and no condition says why", p.Name, *c.Resources, p.Generation, want)
+		}
 	}
 }
 
@@ -238,7 +257,7 @@ func (s *stage) openRanges() *userns.Ranges {
 
 // start runs a Manager over what the stage has, with these Pods in the API.
 func (s *stage) start(pods ...*v1.Pod) {
-	s.board = &board{status: map[types.UID]v1.PodStatus{}, history: map[types.UID][]v1.PodPhase{}, changed: make(chan struct{}), forgotten: map[types.UID]bool{}}
+	s.board = &board{t: s.t, status: map[types.UID]v1.PodStatus{}, history: map[types.UID][]v1.PodPhase{}, changed: make(chan struct{}), forgotten: map[types.UID]bool{}}
 	s.events = record.NewFakeRecorder(10000)
 	checker := &probe.Checker{Runtime: s.rt}
 	prober := probe.New(probe.Config{Checker: checker, Record: func(p *v1.Pod, c, kind, reason, message string) {

@@ -15,7 +15,7 @@ import (
 func (in *Input) status(d *Decision) v1.PodStatus {
 	old := &in.Pod.Status
 	s := v1.PodStatus{
-		ObservedGeneration:          in.Pod.Generation,
+		ObservedGeneration:          in.observed(),
 		QOSClass:                    old.QOSClass,
 		NominatedNodeName:           old.NominatedNodeName,
 		ResourceClaimStatuses:       old.ResourceClaimStatuses,
@@ -51,6 +51,15 @@ func (in *Input) status(d *Decision) v1.PodStatus {
 	s.Phase = in.phase(&s, ended, terminal)
 	in.conditions(&s, ended)
 	return s
+}
+
+// observed is the generation that the status is about. One that asks for other resources counts when it was looked at:
+// with it, clients expect to see what has come of a resize (KEP-1287, KEP-5067).
+func (in *Input) observed() int64 {
+	if in.Unjudged {
+		return in.Pod.Status.ObservedGeneration
+	}
+	return in.Pod.Generation
 }
 
 // neverHere says whether the Pod was refused before anything was made for it.

@@ -206,8 +206,10 @@ func (w *worker) input(pod *v1.Pod, deleted bool) *Input {
 	w.mu.Lock()
 	allocated, pending := w.allocated, w.pending
 	w.mu.Unlock()
+	unjudged := false
 	if allocated != nil {
 		p = *allocated.Allocated.Apply(pod)
+		unjudged = w.state < Stopping && !allocated.Allocated.Equal(allocation.Of(pod)) && (pending == nil || pending.Generation != pod.Generation)
 	}
 	if w.published != nil {
 		p.Status = w.carry(pod)
@@ -217,7 +219,7 @@ func (w *worker) input(pod *v1.Pod, deleted bool) *Input {
 		StartTime: w.startTime, Deleted: deleted, Admission: w.admission, Admitted: w.admitted,
 		VolumesReady: w.volumesReady, Ended: w.ended, Busy: map[string]Op{}, Done: w.done,
 		Failures: w.failures, Backoffs: w.backoffs, Probes: w.m.cfg.Probes.Results(w.uid),
-		Allocation: allocated, Pending: pending, Again: w.again,
+		Allocation: allocated, Pending: pending, Unjudged: unjudged, Again: w.again,
 	}
 	for key, op := range w.busy {
 		in.Busy[key] = op.Op
