@@ -15,6 +15,7 @@ import (
 	"github.com/peapod/peapod/controllers/engine"
 	"github.com/peapod/peapod/controllers/ephemeralvolume"
 	"github.com/peapod/peapod/controllers/garbagecollector"
+	"github.com/peapod/peapod/controllers/horizontalpodautoscaler"
 	"github.com/peapod/peapod/controllers/job"
 	"github.com/peapod/peapod/controllers/loadbalancer"
 	"github.com/peapod/peapod/controllers/localpath"
@@ -99,6 +100,7 @@ func All() []Controller {
 		{volumeexpand.Name, volumeexpand.New},
 		{resourceclaim.Name, resourceclaim.New},
 		{disruption.Name, disruption.New},
+		{horizontalpodautoscaler.Name, horizontalpodautoscaler.New},
 		{ttlafterfinished.Name, ttlafterfinished.New},
 		{clusterroleaggregation.Name, clusterroleaggregation.New},
 		{validatingadmissionpolicystatus.Name, validatingadmissionpolicystatus.New},

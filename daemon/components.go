@@ -69,7 +69,7 @@ func newControllers(s settled, c *control, shared informers.SharedInformerFactor
 		}
 		broadcaster := record.NewBroadcaster()
 		l, err := row.New(engine.Deps{
-			Client: client, Metadata: meta, Extensions: extensions, Informers: shared,
+			Client: client, Metadata: meta, Extensions: extensions, Config: config, Informers: shared,
 			Recorder: broadcaster.NewRecorder(scheme.Scheme, v1.EventSource{Component: row.Source()}),
 			RootCA:   c.keys.ServerCA().CurrentCABundleContent, ClusterCIDR: c.ranges.Cluster, ServiceCIDRs: []netip.Prefix{c.ranges.Service},
 			SignClient: c.keys.ClientCA().Sign, SignServing: c.keys.ServerCA().Sign,

@@ -14,6 +14,7 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 
@@ -28,8 +29,10 @@ type Deps struct {
 	Metadata metadata.Interface
 	// Extensions reads the definitions of custom resources as that user.
 	Extensions apiextensions.Interface
-	Informers  informers.SharedInformerFactory
-	Recorder   record.EventRecorder
+	// Config makes clients of other APIs as that user.
+	Config    *rest.Config
+	Informers informers.SharedInformerFactory
+	Recorder  record.EventRecorder
 	// RootCA is the PEM bundle that clients in Pods trust for the API server. It is called at each use: the bundle may
 	// change while the server runs.
 	RootCA func() []byte

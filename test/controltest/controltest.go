@@ -71,7 +71,7 @@ func StartOn(t *testing.T, server *servertest.Server, news ...New) *World {
 	broadcaster := record.NewBroadcaster()
 	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: client.CoreV1().Events("")})
 	deps := engine.Deps{
-		Client: client, Metadata: meta, Extensions: extensions, Informers: w.Informers,
+		Client: client, Metadata: meta, Extensions: extensions, Config: config, Informers: w.Informers,
 		Recorder: broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "test"}),
 	}
 	ctx, cancel := context.WithCancel(t.Context())
