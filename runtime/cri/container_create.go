@@ -218,6 +218,11 @@ func (s *Service) containerSpec(ctx context.Context, e *containerEntry, sandbox 
 			return nil, err
 		}
 	}
+	if s.host.AppArmor && oci.AsksForAppArmor(config) {
+		if in.AppArmorLoaded, err = loadedAppArmor(); err != nil {
+			return nil, err
+		}
+	}
 	if config.GetLinux().GetSecurityContext().GetPrivileged() {
 		host := *s.host
 		if host.Devices, err = hostDevices(); err != nil {

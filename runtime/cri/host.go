@@ -40,6 +40,20 @@ func readHost() *oci.Host {
 	return host
 }
 
+// loadedAppArmor lists the AppArmor profiles that the kernel has, nil where it does not show them: the file is in securityfs, which
+// need not be mounted. The start of the container fails then if its profile is not there.
+func loadedAppArmor() ([]string, error) {
+	f, err := os.Open("/sys/kernel/security/apparmor/profiles")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open the list of AppArmor profiles: %w", err)
+	}
+	defer f.Close()
+	return oci.ReadAppArmorLoaded(f)
+}
+
 // ownCapabilities are those that this process holds, and so can give.
 func ownCapabilities() []string {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}

@@ -4,7 +4,6 @@ package oci
 
 import (
 	"errors"
-	"fmt"
 	"path"
 	"strings"
 
@@ -55,6 +54,9 @@ type Input struct {
 	Devices []specs.LinuxDevice
 	// Seccomp is the parsed profile that a Localhost profile names, else nil.
 	Seccomp *specs.LinuxSeccomp
+	// AppArmorLoaded are the names of the AppArmor profiles that the kernel has, if Config asks for one of the machine's (LocalhostProfile);
+	// nil where the kernel does not show them.
+	AppArmorLoaded []string
 	// HostnameEnv is the value of the HOSTNAME variable.
 	HostnameEnv string
 	Host        *Host
@@ -247,23 +249,4 @@ func hasVariable(env []string, name string) bool {
 		}
 	}
 	return false
-}
-
-func appArmorProfile(in *Input, security *runtimeapi.LinuxContainerSecurityContext) (string, error) {
-	profile := security.GetApparmor()
-	if security.GetPrivileged() || profile == nil {
-		return "", nil
-	}
-	switch profile.ProfileType {
-	case runtimeapi.SecurityProfile_Localhost:
-		if !in.Host.AppArmor {
-			return "", fmt.Errorf("apparmor profile %q: AppArmor is not enabled on this machine", profile.LocalhostRef)
-		}
-		return strings.TrimPrefix(profile.LocalhostRef, "localhost/"), nil
-	case runtimeapi.SecurityProfile_Unconfined:
-		if in.Host.AppArmor {
-			return "unconfined", nil
-		}
-	}
-	return "", nil
 }
