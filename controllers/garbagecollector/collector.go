@@ -21,7 +21,6 @@ import (
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/discovery/cached/memory"
 	"k8s.io/client-go/metadata"
-	"k8s.io/client-go/metadata/metadatainformer"
 	"k8s.io/client-go/restmapper"
 	"k8s.io/client-go/tools/cache"
 
@@ -62,34 +61,23 @@ func (c *Collector) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	factory := metadatainformer.NewSharedInformerFactory(c.metadata, 0)
+	var running sync.WaitGroup
+	remote := newRemoteKinds(ctx, c)
 	var synced []cache.DoneChecker
 	for _, gvr := range resources {
-		informer := factory.ForResource(gvr).Informer()
-		if err := informer.SetTransform(ownership); err != nil {
-			return fmt.Errorf("watch %s: %w", gvr.Resource, err)
+		var changed func()
+		if gvr == apiServices {
+			changed = func() { remote.queue.Add(struct{}{}) }
 		}
-		handle, err := informer.AddEventHandler(c.handler(gvr))
-		if err != nil {
-			return fmt.Errorf("watch %s: %w", gvr.Resource, err)
-		}
-		synced = append(synced, handle.HasSyncedChecker())
+		synced = append(synced, c.follow(ctx, gvr, changed, &running))
 	}
 	c.remove.Synced, c.orphan.Synced = synced, synced
-	factory.Start(ctx.Done())
-	var running sync.WaitGroup
 	running.Go(func() { _ = c.remove.Run(ctx) }) // both end with ctx only
 	running.Go(func() { _ = c.orphan.Run(ctx) })
-	remote := &remoteKinds{Collector: c, ctx: ctx, running: map[schema.GroupVersionResource]func(){}}
-	handle, err := factory.ForResource(apiServices).Informer().AddEventHandler(engine.OnAny(func(any) { remote.queue.Add(struct{}{}) }))
-	if err != nil {
-		return fmt.Errorf("watch %s: %w", apiServices.Resource, err)
-	}
-	running.Go(func() { remote.run(handle.HasSyncedChecker()) })
+	running.Go(remote.run)
 	custom := &customKinds{Collector: c, ctx: ctx, running: map[schema.GroupResource]customWatch{}}
 	err = custom.run()
 	running.Wait()
-	factory.Shutdown()
 	return err
 }
 
@@ -137,16 +125,6 @@ func (c *Collector) collectable() (map[schema.GroupVersionResource]struct{}, map
 	return set, failed, nil
 }
 
-// follow watches the objects of a kind until ctx ends; done is for who waits for that.
-func (c *Collector) follow(ctx context.Context, gvr schema.GroupVersionResource, done *sync.WaitGroup) (synced cache.InformerSynced) {
-	informer := metadatainformer.NewFilteredMetadataInformer(c.metadata, gvr, "", 0, nil, nil).Informer()
-	// Neither fails with an informer that has not started.
-	_ = informer.SetTransform(ownership)
-	handle, _ := informer.AddEventHandler(c.handler(gvr))
-	done.Go(func() { informer.RunWithContext(ctx) })
-	return handle.HasSynced
-}
-
 // known has it be asked again which of a group's objects exist that others name as owners, now that its kinds are known.
 func (c *Collector) known(group string) {
 	c.mapper.Reset()
@@ -154,41 +132,6 @@ func (c *Collector) known(group string) {
 	named := c.graph.named(group)
 	c.mu.Unlock()
 	c.queue(todo{remove: named})
-}
-
-// ownership keeps of an object what the graph is made from.
-func ownership(obj any) (any, error) {
-	m, ok := obj.(*metav1.PartialObjectMetadata)
-	if !ok {
-		return obj, nil
-	}
-	return &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{
-		Name: m.Name, Namespace: m.Namespace, UID: m.UID, ResourceVersion: m.ResourceVersion,
-		OwnerReferences: m.OwnerReferences, Finalizers: m.Finalizers, DeletionTimestamp: m.DeletionTimestamp,
-	}}, nil
-}
-
-func (c *Collector) handler(gvr schema.GroupVersionResource) cache.ResourceEventHandler {
-	set := func(obj any) {
-		if m, ok := obj.(*metav1.PartialObjectMetadata); ok {
-			c.mu.Lock()
-			t := c.graph.set(nodeOf(gvr, m))
-			c.mu.Unlock()
-			c.queue(t)
-		}
-	}
-	return cache.ResourceEventHandlerFuncs{
-		AddFunc:    set,
-		UpdateFunc: func(_, obj any) { set(obj) },
-		DeleteFunc: func(obj any) {
-			if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
-				obj = gone.Obj
-			}
-			if m, ok := obj.(*metav1.PartialObjectMetadata); ok {
-				c.gone(m.UID)
-			}
-		},
-	}
 }
 
 func nodeOf(gvr schema.GroupVersionResource, m *metav1.PartialObjectMetadata) node {

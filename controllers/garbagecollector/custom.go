@@ -104,11 +104,11 @@ func (k *customKinds) set(crd *apiextensionsv1.CustomResourceDefinition) {
 	k.known(gr.Group)
 	ctx, cancel := context.WithCancel(k.ctx)
 	var done sync.WaitGroup
-	synced := k.follow(ctx, gr.WithVersion(best), &done)
+	synced := k.follow(ctx, gr.WithVersion(best), nil, &done)
 	if ok {
 		// What the other version showed and this one does not went in between.
 		done.Go(func() {
-			if cache.WaitForCacheSync(ctx.Done(), synced) {
+			if cache.WaitFor(ctx, "", synced) {
 				k.forget(gr.WithVersion(old.version))
 			}
 		})

@@ -9,7 +9,6 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/client-go/tools/cache"
 
 	"github.com/peapod/peapod/controllers/engine"
 )
@@ -33,9 +32,14 @@ type remoteKinds struct {
 	running map[schema.GroupVersionResource]func()
 }
 
-// run follows the APIServices until the context ends.
-func (k *remoteKinds) run(synced cache.DoneChecker) {
-	k.queue.Name, k.queue.Sync, k.queue.Synced = Name+"-remote", k.sync, []cache.DoneChecker{synced}
+// newRemoteKinds returns what works on its queue until ctx ends, once it runs. The queue is told of each change of the APIServices.
+func newRemoteKinds(ctx context.Context, c *Collector) *remoteKinds {
+	k := &remoteKinds{Collector: c, ctx: ctx, running: map[schema.GroupVersionResource]func(){}}
+	k.queue.Name, k.queue.Sync = Name+"-remote", k.sync
+	return k
+}
+
+func (k *remoteKinds) run() {
 	_ = k.queue.Run(k.ctx) // ends with the context only
 	k.watches.Wait()
 }
@@ -86,7 +90,7 @@ func (k *remoteKinds) sync(ctx context.Context, _ struct{}) error {
 		k.known(gvr.Group)
 		ctx, cancel := context.WithCancel(k.ctx)
 		var done sync.WaitGroup
-		k.follow(ctx, gvr, &done)
+		k.follow(ctx, gvr, nil, &done)
 		k.watches.Go(done.Wait)
 		k.running[gvr] = func() { cancel(); done.Wait() }
 	}
