@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -21,7 +22,7 @@ func New(t *terminal.Terminal) *cobra.Command {
 	var wait time.Duration
 	cmd := &cobra.Command{
 		Use: "status", Short: "Say whether the server runs and is ready", Args: cobra.NoArgs,
-		Long: `Say whether the server of this data directory runs and its node is ready. The exit code is 0 if so and 1 otherwise.`,
+		Long: `Say whether the server or agent of this data directory runs and its node is ready. The exit code is 0 if so and 1 otherwise.`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			i, err := t.Instance()
 			if err != nil {
@@ -52,6 +53,10 @@ func report(t *terminal.Terminal, i instance.Instance) error {
 	defer s.Close()
 	if !i.Ready(s) {
 		return fmt.Errorf("server (process %d) with data directory %s is starting", s.PID, i.DataDir)
+	}
+	if _, err := os.Stat(i.Kubeconfig()); errors.Is(err, fs.ErrNotExist) { // a server writes it before it is ready
+		_, err = fmt.Fprintf(t.Out, "agent (process %d) with data directory %s is ready\n", s.PID, i.DataDir)
+		return err
 	}
 	_, err = fmt.Fprintf(t.Out, "server (process %d) with data directory %s is ready\nkubeconfig: %s\n", s.PID, i.DataDir, i.Kubeconfig())
 	return err

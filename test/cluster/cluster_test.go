@@ -59,6 +59,9 @@ func greeting(pod string) string { return "Hello from Pod " + pod }
 func (w *world) agent(m *machine) {
 	w.Helper()
 	m.start("agent", "--server", "https://"+w.server.ip+":"+port, "--token", w.token, "--node-name", m.name, "--node-ip", m.ip)
+	if out := m.do("status"); !strings.HasPrefix(out, "agent (process ") || strings.Contains(out, "kubeconfig") {
+		w.Errorf("status of an agent: %s", out)
+	}
 }
 
 // newWorld starts a server, with these flags, and so many agents (at most two), and waits until they are nodes.
