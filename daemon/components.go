@@ -13,9 +13,6 @@ import (
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/tools/events"
 
-	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
-	"k8s.io/client-go/tools/record"
-
 	"github.com/peapod/peapod/controllers"
 	"github.com/peapod/peapod/controllers/engine"
 	"github.com/peapod/peapod/scheduler"
@@ -50,8 +47,7 @@ func newScheduler(c *control, shared informers.SharedInformerFactory) (func(cont
 func newControllers(s settled, c *control, shared informers.SharedInformerFactory) (func(context.Context) error, error) {
 	type loop struct {
 		run    engine.Runner
-		events record.EventBroadcaster
-		client typedcorev1.EventsGetter
+		events *eventRecorder
 	}
 	var loops []loop
 	for _, row := range controllers.All() {
@@ -67,24 +63,23 @@ func newControllers(s settled, c *control, shared informers.SharedInformerFactor
 		if err != nil {
 			return nil, fmt.Errorf("make client of custom resource definitions of %s: %w", row.Name, err)
 		}
-		broadcaster := record.NewBroadcaster()
+		recorder := newEventRecorder(row.Source(), client.CoreV1())
 		l, err := row.New(engine.Deps{
 			Client: client, Metadata: meta, Extensions: extensions, Config: config, Informers: shared,
-			Recorder: broadcaster.NewRecorder(scheme.Scheme, v1.EventSource{Component: row.Source()}),
-			RootCA:   c.keys.ServerCA().CurrentCABundleContent, ClusterCIDR: c.ranges.Cluster, ServiceCIDRs: []netip.Prefix{c.ranges.Service},
+			Recorder: recorder, RootCA: c.keys.ServerCA().CurrentCABundleContent,
+			ClusterCIDR: c.ranges.Cluster, ServiceCIDRs: []netip.Prefix{c.ranges.Service},
 			SignClient: c.keys.ClientCA().Sign, SignServing: c.keys.ServerCA().Sign,
 			SigningDuration: s.ClusterSigningDuration.Duration, NodeMonitorGracePeriod: s.NodeMonitorGracePeriod.Duration,
 		})
 		if err != nil {
 			return nil, fmt.Errorf("make controller %s: %w", row.Name, err)
 		}
-		loops = append(loops, loop{l, broadcaster, client.CoreV1()})
+		loops = append(loops, loop{l, recorder})
 	}
 	return func(ctx context.Context) error {
 		var running sync.WaitGroup
 		for _, l := range loops {
 			running.Go(func() {
-				l.events.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: l.client.Events("")})
 				defer l.events.Shutdown()
 				_ = l.run.Run(ctx) // ends with ctx only
 			})
