@@ -102,6 +102,7 @@ func (s *Server) build() error {
 		mux.Handle(path, h)
 	}
 	s.docs.Install(mux, custom.Defined(), s.elsewhere, s.generic.Handler.GoRestfulContainer, custom.Delegate().Handler.GoRestfulContainer)
+	router.Share(s.generic.Handler.GoRestfulContainer)
 	s.generic.Handler.GoRestfulContainer.Router(&router.Router{})
 	return s.addChecks()
 }
