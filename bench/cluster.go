@@ -70,7 +70,8 @@ func freePort() (int, error) {
 
 // start executes the server and returns the moment at which it did so.
 func (c *cluster) start() (time.Time, error) {
-	c.server = exec.Command(c.peapod, "server", "--data-dir", c.dir, "--port", strconv.Itoa(c.port), "--node-name", "bench")
+	c.server = exec.Command(c.peapod, "server", "--data-dir", c.dir, "--port", strconv.Itoa(c.port), "--node-name", "bench",
+		"--eviction-hard=memory.available<100Mi") // what is on the disk is no part of the figures
 	c.server.Stderr = &c.log
 	if c.verbose {
 		c.server.Stderr = io.MultiWriter(&c.log, os.Stderr)
