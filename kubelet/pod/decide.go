@@ -84,6 +84,7 @@ type Op struct {
 type Failure struct {
 	Reason  string
 	Message string
+	Image   string // that could not be had, if that is why
 	Since   time.Time
 	Retry   time.Time // not before
 }
@@ -340,7 +341,7 @@ func (in *Input) pullBackOff(d *Decision) {
 			d.wakeAt(shown)
 			continue
 		}
-		message := "Back-off pulling image \"" + c.Image + "\""
+		message := "Back-off pulling image \"" + f.Image + "\""
 		d.note(v1.EventTypeNormal, "BackOff", c.Name, message)
 		d.note(v1.EventTypeWarning, "Failed", c.Name, "Error: ImagePullBackOff")
 		f.Reason, f.Message = "ImagePullBackOff", message+": ErrImagePull: "+f.Message

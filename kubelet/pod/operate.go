@@ -250,6 +250,7 @@ func (w *worker) removeAll(ctx context.Context, pod *v1.Pod, snapshot *Snapshot)
 // startError is why a container did not start, as its status shows it.
 type startError struct {
 	Reason, Message string
+	Image           string // that could not be had, if that is why
 	Retry           time.Time
 	err             error
 }

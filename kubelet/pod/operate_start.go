@@ -87,7 +87,7 @@ func (s *starter) image(ctx context.Context, name string, policy v1.PullPolicy, 
 	if ctx.Err() == nil {
 		s.note(v1.EventTypeWarning, "Failed", "Error: "+e.Reason)
 	}
-	return nil, &startError{Reason: e.Reason, Message: e.Message, Retry: e.Retry, err: err}
+	return nil, &startError{Reason: e.Reason, Message: e.Message, Image: name, Retry: e.Retry, err: err}
 }
 
 // imageVolumes has the images of the volumes that the container mounts brought here; the result is by the reference that the

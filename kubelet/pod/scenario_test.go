@@ -311,9 +311,12 @@ func (s *scenario) fails(key, reason, message string) error {
 		return fmt.Errorf("not under way: %v", s.in.Busy)
 	}
 	delete(s.in.Busy, key)
-	s.in.Failures[strings.TrimPrefix(key, "c/")] = Failure{
-		Reason: reason, Message: message, Since: s.in.Now, Retry: s.in.Now.Add(retryDelay(op.Kind, 1)),
+	f := Failure{Reason: reason, Message: message, Since: s.in.Now, Retry: s.in.Now.Add(retryDelay(op.Kind, 1))}
+	name := strings.TrimPrefix(key, "c/")
+	if c := s.in.container(name); c != nil {
+		f.Image = c.Image
 	}
+	s.in.Failures[name] = f
 	return nil
 }
 

@@ -438,7 +438,7 @@ func (w *worker) failed(ctx context.Context, pod *v1.Pod, key string, a Action, 
 	f := Failure{Message: err.Error(), Since: now, Retry: now.Add(retryDelay(a.Kind, w.tries[key]))}
 	var start *startError
 	if errors.As(err, &start) {
-		f.Reason, f.Message = start.Reason, start.Message
+		f.Reason, f.Message, f.Image = start.Reason, start.Message, start.Image
 		if !start.Retry.IsZero() {
 			f.Retry = start.Retry
 		}

@@ -155,6 +155,7 @@ func TestImageVolumes(t *testing.T) {
 	s.apply(mounts("without", "IfNotPresent", ""))
 	s.waiting("without", "main", "ErrImagePull", "ImagePullBackOff")
 	s.event("without", "Failed", `Failed to pull image "`+image+`": `)
+	contains(t, "message", s.waiting("without", "main", "ImagePullBackOff"), `Back-off pulling image "`+image+`"`)
 
 	s.kubectl("create", "secret", "docker-registry", "mine", "--docker-server="+r.Host, "--docker-username=me", "--docker-password=s3cret")
 	s.apply(mounts("with", "IfNotPresent", "  imagePullSecrets: [{name: mine}]\n"))
