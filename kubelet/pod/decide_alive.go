@@ -2,6 +2,7 @@ package pod
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -260,6 +261,32 @@ func (in *Input) start(d *Decision, c *v1.Container, last *Container) {
 		d.Backoffs[c.Name] = in.Backoffs[c.Name].next(last.FinishedAt)
 	}
 	d.act(Action{Kind: StartContainer, Key: "c/" + c.Name, Container: c.Name, RestartCount: in.nextCount(c), Round: in.round.current()})
+}
+
+// replaceTime is how long the status may be silent about an instance that is being replaced.
+const replaceTime = time.Second
+
+// replacing says whether an instance that was ended to be followed by another is about to be followed: then there is no status
+// yet that says so, as in Kubernetes, where the node looks at its containers once a second. Whoever changes an image sees the
+// new instance, and a Pod that is ready on both sides stays so.
+func (in *Input) replacing(d *Decision) bool {
+	if in.State >= Stopping || d.Final || mayRestartAll(&in.Pod.Spec) { // such a restart is announced between
+		return false
+	}
+	for i := range in.Runtime.Containers {
+		c := &in.Runtime.Containers[i]
+		until := c.FinishedAt.Add(replaceTime)
+		if !c.Exited() || !in.Again[c.ID] || !until.After(in.Now) || in.Runtime.active(c.Name).Running() {
+			continue
+		}
+		key := "c/" + c.Name
+		starts := slices.ContainsFunc(d.Actions, func(a Action) bool { return a.Key == key })
+		if starts || in.busy(key) || in.stopping(c.ID, time.Time{}) {
+			d.wakeAt(until)
+			return true
+		}
+	}
+	return false
 }
 
 // discard removes an instance that was created and not started, because the kubelet or the runtime ended in between. It is removed

@@ -238,3 +238,27 @@ func TestManyPods(t *testing.T) {
 		}
 	}
 }
+
+// TestNewImage gives a container another image: it is replaced, and the Pod is not said to be unready between.
+func TestNewImage(t *testing.T) {
+	s := newStage(t)
+	s.start()
+	p := onePod("a", nil)
+	s.m.Upsert(p)
+	before := s.until(p, "ran", running).ContainerStatuses[0]
+	s.board.mu.Lock()
+	s.board.unready[p.UID] = 0
+	s.board.mu.Unlock()
+	next := p.DeepCopy()
+	next.Generation++
+	next.Spec.Containers[0].Image = "img:2"
+	s.m.Upsert(next)
+	s.until(p, "ran the new image", func(st v1.PodStatus) bool {
+		return running(st) && st.ContainerStatuses[0].ContainerID != before.ContainerID && st.ContainerStatuses[0].RestartCount == 1
+	})
+	s.board.mu.Lock()
+	defer s.board.mu.Unlock()
+	if n := s.board.unready[p.UID]; n != 0 {
+		t.Errorf("said to be unready %d times", n)
+	}
+}

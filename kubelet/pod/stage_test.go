@@ -145,6 +145,7 @@ type board struct {
 	mu      sync.Mutex
 	status  map[types.UID]v1.PodStatus
 	history map[types.UID][]v1.PodPhase
+	unready map[types.UID]int // how often a Pod that runs was said not to be ready
 	changed chan struct{}
 	remove  func(p *v1.Pod)
 
@@ -156,6 +157,9 @@ func (b *board) Set(p *v1.Pod, s v1.PodStatus, final bool) {
 	defer b.mu.Unlock()
 	b.status[p.UID] = s
 	b.tellsOfResize(p, &s)
+	if c := conditionOf(s, v1.PodReady); s.Phase == v1.PodRunning && c != nil && c.Status == v1.ConditionFalse {
+		b.unready[p.UID]++
+	}
 	if h := b.history[p.UID]; len(h) == 0 || h[len(h)-1] != s.Phase {
 		b.history[p.UID] = append(h, s.Phase)
 	}
@@ -257,7 +261,7 @@ func (s *stage) openRanges() *userns.Ranges {
 
 // start runs a Manager over what the stage has, with these Pods in the API.
 func (s *stage) start(pods ...*v1.Pod) {
-	s.board = &board{t: s.t, status: map[types.UID]v1.PodStatus{}, history: map[types.UID][]v1.PodPhase{}, changed: make(chan struct{}), forgotten: map[types.UID]bool{}}
+	s.board = &board{t: s.t, unready: map[types.UID]int{}, status: map[types.UID]v1.PodStatus{}, history: map[types.UID][]v1.PodPhase{}, changed: make(chan struct{}), forgotten: map[types.UID]bool{}}
 	s.events = record.NewFakeRecorder(10000)
 	checker := &probe.Checker{Runtime: s.rt}
 	prober := probe.New(probe.Config{Checker: checker, Record: func(p *v1.Pod, c, kind, reason, message string) {

@@ -164,7 +164,7 @@ func (w *worker) step(ctx context.Context) time.Time {
 		in := w.input(pod, deleted)
 		d := Decide(in)
 		w.apply(in, &d)
-		if d.Event == None {
+		if d.Event == None && !in.replacing(&d) {
 			w.publish(pod, in.Pod, &d)
 		}
 		for _, a := range d.Actions { // after the status is set: AnnounceRestart waits for it
