@@ -310,7 +310,8 @@ func TestStreams(t *testing.T) {
 		{"/exec/ns/p/none?command=sh&output=1", 404, "container not found (\"none\")"},
 		{"/exec/ns/p/old?command=sh&output=1", 404, "container not found (\"old\")"}, // it has ended
 		{"/attach/ns/p/old?output=1", 404, "container not found (\"old\")"},
-		{"/exec/ns/p/w?command=sh&output=1", 400, "is waiting to start: ContainerCreating"},
+		{"/exec/ns/p/w?command=sh&output=1", 404, "container not found (\"w\")"}, // it has not begun
+		{"/attach/ns/p/w?output=1", 404, "container not found (\"w\")"},
 		{"/exec/ns/q/c?command=sh&output=1", 404, "not found"},
 		{"/attach/ns/p/c?output=1", 200, "/cri/attach/token"},
 		{"/portForward/ns/p?port=80&port=443", 200, "/cri/portforward/token?ports=[80 443]"},

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -11,6 +12,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/proxy"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
+
+	"github.com/peapod/peapod/kubelet/pod"
 )
 
 // exec runs a command in a container.
@@ -93,7 +96,8 @@ func (s *Server) portForward(w http.ResponseWriter, r *http.Request) {
 	s.stream(w, r, response.GetUrl())
 }
 
-// running returns the CRI ID of the container that the path names. One that has ended is not found, as in Kubernetes.
+// running returns the CRI ID of the container that the path names. One that has ended or has not begun is not found, as
+// in Kubernetes.
 func (s *Server) running(r *http.Request) (string, error) {
 	p, err := s.pod(r)
 	if err != nil {
@@ -104,7 +108,11 @@ func (s *Server) running(r *http.Request) (string, error) {
 		return "", notFound("container not found (%q)", container)
 	}
 	id, err := s.cfg.Pods.ContainerID(p.UID, container, false)
-	if err != nil {
+	var missing *pod.NoContainerError
+	switch {
+	case errors.As(err, &missing):
+		return "", notFound("container not found (%q)", container)
+	case err != nil:
 		return "", err
 	}
 	status, err := s.cfg.Runtime.ContainerStatus(r.Context(), id, false)
