@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -152,18 +153,28 @@ func list(t *terminal.Terminal) *cobra.Command {
 			}
 			w := tabwriter.NewWriter(t.Out, 0, 0, 3, ' ', 0)
 			fmt.Fprintln(w, "IMAGE\tIMAGE ID\tSIZE\tPINNED")
-			for _, i := range r.Images {
-				names := i.RepoTags
-				if len(names) == 0 {
-					names = []string{"<none>"}
-				}
-				for _, name := range names {
-					fmt.Fprintf(w, "%s\t%s\t%s\t%t\n", name, shortID(i.Id), humanSize(i.Size), i.Pinned)
-				}
+			for _, line := range lines(r.Images) {
+				fmt.Fprintln(w, line)
 			}
 			return w.Flush()
 		}),
 	}
+}
+
+// lines returns what list prints of images: one line a name, by name.
+func lines(images []*runtimeapi.Image) []string {
+	var out []string
+	for _, i := range images {
+		names := i.RepoTags
+		if len(names) == 0 {
+			names = []string{"<none>"}
+		}
+		for _, name := range names {
+			out = append(out, fmt.Sprintf("%s\t%s\t%s\t%t", name, shortID(i.Id), humanSize(i.Size), i.Pinned))
+		}
+	}
+	slices.Sort(out)
+	return out
 }
 
 func shortID(id string) string {
