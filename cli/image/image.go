@@ -7,18 +7,21 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"os"
 	"slices"
 	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/peapod/peapod/cli/terminal"
+	"github.com/peapod/peapod/daemon/instance"
 	"github.com/peapod/peapod/runtime/image"
 )
 
@@ -39,8 +42,8 @@ func connected(t *terminal.Terminal, run func(context.Context, grpc.ClientConnIn
 		if err != nil {
 			return err
 		}
-		if _, err := os.Stat(i.Socket()); errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("no server runs with data directory %s: start it with 'peapod server'", i.DataDir)
+		if err := listening(i); err != nil {
+			return err
 		}
 		conn, err := grpc.NewClient("unix://"+i.Socket(), grpc.WithTransportCredentials(insecure.NewCredentials()))
 		if err != nil {
@@ -56,6 +59,26 @@ func connected(t *terminal.Terminal, run func(context.Context, grpc.ClientConnIn
 		}
 		return nil
 	}
+}
+
+// listening returns an error unless somebody listens on i's socket, which outlives a server that was killed.
+func listening(i instance.Instance) error {
+	probe, err := net.Dial("unix", i.Socket())
+	if err == nil {
+		return probe.Close()
+	}
+	if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ECONNREFUSED) {
+		return fmt.Errorf("connect to the server: %w", err)
+	}
+	s, err := i.Running()
+	if err != nil {
+		return err
+	}
+	if s == nil {
+		return fmt.Errorf("no server runs with data directory %s: start it with 'peapod server'", i.DataDir)
+	}
+	defer s.Close()
+	return fmt.Errorf("server (process %d) with data directory %s is starting: 'peapod status --wait 1m' returns when it is ready", s.PID, i.DataDir)
 }
 
 func pull(t *terminal.Terminal) *cobra.Command {
