@@ -72,7 +72,10 @@ func TestGet(t *testing.T) {
 func TestGetWatch(t *testing.T) {
 	t.Parallel()
 	eachKubectl(t, func(s *space) {
+		// What is there already shows that the watch has begun.
+		s.apply("apiVersion: v1\nkind: Pod\nmetadata: {name: gated}\nspec: {schedulingGates: [{name: example.com/wait}], containers: [{name: main, image: busybox}]}\n")
 		w := s.start("get", "pods", "-w", "--output-watch-events")
+		w.until(`^ADDED +gated +0/1 +SchedulingGated`)
 		only := s.start("get", "pods", "-w", "-l", "app=other", "-o", "name")
 		s.apply(busybox("seen", forever, "app: seen"))
 		w.until(`^ADDED +seen +0/1 +Pending`)
