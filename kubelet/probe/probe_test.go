@@ -130,6 +130,35 @@ func TestThresholds(t *testing.T) {
 	}
 }
 
+// TestGaps: only readiness that was never had is asked for before its period.
+func TestGaps(t *testing.T) {
+	start := time.Unix(1000, 0)
+	for _, c := range []struct {
+		kind         kind
+		succeeded    bool
+		initialDelay int32
+		at, want     int // seconds
+	}{
+		{readiness, false, 0, 0, 1},
+		{readiness, false, 0, 1, 1},
+		{readiness, false, 0, 4, 4},
+		{readiness, false, 0, 8, 8},
+		{readiness, false, 0, 16, 10},
+		{readiness, false, 30, 30, 1},
+		{readiness, false, 30, 34, 4},
+		{readiness, true, 0, 0, 10},
+		{liveness, false, 0, 0, 10},
+		{startup, false, 0, 0, 10},
+	} {
+		l := &loop{kind: c.kind, startedAt: start, probe: &v1.Probe{PeriodSeconds: 10, InitialDelaySeconds: c.initialDelay, SuccessThreshold: 1, FailureThreshold: 3}}
+		l.count(c.succeeded)
+		l.count(false)
+		if got := l.gap(start.Add(time.Duration(c.at) * time.Second)); got != time.Duration(c.want)*time.Second {
+			t.Errorf("%+v: the gap is %v", c, got)
+		}
+	}
+}
+
 // TestStartupGates: liveness is asked only once the startup probe succeeded,
 // and then at once.
 func TestStartupGates(t *testing.T) {

@@ -83,6 +83,8 @@ type loop struct {
 	result pod.Result
 	runs   int // equal answers in a row
 	last   bool
+
+	succeeded bool // at least once
 }
 
 // Sync implements pod.Prober.
@@ -211,8 +213,25 @@ func (p *Prober) run(ctx context.Context, l *loop) {
 			return
 		}
 		timer.Stop()
-		timer = p.cfg.Clock.NewTimer(max(0, period-p.cfg.Clock.Now().Sub(began)))
+		now := p.cfg.Clock.Now()
+		timer = p.cfg.Clock.NewTimer(max(0, l.gap(now)-now.Sub(began)))
 	}
+}
+
+// gap is how long after a probe the next one is made: the period, but sooner
+// while a container comes up and was never ready, so that one that listens a
+// moment after its first probe does not wait a whole period for the second.
+// The gaps begin with a second and double, which costs few probes; until a
+// container was ready, failures change nothing that others see.
+func (l *loop) gap(now time.Time) time.Duration {
+	period := time.Duration(max(l.probe.PeriodSeconds, 1)) * time.Second
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.kind != readiness || l.succeeded {
+		return period
+	}
+	asked := now.Sub(l.startedAt.Add(time.Duration(l.probe.InitialDelaySeconds) * time.Second))
+	return min(max(asked, time.Second), period)
 }
 
 // due says whether the probe runs in this period: liveness and readiness wait
@@ -283,6 +302,7 @@ func (l *loop) count(ok bool) bool {
 		l.runs, l.last = 0, ok
 	}
 	l.runs++
+	l.succeeded = l.succeeded || ok
 	threshold, result := max(l.probe.FailureThreshold, 1), pod.Failed
 	if ok {
 		threshold, result = max(l.probe.SuccessThreshold, 1), pod.Success
