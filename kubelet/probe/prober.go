@@ -222,7 +222,8 @@ func (p *Prober) run(ctx context.Context, l *loop) {
 // while a container comes up and was never ready, so that one that listens a
 // moment after its first probe does not wait a whole period for the second.
 // The gaps begin with a second and double, which costs few probes; until a
-// container was ready, failures change nothing that others see.
+// container was ready, failures change nothing that others see. Kubernetes'
+// description of periodSeconds allows for it, to make Pods ready faster.
 func (l *loop) gap(now time.Time) time.Duration {
 	period := time.Duration(max(l.probe.PeriodSeconds, 1)) * time.Second
 	l.mu.Lock()
