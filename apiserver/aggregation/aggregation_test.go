@@ -317,12 +317,11 @@ func patch(t *testing.T, c aggregatorclient.APIServiceInterface, p string) {
 func TestStatusIsOthersToo(t *testing.T) {
 	s, front := newServer(t)
 	c := serve(t, s, newWardle(t, front))
-	got, err := c.Patch(t.Context(), object, types.MergePatchType,
-		[]byte(`{"status":{"conditions":[{"type":"Available","status":"False"},{"type":"Other","status":"True"}]}}`), metav1.PatchOptions{}, "status")
-	if err != nil {
+	if _, err := c.Patch(t.Context(), object, types.MergePatchType,
+		[]byte(`{"status":{"conditions":[{"type":"Available","status":"False"},{"type":"Other","status":"True"}]}}`), metav1.PatchOptions{}, "status"); err != nil {
 		t.Fatal(err)
 	}
-	got = await(t, c, object, reason("Passed"))
+	got := await(t, c, object, reason("Passed"))
 	if !slices.ContainsFunc(got.Status.Conditions, func(c apiregistrationv1.APIServiceCondition) bool { return c.Type == "Other" }) {
 		t.Errorf("conditions are %+v", got.Status.Conditions)
 	}
