@@ -153,30 +153,40 @@ func (k things) awaitSeen(c kubernetes.Interface) {
 
 func isGone(cm *corev1.ConfigMap) bool { return cm == nil }
 
-// Custom resources own and are owned like all others: those of a kind that is defined while the collector runs, after a change of
-// its versions, and after the collector was started anew.
-func TestCustomResources(t *testing.T) {
-	server := servertest.Start(t, nil)
-	c, end := startOn(t, server)
+// nameEarly makes a config map whose owner is of a kind that is not there yet, and waits until that kind has been looked for.
+func nameEarly(t *testing.T, c kubernetes.Interface) {
+	t.Helper()
 	early := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "example.com/v1beta1", "kind": "Thing"}}
 	early.SetName("early")
 	early.SetUID("11111111-1111-1111-1111-111111111111")
 	ownedBy(t, c, "early", early)
 	put(t, c, "probed", false, put(t, c, "probe", false))
 	remove(t, c, "probe", metav1.DeletePropagationBackground)
-	await(t, c, "probed", "deleted with its owner", isGone) // by then its kind has been looked for
-	k := define(t, server)
-	await(t, c, "early", "deleted once it is known that its owner is not there", isGone)
+	await(t, c, "probed", "deleted with its owner", isGone)
+}
 
+// ownAndAreOwned checks that the kind, which has come to be, owns and is owned, after nameEarly.
+func (k things) ownAndAreOwned(c kubernetes.Interface) {
+	k.t.Helper()
+	await(k.t, c, "early", "deleted once it is known that its owner is not there", isGone)
 	owner := k.put("owner", nil)
-	ownedBy(t, c, "owned", owner)
+	ownedBy(k.t, c, "owned", owner)
 	k.remove("owner")
-	await(t, c, "owned", "deleted with its owner", isGone)
-
-	cm := put(t, c, "map", false)
+	await(k.t, c, "owned", "deleted with its owner", isGone)
+	cm := put(k.t, c, "map", false)
 	thing := k.put("thing", cm)
-	remove(t, c, "map", metav1.DeletePropagationBackground)
+	remove(k.t, c, "map", metav1.DeletePropagationBackground)
 	k.awaitGone("thing", thing)
+}
+
+// Custom resources own and are owned like all others: those of a kind that is defined while the collector runs, after a change of
+// its versions, and after the collector was started anew.
+func TestCustomResources(t *testing.T) {
+	server := servertest.Start(t, nil)
+	c, end := startOn(t, server)
+	nameEarly(t, c)
+	k := define(t, server)
+	k.ownAndAreOwned(c)
 
 	// From now on there is v1 alone.
 	add := `[{"op":"copy","from":"/spec/versions/0","path":"/spec/versions/0"},{"op":"replace","path":"/spec/versions/0/name","value":"v1"},{"op":"replace","path":"/spec/versions/0/storage","value":false},{"op":"replace","path":"/spec/versions/1/served","value":false}]`
@@ -185,8 +195,8 @@ func TestCustomResources(t *testing.T) {
 	}
 	k.gvr.Version = "v1"
 	k.awaitServed()
-	cm = put(t, c, "map", false)
-	thing = k.put("thing", cm)
+	cm := put(t, c, "map", false)
+	thing := k.put("thing", cm)
 	remove(t, c, "map", metav1.DeletePropagationBackground)
 	k.awaitGone("thing", thing)
 	ownedBy(t, c, "stays", k.put("stays", nil))

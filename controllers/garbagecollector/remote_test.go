@@ -7,7 +7,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
@@ -26,24 +25,10 @@ func TestServerBehind(t *testing.T) {
 	front := servertest.NewAuthority(t)
 	server := servertest.Start(t, func(c *apiserver.Config) { c.FrontProxy = front.ClientCert(t, "front-proxy-client") })
 	c, end := startOn(t, server)
-	early := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "example.com/v1beta1", "kind": "Thing"}}
-	early.SetName("early")
-	early.SetUID("11111111-1111-1111-1111-111111111111")
-	ownedBy(t, c, "early", early)
-	put(t, c, "probed", false, put(t, c, "probe", false))
-	remove(t, c, "probe", metav1.DeletePropagationBackground)
-	await(t, c, "probed", "deleted with its owner", isGone) // by then its kind has been looked for
+	nameEarly(t, c)
 
 	k := behind(t, server, c, front)
-	await(t, c, "early", "deleted once it is known that its owner is not there", isGone)
-	owner := k.put("owner", nil)
-	ownedBy(t, c, "owned", owner)
-	k.remove("owner")
-	await(t, c, "owned", "deleted with its owner", isGone)
-	cm := put(t, c, "map", false)
-	thing := k.put("thing", cm)
-	remove(t, c, "map", metav1.DeletePropagationBackground)
-	k.awaitGone("thing", thing)
+	k.ownAndAreOwned(c)
 	ownedBy(t, c, "stays", k.put("stays", nil))
 
 	end()

@@ -8,11 +8,11 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apiserver/pkg/admission"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/component-helpers/nodedeclaredfeatures"
 
+	"github.com/peapod/peapod/apiserver/admission/boundpod"
 	"github.com/peapod/peapod/internal/version"
 )
 
@@ -34,13 +34,9 @@ func (p *Plugin) Validate(_ context.Context, a admission.Attributes, _ admission
 	if a.GetResource().GroupResource() != corev1.Resource("pods") || a.GetSubresource() != "" && a.GetSubresource() != "resize" {
 		return nil
 	}
-	pod, ok := a.GetObject().(*corev1.Pod)
-	old, okOld := a.GetOldObject().(*corev1.Pod)
-	if !ok || !okOld {
-		return apierrors.NewBadRequest(fmt.Sprintf("expected a pod but got a %T", a.GetObject()))
-	}
-	if pod.Spec.NodeName == "" || pod.Generation == old.Generation { // the generation rises with each change of the spec
-		return nil
+	old, pod, err := boundpod.Changed(a)
+	if pod == nil || err != nil {
+		return err
 	}
 	needed, err := needs(old, pod)
 	switch {
@@ -49,12 +45,9 @@ func (p *Plugin) Validate(_ context.Context, a admission.Attributes, _ admission
 	case needed.IsEmpty():
 		return nil
 	}
-	node, err := p.nodes.Get(pod.Spec.NodeName)
-	switch {
-	case apierrors.IsNotFound(err):
-		return admission.NewForbidden(a, fmt.Errorf("node %q not found", pod.Spec.NodeName))
-	case err != nil:
-		return admission.NewForbidden(a, fmt.Errorf("failed to get node %q: %w", pod.Spec.NodeName, err))
+	node, err := boundpod.Node(a, p.nodes, pod)
+	if err != nil {
+		return err
 	}
 	match, err := nodedeclaredfeatures.DefaultFramework.MatchNode(needed, node)
 	if err != nil {

@@ -13,6 +13,8 @@ import (
 	"k8s.io/apiserver/pkg/admission"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/component-helpers/resource"
+
+	"github.com/peapod/peapod/apiserver/admission/boundpod"
 )
 
 // The causes by which clients tell refusals apart.
@@ -39,20 +41,13 @@ func (p *Plugin) Validate(_ context.Context, a admission.Attributes, _ admission
 	if a.GetResource().GroupResource() != corev1.Resource("pods") || a.GetSubresource() != "resize" {
 		return nil
 	}
-	pod, ok := a.GetObject().(*corev1.Pod)
-	old, okOld := a.GetOldObject().(*corev1.Pod)
-	if !ok || !okOld {
-		return apierrors.NewBadRequest(fmt.Sprintf("expected a pod but got a %T", a.GetObject()))
+	_, pod, err := boundpod.Changed(a)
+	if pod == nil || err != nil {
+		return err
 	}
-	if pod.Spec.NodeName == "" || pod.Generation == old.Generation { // the generation rises with each change of the spec
-		return nil
-	}
-	node, err := p.nodes.Get(pod.Spec.NodeName)
-	switch {
-	case apierrors.IsNotFound(err):
-		return admission.NewForbidden(a, fmt.Errorf("node %q not found", pod.Spec.NodeName))
-	case err != nil:
-		return admission.NewForbidden(a, fmt.Errorf("failed to get node %q: %w", pod.Spec.NodeName, err))
+	node, err := boundpod.Node(a, p.nodes, pod)
+	if err != nil {
+		return err
 	}
 	if system, known := node.Labels[corev1.LabelOSStable]; known && system != string(corev1.Linux) {
 		return refuse(a, causePlatform, fmt.Errorf("pod resize is only supported on linux nodes, node %q is %q", node.Name, system))
