@@ -11,7 +11,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/client-go/tools/cache"
 	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
 	"k8s.io/kube-aggregator/pkg/apis/apiregistration/v1/helper"
 
@@ -116,12 +115,12 @@ func (r *registrar) wanted(name string) *apiregistrationv1.APIService {
 // run keeps the APIServices until ctx ends. It begins when the custom resources are known: those of definitions that are still to come
 // would be taken for left over.
 func (r *registrar) run(ctx context.Context) {
-	select {
-	case <-r.custom.Known():
-	case <-ctx.Done():
-	}
-	if !cache.WaitForCacheSync(ctx.Done(), r.services.informer.HasSynced) {
-		return
+	for _, known := range []<-chan struct{}{r.custom.Known(), r.services.informer.HasSyncedChecker().Done()} {
+		select {
+		case <-known:
+		case <-ctx.Done():
+			return
+		}
 	}
 	r.define(r.custom.Established())
 	names := map[string]bool{}
