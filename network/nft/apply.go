@@ -134,6 +134,9 @@ func (c *change) emit(conn *nftables.Conn) error {
 	case addChain:
 		conn.AddChain(chainOf(table, c.chain))
 		return nil
+	case deleteChain:
+		conn.DelChain(chainOf(table, c.chain))
+		return nil
 	case addSet:
 		if err := conn.AddSet(setOf(table, c.set), nil); err != nil {
 			return fmt.Errorf("describe set %s: %w", c.set.Name, err)

@@ -24,6 +24,8 @@ const (
 	// addSet and addChain make an empty one.
 	addSet
 	addChain
+	// deleteChain removes an empty one that nothing leads to.
+	deleteChain
 	// replaceRules empties the chain and fills it anew.
 	replaceRules
 	// addElements and deleteElements change the set by keys.

@@ -94,12 +94,30 @@ func Within(net netip.Prefix) []expr.Any {
 	}
 }
 
+// NotWithin matches when it is not.
+func NotWithin(net netip.Prefix) []expr.Any {
+	exprs := Within(net)
+	exprs[1].(*expr.Cmp).Op = expr.CmpOpNeq
+	return exprs
+}
+
 // Protocol and Port load the transport protocol (one byte) and its destination port (two) of a packet.
 func Protocol(reg uint32) expr.Any { return &expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg} }
 
 // Port loads the destination port. Protocols without ports do not match.
 func Port(reg uint32) expr.Any {
 	return &expr.Payload{DestRegister: reg, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2}
+}
+
+// PortBetween matches destination ports from first to last.
+func PortBetween(first, last uint16) []expr.Any {
+	at := func(op expr.CmpOp, port uint16) expr.Any {
+		return &expr.Cmp{Op: op, Register: Reg0, Data: binaryutil.BigEndian.PutUint16(port)}
+	}
+	if first == last {
+		return []expr.Any{Port(Reg0), at(expr.CmpOpEq, first)}
+	}
+	return []expr.Any{Port(Reg0), at(expr.CmpOpGte, first), at(expr.CmpOpLte, last)}
 }
 
 // ToLocal matches packets whose destination is an address of this machine.

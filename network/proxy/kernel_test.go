@@ -48,7 +48,7 @@ func TestKernelTakesTheRules(t *testing.T) {
 			apply(changes)
 			continue
 		}
-		nettest.Must(t, a.Update("services_test", deltas(changes)))
+		nettest.Must(t, a.Update("services_test", nft.Update{Elements: deltas(changes)}))
 		s.commit(changes)
 		// What the deltas made is what the whole table is.
 		if err := a.Apply(s.table("services_test", nets())); err != nil {

@@ -283,7 +283,7 @@ func (p *Proxy) update(ctx context.Context, whole bool) error {
 	}
 	err = errors.New("whole table wanted")
 	if !whole && !grown {
-		err = p.applier.Update(p.cfg.Table, deltas(changes))
+		err = p.applier.Update(p.cfg.Table, nft.Update{Elements: deltas(changes)})
 	}
 	if err != nil {
 		if err := p.applier.Apply(p.state.table(p.cfg.Table, &p.nets)); err != nil {

@@ -42,22 +42,10 @@ const (
 	chainReject      = "reject"
 )
 
-// family holds what differs between IPv4 and IPv6.
-type family struct {
-	is6   bool
-	n     string // ends the names of sets and chains
-	match []expr.Any
-	addr  nftables.SetDatatype
-	// words is how many registers an address takes.
-	words uint32
-}
+// family is IPv4 or IPv6.
+type family struct{ *nft.Family }
 
-func familyOf(is6 bool) *family {
-	if is6 {
-		return &family{true, "6", nft.Is6(), nftables.TypeIP6Addr, 4}
-	}
-	return &family{false, "4", nft.Is4(), nftables.TypeIPAddr, 1}
-}
+func familyOf(is6 bool) family { return family{nft.FamilyOf(is6)} }
 
 // Networks are the addresses that rules know.
 type Networks struct {
@@ -66,8 +54,8 @@ type Networks struct {
 	Service, Pods, AllPods []netip.Prefix
 }
 
-func (n *Networks) families() []*family {
-	var out []*family
+func (n *Networks) families() []family {
+	var out []family
 	for _, is6 := range []bool{false, true} {
 		if slices.ContainsFunc(n.Service, func(p netip.Prefix) bool { return p.Addr().Is6() == is6 }) {
 			out = append(out, familyOf(is6))
@@ -122,22 +110,22 @@ func kindName(ports bool) string {
 	return "addr"
 }
 
-func pickChain(f *family, kind string, offset uint32, affinity time.Duration, n int) string {
+func pickChain(f family, kind string, offset uint32, affinity time.Duration, n int) string {
 	side := "in"
 	if offset > 0 {
 		side = "out"
 	}
 	if affinity > 0 {
-		return fmt.Sprintf("pick%s_%s_%s_%ds_%d", f.n, kind, side, int(affinity.Seconds()), n)
+		return fmt.Sprintf("pick%s_%s_%s_%ds_%d", f.Suffix, kind, side, int(affinity.Seconds()), n)
 	}
-	return fmt.Sprintf("pick%s_%s_%s_%d", f.n, kind, side, n)
+	return fmt.Sprintf("pick%s_%s_%s_%d", f.Suffix, kind, side, n)
 }
 
-func splitChain(f *family, kind string) string { return "split" + f.n + "_" + kind }
+func splitChain(f family, kind string) string { return "split" + f.Suffix + "_" + kind }
 
 func rangesChain(f Frontend, t *target) string {
 	sum := sha256.Sum256(fmt.Append(nil, t.sources))
-	return fmt.Sprintf("ranges%s_%s_%s", familyOf(f.Addr.Is6()).n, kind(f), hex.EncodeToString(sum[:])[:16])
+	return fmt.Sprintf("ranges%s_%s_%s", familyOf(f.Addr.Is6()).Suffix, kind(f), hex.EncodeToString(sum[:])[:16])
 }
 
 // key is the part of a key that names the frontend.
@@ -158,33 +146,33 @@ func elements(front Frontend, t *target, yield func(set, key string, value nft.V
 		if t.drop {
 			to = nft.Value{Verdict: expr.VerdictDrop}
 		}
-		yield("blocked"+f.n, key, to)
+		yield("blocked"+f.Suffix, key, to)
 		if front.Addr.IsLoopback() { // It is not the node port that it would be at another address.
-			yield("entry"+f.n, key, nft.Value{Verdict: expr.VerdictReturn})
+			yield("entry"+f.Suffix, key, nft.Value{Verdict: expr.VerdictReturn})
 		}
 		return
 	}
 	pick := func(offset uint32, ends []netip.AddrPort) nft.Value {
 		for i, end := range ends {
 			slot := binaryutil.NativeEndian.PutUint32(offset + uint32(i))
-			yield("ends"+f.n, key+string(slot), nft.Value{Data: endKey(end)})
+			yield("ends"+f.Suffix, key+string(slot), nft.Value{Data: endKey(end)})
 		}
 		return nft.Value{Verdict: expr.VerdictGoto, Chain: pickChain(f, kind(front), offset, t.affinity, len(ends))}
 	}
 	inside := pick(0, t.inside)
 	if t.affinity > 0 {
 		for _, end := range slices.Concat(t.inside, t.outside) {
-			yield("members"+f.n, key+endKey(end), nft.Value{})
+			yield("members"+f.Suffix, key+endKey(end), nft.Value{})
 		}
 	}
 	switch {
 	case t.masquerade:
-		yield("masq"+f.n, key, nft.Value{})
+		yield("masq"+f.Suffix, key, nft.Value{})
 	case t.split:
-		yield("masqhere"+f.n, key, nft.Value{})
+		yield("masqhere"+f.Suffix, key, nft.Value{})
 	}
 	if !t.split && !t.restricted {
-		yield("entry"+f.n, key, inside)
+		yield("entry"+f.Suffix, key, inside)
 		return
 	}
 	outside := inside
@@ -197,9 +185,9 @@ func elements(front Frontend, t *target, yield func(set, key string, value nft.V
 	if t.restricted {
 		next = rangesChain(front, t)
 	}
-	yield("inside"+f.n, key, inside)
-	yield("outside"+f.n, key, outside)
-	yield("entry"+f.n, key, nft.Value{Verdict: expr.VerdictGoto, Chain: next})
+	yield("inside"+f.Suffix, key, inside)
+	yield("outside"+f.Suffix, key, outside)
+	yield("entry"+f.Suffix, key, nft.Value{Verdict: expr.VerdictGoto, Chain: next})
 }
 
 // newTable describes the table without any Service.
@@ -212,14 +200,14 @@ func newTable(name string, nets *Networks, c *classes) *nft.Table {
 	for _, f := range nets.families() {
 		t.Sets = append(t.Sets, f.sets()...)
 		services = append(services,
-			nft.Rule{Comment: "addresses", Exprs: nft.Exprs(f.match, f.load("addr", nft.Reg0), nft.To(nft.Reg0, "entry"+f.n))},
-			nft.Rule{Comment: "node ports", Exprs: nft.Exprs(f.match, nft.ToLocal(), f.notLoopback(), f.load("port", nft.Reg0), nft.To(nft.Reg0, "entry"+f.n))})
+			nft.Rule{Comment: "addresses", Exprs: nft.Exprs(f.Match, f.load("addr", nft.Reg0), nft.To(nft.Reg0, "entry"+f.Suffix))},
+			nft.Rule{Comment: "node ports", Exprs: nft.Exprs(f.Match, nft.ToLocal(), f.notLoopback(), f.load("port", nft.Reg0), nft.To(nft.Reg0, "entry"+f.Suffix))})
 		blocked = append(blocked,
-			nft.Rule{Comment: "no endpoint", Exprs: nft.Exprs(f.match, f.load("addr", nft.Reg0), nft.To(nft.Reg0, "blocked"+f.n))},
-			nft.Rule{Comment: "no endpoint", Exprs: nft.Exprs(f.match, nft.ToLocal(), f.load("port", nft.Reg0), nft.To(nft.Reg0, "blocked"+f.n))})
+			nft.Rule{Comment: "no endpoint", Exprs: nft.Exprs(f.Match, f.load("addr", nft.Reg0), nft.To(nft.Reg0, "blocked"+f.Suffix))},
+			nft.Rule{Comment: "no endpoint", Exprs: nft.Exprs(f.Match, nft.ToLocal(), f.load("port", nft.Reg0), nft.To(nft.Reg0, "blocked"+f.Suffix))})
 		for _, p := range nets.Service {
-			if p.Addr().Is6() == f.is6 {
-				last = append(last, nft.Rule{Comment: "no service", Exprs: nft.Exprs(f.match, nft.DestinationIn(p), nft.NotToLocal(), nft.Verdict(expr.VerdictGoto, chainReject))})
+			if p.Addr().Is6() == f.Is6 {
+				last = append(last, nft.Rule{Comment: "no service", Exprs: nft.Exprs(f.Match, nft.DestinationIn(p), nft.NotToLocal(), nft.Verdict(expr.VerdictGoto, chainReject))})
 			}
 		}
 		post = append(post, f.postrouting(nets)...)
@@ -249,14 +237,14 @@ func newTable(name string, nets *Networks, c *classes) *nft.Table {
 	return t
 }
 
-func (f *family) sets() []nft.Set {
-	front := []nftables.SetDatatype{f.addr, nftables.TypeInetProto, nftables.TypeInetService}
-	end := []nftables.SetDatatype{f.addr, nftables.TypeInetService}
+func (f family) sets() []nft.Set {
+	front := []nftables.SetDatatype{f.Address, nftables.TypeInetProto, nftables.TypeInetService}
+	end := []nftables.SetDatatype{f.Address, nftables.TypeInetService}
 	with := func(a []nftables.SetDatatype, b ...nftables.SetDatatype) []nftables.SetDatatype {
 		return append(slices.Clip(a), b...)
 	}
 	set := func(s nft.Set) nft.Set {
-		s.Name += f.n
+		s.Name += f.Suffix
 		s.Elements = map[string]nft.Value{}
 		return s
 	}
@@ -269,29 +257,29 @@ func (f *family) sets() []nft.Set {
 		set(nft.Set{Name: "members", Key: with(front, end...)}),
 		set(nft.Set{Name: "masq", Key: front}),
 		set(nft.Set{Name: "masqhere", Key: front}),
-		set(nft.Set{Name: "affinity", Key: with([]nftables.SetDatatype{f.addr}, front...), Data: end, Dynamic: true}),
+		set(nft.Set{Name: "affinity", Key: with([]nftables.SetDatatype{f.Address}, front...), Data: end, Dynamic: true}),
 	}
 }
 
 // notLoopback leaves out ::1, from which nothing can leave the host: IPv6 has no route_localnet. There the port is closed.
-func (f *family) notLoopback() []expr.Any {
-	if !f.is6 {
+func (f family) notLoopback() []expr.Any {
+	if !f.Is6 {
 		return nil
 	}
 	return []expr.Any{nft.Destination(true, nft.Reg0), &expr.Cmp{Op: expr.CmpOpNeq, Register: nft.Reg0, Data: netip.IPv6Loopback().AsSlice()}}
 }
 
 // load loads a packet's frontend into reg and on: its destination, or for node ports their address that stands for all.
-func (f *family) load(kind string, reg uint32) []expr.Any {
-	addr := nft.Destination(f.is6, reg)
+func (f family) load(kind string, reg uint32) []expr.Any {
+	addr := nft.Destination(f.Is6, reg)
 	if kind == kindName(true) {
-		addr = nft.Immediate(reg, make([]byte, 4*f.words))
+		addr = nft.Immediate(reg, make([]byte, 4*f.Words))
 	}
-	return []expr.Any{addr, nft.Protocol(reg + f.words), nft.Port(reg + f.words + 1)}
+	return []expr.Any{addr, nft.Protocol(reg + f.Words), nft.Port(reg + f.Words + 1)}
 }
 
 // chains are those that verdicts lead to.
-func (f *family) chains(nets *Networks, c *classes) []nft.Chain {
+func (f family) chains(nets *Networks, c *classes) []nft.Chain {
 	var out []nft.Chain
 	times := slices.Sorted(maps.Keys(c.affinities))
 	for _, kind := range []string{kindName(false), kindName(true)} {
@@ -305,10 +293,10 @@ func (f *family) chains(nets *Networks, c *classes) []nft.Chain {
 			}
 		}
 		inside := f.insideRules(nets, kind)
-		outside := nft.Rule{Exprs: nft.Exprs(f.load(kind, nft.Reg0), nft.To(nft.Reg0, "outside"+f.n))}
+		outside := nft.Rule{Exprs: nft.Exprs(f.load(kind, nft.Reg0), nft.To(nft.Reg0, "outside"+f.Suffix))}
 		out = append(out, nft.Chain{Name: splitChain(f, kind), Rules: append(slices.Clip(inside), outside)})
 		for _, name := range slices.Sorted(maps.Keys(c.sourceSets)) {
-			prefix := "ranges" + f.n + "_" + kind
+			prefix := "ranges" + f.Suffix + "_" + kind
 			if len(name) <= len(prefix) || name[:len(prefix)] != prefix {
 				continue
 			}
@@ -325,11 +313,11 @@ func (f *family) chains(nets *Networks, c *classes) []nft.Chain {
 // pickRules send to one of n endpoints. The kernel reads maps as they are at each look, not as they were when the packet came:
 // where a transaction has meanwhile left fewer endpoints than "entry" knew of, the one picked may be gone, but the first is
 // there as long as there is any.
-func (f *family) pickRules(kind string, offset uint32, n int) []nft.Rule {
-	slot := uint32(nft.Reg0) + f.words + 2
+func (f family) pickRules(kind string, offset uint32, n int) []nft.Rule {
+	slot := uint32(nft.Reg0) + f.Words + 2
 	send := func(comment string, number expr.Any) nft.Rule {
 		return nft.Rule{Comment: comment, Exprs: nft.Exprs(f.load(kind, nft.Reg0), []expr.Any{number},
-			nft.Mapped(nft.Reg0, "ends"+f.n, nft.Reg0), nft.DNAT(f.is6, nft.Reg0, nft.Reg0+f.words))}
+			nft.Mapped(nft.Reg0, "ends"+f.Suffix, nft.Reg0), nft.DNAT(f.Is6, nft.Reg0, nft.Reg0+f.Words))}
 	}
 	rules := []nft.Rule{send("", nft.Random(slot, offset, uint32(n)))}
 	if n > 1 {
@@ -341,51 +329,51 @@ func (f *family) pickRules(kind string, offset uint32, n int) []nft.Rule {
 // affinityRules send a client where it was sent last, or note where it is sent now. The registers hold the client's
 // address, the frontend and then the endpoint, so that both "affinity" and "members" find their keys in a row. The rule
 // after them does without affinity where its map is full.
-func (f *family) affinityRules(kind string, offset uint32, life time.Duration, n int) []nft.Rule {
-	front := uint32(nft.Reg0) + f.words
-	end := front + f.words + 2
-	load := append([]expr.Any{nft.Source(f.is6, nft.Reg0)}, f.load(kind, front)...)
-	remember := []expr.Any{nft.Remember("affinity"+f.n, nft.Reg0, end, life)}
-	dnat := nft.DNAT(f.is6, end, end+f.words)
+func (f family) affinityRules(kind string, offset uint32, life time.Duration, n int) []nft.Rule {
+	front := uint32(nft.Reg0) + f.Words
+	end := front + f.Words + 2
+	load := append([]expr.Any{nft.Source(f.Is6, nft.Reg0)}, f.load(kind, front)...)
+	remember := []expr.Any{nft.Remember("affinity"+f.Suffix, nft.Reg0, end, life)}
+	dnat := nft.DNAT(f.Is6, end, end+f.Words)
 	return []nft.Rule{
-		{Comment: "known client", Exprs: nft.Exprs(load, nft.Mapped(nft.Reg0, "affinity"+f.n, end), nft.In(front, "members"+f.n), remember, dnat)},
-		{Comment: "its endpoint is gone", Exprs: nft.Exprs(load, []expr.Any{nft.Forget("affinity"+f.n, nft.Reg0, front)})},
+		{Comment: "known client", Exprs: nft.Exprs(load, nft.Mapped(nft.Reg0, "affinity"+f.Suffix, end), nft.In(front, "members"+f.Suffix), remember, dnat)},
+		{Comment: "its endpoint is gone", Exprs: nft.Exprs(load, []expr.Any{nft.Forget("affinity"+f.Suffix, nft.Reg0, front)})},
 		{Comment: "new client", Exprs: nft.Exprs(load, []expr.Any{nft.Random(end, offset, uint32(n))},
-			nft.Mapped(front, "ends"+f.n, end), remember, dnat)},
+			nft.Mapped(front, "ends"+f.Suffix, end), remember, dnat)},
 	}
 }
 
 // insideRules go on by the map "inside" with what comes from this node: its own addresses and its Pods.
-func (f *family) insideRules(nets *Networks, kind string) []nft.Rule {
-	to := nft.Exprs(f.load(kind, nft.Reg0), nft.To(nft.Reg0, "inside"+f.n))
+func (f family) insideRules(nets *Networks, kind string) []nft.Rule {
+	to := nft.Exprs(f.load(kind, nft.Reg0), nft.To(nft.Reg0, "inside"+f.Suffix))
 	var rules []nft.Rule
 	for _, p := range nets.Pods {
-		if p.Addr().Is6() == f.is6 {
+		if p.Addr().Is6() == f.Is6 {
 			rules = append(rules, nft.Rule{Comment: "from a Pod here", Exprs: nft.Exprs(nft.SourceIn(p), to)})
 		}
 	}
 	return append(rules, nft.Rule{Comment: "from here", Exprs: nft.Exprs(nft.FromLocal(), to)})
 }
 
-func (f *family) postrouting(nets *Networks) []nft.Rule {
+func (f family) postrouting(nets *Networks) []nft.Rule {
 	var rules []nft.Rule
 	for _, p := range nets.Pods {
-		if p.Addr().Is6() == f.is6 {
-			rules = append(rules, nft.Rule{Comment: "from a Pod here", Exprs: nft.Exprs(f.match, nft.SourceIn(p), nft.Verdict(expr.VerdictReturn, ""))})
+		if p.Addr().Is6() == f.Is6 {
+			rules = append(rules, nft.Rule{Comment: "from a Pod here", Exprs: nft.Exprs(f.Match, nft.SourceIn(p), nft.Verdict(expr.VerdictReturn, ""))})
 		}
 	}
 	for _, p := range nets.Service {
-		if p.Addr().Is6() == f.is6 {
-			rules = append(rules, nft.Rule{Comment: "to a cluster IP", Exprs: nft.Exprs(f.match,
+		if p.Addr().Is6() == f.Is6 {
+			rules = append(rules, nft.Rule{Comment: "to a cluster IP", Exprs: nft.Exprs(f.Match,
 				[]expr.Any{nft.OriginalDestination(nft.Reg0)}, nft.Within(p), nft.Masquerade())})
 		}
 	}
 	// The port of the original destination stands in for it; the protocol has not changed.
-	rest := []expr.Any{nft.Protocol(nft.Reg0 + f.words), nft.OriginalPort(nft.Reg0 + f.words + 1)}
+	rest := []expr.Any{nft.Protocol(nft.Reg0 + f.Words), nft.OriginalPort(nft.Reg0 + f.Words + 1)}
 	hide := func(comment, set string, who []expr.Any, to expr.Any) nft.Rule {
-		return nft.Rule{Comment: comment, Exprs: nft.Exprs(f.match, who, []expr.Any{to}, rest, nft.In(nft.Reg0, set+f.n), nft.Masquerade())}
+		return nft.Rule{Comment: comment, Exprs: nft.Exprs(f.Match, who, []expr.Any{to}, rest, nft.In(nft.Reg0, set+f.Suffix), nft.Masquerade())}
 	}
-	address, port := nft.OriginalDestination(nft.Reg0), nft.Immediate(nft.Reg0, make([]byte, 4*f.words))
+	address, port := nft.OriginalDestination(nft.Reg0), nft.Immediate(nft.Reg0, make([]byte, 4*f.Words))
 	return append(rules,
 		hide("to an external address", "masq", nil, address), hide("to a node port", "masq", nil, port),
 		hide("from here to an external address", "masqhere", nft.FromLocal(), address), hide("from here to a node port", "masqhere", nft.FromLocal(), port))

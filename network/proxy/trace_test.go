@@ -1,181 +1,22 @@
 package proxy
 
 import (
-	"bytes"
-	"encoding/binary"
 	"net/netip"
 	"slices"
 	"testing"
 	"time"
 
-	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 
+	"github.com/peapod/peapod/network/nettest"
 	"github.com/peapod/peapod/network/nft"
 )
 
-// packet is the first of a connection, on its way through a table as the kernel would take it.
-type packet struct {
-	src, dst netip.Addr
-	protocol byte
-	port     uint16
-	// orig is where it was sent; random the number that numgen gives, modulo its modulus.
-	orig      netip.AddrPort
-	dnat      bool
-	random    uint32
-	registers [64]byte
-	affinity  map[string]string
-}
-
 var localAddrs = []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("10.96.0.10")}
-
-// walk takes the packet through a chain; the verdict is empty at its end.
-func (p *packet) walk(t *testing.T, table *nft.Table, chain string) string {
-	t.Helper()
-	for _, c := range table.Chains {
-		if c.Name != chain {
-			continue
-		}
-		for _, r := range c.Rules {
-			if v := p.rule(t, table, r.Exprs); v == "return" {
-				return ""
-			} else if v != "" {
-				return v
-			}
-		}
-		return ""
-	}
-	t.Fatalf("no chain %s", chain)
-	return ""
-}
-
-func (p *packet) at(reg uint32) []byte { return p.registers[(reg-nft.Reg0)*4:] }
-
-func (p *packet) rule(t *testing.T, table *nft.Table, exprs []expr.Any) string {
-	t.Helper()
-	for _, e := range exprs {
-		switch e := e.(type) {
-		case *expr.Meta:
-			switch e.Key {
-			case expr.MetaKeyNFPROTO:
-				family := byte(unix.NFPROTO_IPV4)
-				if p.dst.Is6() {
-					family = unix.NFPROTO_IPV6
-				}
-				copy(p.at(e.Register), []byte{family, 0, 0, 0})
-			case expr.MetaKeyL4PROTO:
-				copy(p.at(e.Register), []byte{p.protocol, 0, 0, 0})
-			default:
-				copy(p.at(e.Register), make([]byte, 16)) // an interface that is not lo
-			}
-		case *expr.Payload:
-			switch {
-			case e.Base == expr.PayloadBaseTransportHeader:
-				copy(p.at(e.DestRegister), append(binary.BigEndian.AppendUint16(nil, p.port), 0, 0))
-			case e.Offset == 12 || e.Offset == 8:
-				copy(p.at(e.DestRegister), p.src.AsSlice())
-			default:
-				copy(p.at(e.DestRegister), p.dst.AsSlice())
-			}
-		case *expr.Ct:
-			switch e.Key {
-			case expr.CtKeySTATE:
-				copy(p.at(e.Register), binary.NativeEndian.AppendUint32(nil, expr.CtStateBitNEW))
-			case expr.CtKeySTATUS:
-				copy(p.at(e.Register), binary.NativeEndian.AppendUint32(nil, map[bool]uint32{true: 32}[p.dnat]))
-			case expr.CtKeyDST:
-				copy(p.at(e.Register), p.orig.Addr().AsSlice())
-			case expr.CtKeyPROTODST:
-				copy(p.at(e.Register), append(binary.BigEndian.AppendUint16(nil, p.orig.Port()), 0, 0))
-			}
-		case *expr.Fib:
-			addr, kind := p.dst, uint32(unix.RTN_UNICAST)
-			if e.FlagSADDR {
-				addr = p.src
-			}
-			if slices.Contains(localAddrs, addr) {
-				kind = unix.RTN_LOCAL
-			}
-			copy(p.at(e.Register), binary.NativeEndian.AppendUint32(nil, kind))
-		case *expr.Bitwise:
-			for i := range e.Len {
-				p.at(e.DestRegister)[i] = p.at(e.SourceRegister)[i] & e.Mask[i]
-			}
-		case *expr.Cmp:
-			if bytes.Equal(p.at(e.Register)[:len(e.Data)], e.Data) != (e.Op == expr.CmpOpEq) {
-				return ""
-			}
-		case *expr.Immediate:
-			copy(p.at(e.Register), e.Data)
-		case *expr.Numgen:
-			copy(p.at(e.Register), binary.NativeEndian.AppendUint32(nil, e.Offset+p.random%e.Modulus))
-		case *expr.Dynset:
-			key, data := string(p.at(e.SrcRegKey)[:16]), string(p.at(e.SrcRegData)[:8])
-			if _, ok := p.affinity[key]; e.Operation == 2 {
-				delete(p.affinity, key)
-			} else if !ok {
-				p.affinity[key] = data
-			}
-		case *expr.Lookup:
-			v, ok := p.lookup(t, table, e)
-			if !ok {
-				return ""
-			}
-			if e.IsDestRegSet && e.DestRegister == unix.NFT_REG_VERDICT {
-				if v.Verdict == expr.VerdictDrop {
-					return "drop"
-				}
-				return p.walk(t, table, v.Chain)
-			}
-			if e.IsDestRegSet {
-				copy(p.at(e.DestRegister), v.Data)
-			}
-		case *expr.NAT:
-			addr, _ := netip.AddrFromSlice(p.at(e.RegAddrMin)[:p.dst.BitLen()/8])
-			p.dst, p.port, p.dnat = addr, binary.BigEndian.Uint16(p.at(e.RegProtoMin)), true
-			return "accept"
-		case *expr.Masq:
-			return "masquerade"
-		case *expr.Reject:
-			return "reject"
-		case *expr.Verdict:
-			switch e.Kind {
-			case expr.VerdictReturn:
-				return "return"
-			case expr.VerdictDrop:
-				return "drop"
-			}
-			return p.walk(t, table, e.Chain)
-		default:
-			t.Fatalf("cannot trace %T", e)
-		}
-	}
-	return ""
-}
-
-func (p *packet) lookup(t *testing.T, table *nft.Table, e *expr.Lookup) (nft.Value, bool) {
-	for _, s := range table.Sets {
-		if s.Name != e.SetName {
-			continue
-		}
-		if s.Dynamic {
-			data, ok := p.affinity[string(p.at(e.SourceRegister)[:16])]
-			return nft.Value{Data: data}, ok
-		}
-		size := 0
-		for _, part := range s.Key {
-			size += (int(part.Bytes) + 3) &^ 3
-		}
-		v, ok := s.Elements[string(p.at(e.SourceRegister)[:size])]
-		return v, ok
-	}
-	t.Fatalf("no set %s", e.SetName)
-	return nft.Value{}, false
-}
 
 // trace sends a packet from src to a destination and returns where it may come out, sorted, or what became of it.
 func trace(t *testing.T, table *nft.Table, src, dst string) []string {
@@ -183,17 +24,17 @@ func trace(t *testing.T, table *nft.Table, src, dst string) []string {
 	var out []string
 	to := netip.MustParseAddrPort(dst)
 	for random := range uint32(64) {
-		p := &packet{src: netip.MustParseAddr(src), dst: to.Addr(), protocol: unix.IPPROTO_TCP, port: to.Port(), orig: to, random: random,
-			affinity: map[string]string{}}
-		verdict := p.walk(t, table, chainPrerouting)
+		p := &nettest.Packet{Src: netip.MustParseAddr(src), Dst: to.Addr(), Protocol: unix.IPPROTO_TCP, Port: to.Port(), Orig: to, Random: random,
+			Noted: map[string]string{}, Local: localAddrs}
+		verdict := p.Walk(t, table, chainPrerouting)
 		if verdict != "drop" {
-			if v := p.walk(t, table, chainIncoming); v != "" {
+			if v := p.Walk(t, table, chainIncoming); v != "" {
 				verdict = v
 			}
 		}
 		if verdict == "accept" {
-			verdict = netip.AddrPortFrom(p.dst, p.port).String()
-			if p.walk(t, table, chainPostrouting) == "masquerade" {
+			verdict = netip.AddrPortFrom(p.Dst, p.Port).String()
+			if p.Walk(t, table, chainPostrouting) == "masquerade" {
 				verdict += " masq"
 			}
 		}
@@ -292,9 +133,9 @@ func TestTraceAffinity(t *testing.T) {
 	both, one := tableOf(svc, a, b), tableOf(svc, b)
 	known := map[string]string{}
 	ask := func(table *nft.Table, random uint32) string {
-		p := &packet{src: netip.MustParseAddr(podHere), dst: netip.MustParseAddr("10.96.1.1"), protocol: unix.IPPROTO_TCP, port: 80, random: random, affinity: known}
-		p.walk(t, table, chainPrerouting)
-		return p.dst.String()
+		p := &nettest.Packet{Src: netip.MustParseAddr(podHere), Dst: netip.MustParseAddr("10.96.1.1"), Protocol: unix.IPPROTO_TCP, Port: 80, Random: random, Noted: known, Local: localAddrs}
+		p.Walk(t, table, chainPrerouting)
+		return p.Dst.String()
 	}
 	for _, step := range []struct {
 		table  *nft.Table
@@ -320,9 +161,9 @@ func TestTraceDuringChange(t *testing.T) {
 		}
 	}
 	for random := range uint32(3) {
-		p := &packet{src: netip.MustParseAddr(podHere), dst: front.Addr, protocol: front.Protocol, port: front.Port, random: random}
-		if p.walk(t, after, chain); p.dst.String() != "10.244.0.4" {
-			t.Errorf("number %d of what was three is sent to %s", random, p.dst)
+		p := &nettest.Packet{Src: netip.MustParseAddr(podHere), Dst: front.Addr, Protocol: front.Protocol, Port: front.Port, Random: random, Local: localAddrs}
+		if p.Walk(t, after, chain); p.Dst.String() != "10.244.0.4" {
+			t.Errorf("number %d of what was three is sent to %s", random, p.Dst)
 		}
 	}
 }
