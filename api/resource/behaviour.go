@@ -29,8 +29,8 @@ type UpdatePreparer[T Object] interface {
 	PrepareForUpdate(ctx context.Context, obj, old T)
 }
 
-// StatusPreparer changes obj, which replaces old through the status subresource. Everything but .status, and metadata's
-// labels, annotations, finalizers and owner references, is already old's.
+// StatusPreparer changes obj, which replaces old through the status subresource. Everything but .status, and the
+// metadata that such a write may change (see Declaration.StatusAlone), is already old's.
 type StatusPreparer[T Object] interface {
 	PrepareForStatusUpdate(ctx context.Context, obj, old T)
 }

@@ -43,6 +43,9 @@ type Declaration struct {
 	Status bool
 	// StatusOnCreate lets a create bring its status along (Node: a kubelet registers with one). Otherwise it is cleared.
 	StatusOnCreate bool
+	// StatusAlone keeps all of metadata from writes to the status subresource. Those of other kinds may change labels,
+	// annotations, finalizers and owner references.
+	StatusAlone bool
 
 	// New and NewList return empty objects. Declare sets New.
 	New     func() runtime.Object

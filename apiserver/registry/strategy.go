@@ -2,9 +2,7 @@ package registry
 
 import (
 	"context"
-	"reflect"
 
-	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -21,8 +19,6 @@ type strategy struct {
 	names.NameGenerator
 	d   *resource.Declaration
 	env resource.Env
-	// generation says that the kind keeps metadata.generation and has a .spec.
-	generation bool
 }
 
 var (
@@ -35,67 +31,26 @@ var (
 )
 
 func newStrategy(d *resource.Declaration, c Config) strategy {
-	return strategy{
-		ObjectTyper:   c.Scheme,
-		NameGenerator: names.SimpleNameGenerator,
-		d:             d,
-		env:           c.Env,
-		generation:    d.Generation && part(d.New(), "Spec").IsValid(),
-	}
-}
-
-// part is the addressable field of the object of that name, invalid if it has none.
-func part(obj runtime.Object, name string) reflect.Value {
-	return reflect.ValueOf(obj).Elem().FieldByName(name)
+	return strategy{ObjectTyper: c.Scheme, NameGenerator: names.SimpleNameGenerator, d: d, env: c.Env}
 }
 
 func (s strategy) NamespaceScoped() bool { return s.d.Namespaced }
 
 func (s strategy) PrepareForCreate(ctx context.Context, obj runtime.Object) {
-	if s.d.Status && !s.d.StatusOnCreate {
-		part(obj, "Status").SetZero()
-	}
-	if s.d.Generation {
-		obj.(resource.Object).SetGeneration(1)
-	}
-	if f := s.d.Behaviour.PrepareForCreate; f != nil {
-		f(ctx, obj)
-	}
+	s.d.PrepareCreate(ctx, obj)
 }
 
 func (s strategy) PrepareForUpdate(ctx context.Context, obj, old runtime.Object) {
-	if s.d.Status {
-		part(obj, "Status").Set(part(old, "Status"))
-	}
-	if f := s.d.Behaviour.PrepareForUpdate; f != nil {
-		f(ctx, obj, old)
-	}
-	if s.generation && !resource.Equal(part(obj, "Spec").Addr().Interface(), part(old, "Spec").Addr().Interface()) {
-		obj.(resource.Object).SetGeneration(old.(resource.Object).GetGeneration() + 1)
-	}
+	s.d.PrepareUpdate(ctx, obj, old)
 }
 
 func (s strategy) Validate(ctx context.Context, obj runtime.Object) field.ErrorList {
-	validName := s.d.Behaviour.ValidateName
-	if validName == nil {
-		validName = apivalidation.NameIsDNSSubdomain
-	}
-	errs := apivalidation.ValidateObjectMetaAccessor(obj.(metav1.Object), s.d.Namespaced, validName, field.NewPath("metadata"))
-	if f := s.d.Behaviour.Validate; f != nil {
-		errs = append(errs, f(ctx, obj)...)
-	}
-	return append(errs, s.permit(ctx, obj, nil)...)
+	return append(s.d.CheckCreate(ctx, obj), s.permit(ctx, obj, nil)...)
 }
 
 // ValidateUpdate leaves metadata to the caller, which has checked it as that of an update.
 func (s strategy) ValidateUpdate(ctx context.Context, obj, old runtime.Object) field.ErrorList {
-	var errs field.ErrorList
-	if f := s.d.Behaviour.ValidateUpdate; f != nil {
-		errs = f(ctx, obj, old)
-	} else if f := s.d.Behaviour.Validate; f != nil {
-		errs = f(ctx, obj)
-	}
-	return append(errs, s.permit(ctx, obj, old)...)
+	return append(s.d.CheckUpdate(ctx, obj, old), s.permit(ctx, obj, old)...)
 }
 
 func (s strategy) permit(ctx context.Context, obj, old runtime.Object) field.ErrorList {
@@ -158,34 +113,12 @@ func (s gracefulStrategy) CheckGracefulDelete(ctx context.Context, obj runtime.O
 // statusStrategy is how the status subresource is updated.
 type statusStrategy struct{ strategy }
 
-// PrepareForUpdate makes obj old, but for .status and those parts of metadata that a status write may change or that
-// are checked later (UID).
 func (s statusStrategy) PrepareForUpdate(ctx context.Context, obj, old runtime.Object) {
-	next, prev := reflect.ValueOf(obj).Elem(), reflect.ValueOf(old).Elem()
-	for i := range next.NumField() {
-		switch next.Type().Field(i).Name {
-		case "Status", "TypeMeta", "ObjectMeta":
-		default:
-			next.Field(i).Set(prev.Field(i))
-		}
-	}
-	m := part(obj, "ObjectMeta").Addr().Interface().(*metav1.ObjectMeta)
-	was := part(old, "ObjectMeta").Interface().(metav1.ObjectMeta)
-	is := *m
-	*m = was
-	m.UID, m.ResourceVersion, m.ManagedFields = is.UID, is.ResourceVersion, is.ManagedFields
-	m.Labels, m.Annotations = is.Labels, is.Annotations
-	m.Finalizers, m.OwnerReferences = is.Finalizers, is.OwnerReferences
-	if f := s.d.Behaviour.PrepareForStatusUpdate; f != nil {
-		f(ctx, obj, old)
-	}
+	s.d.PrepareStatusUpdate(ctx, obj, old)
 }
 
 func (s statusStrategy) ValidateUpdate(ctx context.Context, obj, old runtime.Object) field.ErrorList {
-	var errs field.ErrorList
-	if f := s.d.Behaviour.ValidateStatusUpdate; f != nil {
-		errs = f(ctx, obj, old)
-	}
+	errs := s.d.CheckStatusUpdate(ctx, obj, old)
 	if f := s.d.Behaviour.PermitStatus; f != nil {
 		errs = append(errs, f(ctx, s.env, obj, old)...)
 	}
@@ -199,6 +132,9 @@ func (statusStrategy) WarningsOnUpdate(context.Context, runtime.Object, runtime.
 func (statusStrategy) AllowCreateOnUpdate(context.Context) bool { return false }
 
 func (s statusStrategy) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {
+	if s.d.StatusAlone {
+		return s.reset(fieldpath.MakePathOrDie("spec"), fieldpath.MakePathOrDie("metadata"))
+	}
 	return s.reset(fieldpath.MakePathOrDie("spec"))
 }
 

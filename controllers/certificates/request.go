@@ -7,7 +7,6 @@ package certificates
 
 import (
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"slices"
@@ -15,6 +14,8 @@ import (
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	"k8s.io/apiserver/pkg/authentication/user"
+
+	csrs "github.com/peapod/peapod/internal/csr"
 )
 
 // Name is that of the service account in kube-system as which the controllers act; upstream's, so that the bootstrap role
@@ -38,11 +39,7 @@ const (
 
 // parse reads the request within.
 func parse(c *csr) (*x509.CertificateRequest, error) {
-	block, _ := pem.Decode(c.Spec.Request)
-	if block == nil {
-		return nil, errors.New("the request is not PEM")
-	}
-	r, err := x509.ParseCertificateRequest(block.Bytes)
+	r, err := csrs.Parse(c.Spec.Request)
 	if err != nil {
 		return nil, fmt.Errorf("parse certificate request: %w", err)
 	}

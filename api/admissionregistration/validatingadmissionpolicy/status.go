@@ -6,18 +6,12 @@ import (
 	"strings"
 
 	admissionv1 "k8s.io/api/admissionregistration/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/client-go/util/jsonpath"
 
 	v "github.com/peapod/peapod/api/validation"
 )
-
-// PrepareForStatusUpdate keeps the metadata: a status is written by the controller that checks types, which has no say in it.
-func (kind) PrepareForStatusUpdate(_ context.Context, obj, old *admissionv1.ValidatingAdmissionPolicy) {
-	metav1.ResetObjectMetaForStatus(obj, old)
-}
 
 // ValidateStatusUpdate checks what was found about the expressions.
 func (kind) ValidateStatusUpdate(_ context.Context, obj, _ *admissionv1.ValidatingAdmissionPolicy) field.ErrorList {

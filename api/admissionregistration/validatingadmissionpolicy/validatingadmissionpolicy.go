@@ -14,11 +14,12 @@ import (
 // Declaration returns the declaration of the kind.
 func Declaration() *resource.Declaration {
 	return resource.Declare[admissionv1.ValidatingAdmissionPolicy](resource.Declaration{
-		GVK:        admissionv1.SchemeGroupVersion.WithKind("ValidatingAdmissionPolicy"),
-		Plural:     "validatingadmissionpolicies",
-		Status:     true,
-		Generation: true,
-		Categories: []string{"api-extensions"},
+		GVK:         admissionv1.SchemeGroupVersion.WithKind("ValidatingAdmissionPolicy"),
+		Plural:      "validatingadmissionpolicies",
+		Status:      true,
+		StatusAlone: true,
+		Generation:  true,
+		Categories:  []string{"api-extensions"},
 	}, func() runtime.Object { return &admissionv1.ValidatingAdmissionPolicyList{} }, kind{})
 }
 
@@ -26,7 +27,6 @@ type kind struct{}
 
 var (
 	_ resource.Defaulter[*admissionv1.ValidatingAdmissionPolicy]       = kind{}
-	_ resource.StatusPreparer[*admissionv1.ValidatingAdmissionPolicy]  = kind{}
 	_ resource.StatusValidator[*admissionv1.ValidatingAdmissionPolicy] = kind{}
 	_ resource.Validator[*admissionv1.ValidatingAdmissionPolicy]       = kind{}
 	_ resource.UpdateValidator[*admissionv1.ValidatingAdmissionPolicy] = kind{}

@@ -8,14 +8,13 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
-	apivalidation "github.com/peapod/peapod/api/validation"
+	v "github.com/peapod/peapod/api/validation"
+	csrs "github.com/peapod/peapod/internal/csr"
 )
 
 // leastSeconds is the shortest life that may be asked for.
@@ -36,7 +35,7 @@ func (kind) Validate(_ context.Context, obj *csr) field.ErrorList {
 	spec, path := &obj.Spec, field.NewPath("spec")
 	errs := validateRequest(spec.Request, path.Child("request"))
 	if len(spec.Usages) == 0 {
-		errs = append(errs, field.Required(path.Child("usages"), "usages must be provided"))
+		errs = append(errs, field.Required(path.Child("usages"), ""))
 	}
 	for i, u := range spec.Usages {
 		at := path.Child("usages").Index(i)
@@ -55,11 +54,7 @@ func (kind) Validate(_ context.Context, obj *csr) field.ErrorList {
 }
 
 func validateRequest(content []byte, path *field.Path) field.ErrorList {
-	block, _ := pem.Decode(content)
-	if block == nil || block.Type != "CERTIFICATE REQUEST" {
-		return field.ErrorList{field.Invalid(path, content, "PEM block type must be CERTIFICATE REQUEST")}
-	}
-	parsed, err := x509.ParseCertificateRequest(block.Bytes)
+	parsed, err := csrs.Parse(content)
 	if err == nil {
 		err = parsed.CheckSignature()
 	}
@@ -69,24 +64,14 @@ func validateRequest(content []byte, path *field.Path) field.ErrorList {
 	return nil
 }
 
+// legacyUnknown is what requests of v1beta1 had that named no signer.
+const legacyUnknown = "kubernetes.io/legacy-unknown"
+
 func validateSigner(name string, path *field.Path) field.ErrorList {
-	if name == "" {
-		return field.ErrorList{field.Required(path, "")}
+	if name == legacyUnknown {
+		return field.ErrorList{field.Invalid(path, name, "the legacy signerName is not allowed via this API version")}
 	}
-	domain, rest, ok := strings.Cut(name, "/")
-	if !ok || strings.Contains(rest, "/") {
-		return field.ErrorList{field.Invalid(path, name, "must be a fully qualified domain and path of the form 'example.com/signer-name'")}
-	}
-	errs := apivalidation.Messages(validation.IsDNS1123Subdomain(domain), domain, path)
-	if len(strings.Split(domain, ".")) < 2 {
-		errs = append(errs, field.Invalid(path, domain, "should be a domain with at least two segments separated by dots"))
-	}
-	errs = append(errs, apivalidation.Messages(validation.IsDNS1123Subdomain(rest), rest, path)...)
-	// 253 for the domain, as much for the path, and the slash.
-	if most := 253 + 1 + 253 + 64; len(name) > most {
-		errs = append(errs, field.TooLong(path, "", most))
-	}
-	return errs
+	return v.SignerName(name, path)
 }
 
 // ValidateUpdate checks what a write may do to conditions and certificate: nothing.

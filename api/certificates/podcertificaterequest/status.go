@@ -6,11 +6,12 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
+	"net/mail"
+	"strings"
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
-	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -25,160 +26,179 @@ const (
 	maxChain = 100 * 1024
 )
 
+var (
+	statusPath     = field.NewPath("status")
+	conditionsPath = statusPath.Child("conditions")
+	chainPath      = statusPath.Child("certificateChain")
+)
+
 // now is replaced in tests.
 var now = time.Now
 
-// ValidateStatusUpdate lets a signer end a request: with a certificate, or with a denial or failure and none.
+// ValidateStatusUpdate lets a signer end a request, once: with a certificate, or with a denial or failure and none.
 func (kind) ValidateStatusUpdate(_ context.Context, obj, old *pcr) field.ErrorList {
-	path := field.NewPath("status")
-	errs := validateConditions(obj, path.Child("conditions"))
-	if outcome(old) != nil {
-		// It has ended: other conditions may still come and go.
-		errs = append(errs, apivalidation.ValidateImmutableField(outcome(obj), outcome(old), path.Child("conditions"))...)
-		return append(errs, sameCertificate(&obj.Status, &old.Status, path)...)
+	if errs := validateConditions(obj.Status.Conditions); len(errs) > 0 {
+		return errs // what remains depends on how it ended
 	}
 	end := outcome(obj)
-	if end == nil || end.Type != certificatesv1.PodCertificateRequestConditionTypeIssued {
-		return append(errs, noCertificate(&obj.Status, path)...)
+	switch {
+	case outcome(old) != nil:
+		return same(&obj.Status, &old.Status, "immutable after PodCertificateRequest is issued, denied, or failed")
+	case end == nil:
+		return same(&obj.Status, &old.Status, `status is immutable unless transitioning to "Issued", "Denied", or "Failed"`)
+	case end.Type != certificatesv1.PodCertificateRequestConditionTypeIssued:
+		alone := certificatesv1.PodCertificateRequestStatus{Conditions: obj.Status.Conditions}
+		return same(&obj.Status, &alone, "non-condition status fields must be empty when denying or failing the PodCertificateRequest")
 	}
-	if len(errs) > 0 {
-		return errs
-	}
-	return validateIssued(obj, path)
+	return validateIssued(obj)
 }
 
-func validateConditions(obj *pcr, path *field.Path) field.ErrorList {
-	list := obj.Status.Conditions
-	errs := metav1validation.ValidateConditions(list, path)
-	ends := 0
-	for i := range list {
-		if !final(list[i].Type) {
+func same(is, want *certificatesv1.PodCertificateRequestStatus, why string) field.ErrorList {
+	if !equality.Semantic.DeepEqual(is, want) {
+		return field.ErrorList{field.Invalid(statusPath, *is, why)}
+	}
+	return nil
+}
+
+// validateConditions takes one condition at most, which ends the request.
+func validateConditions(list []metav1.Condition) field.ErrorList {
+	var errs field.ErrorList
+	ends := []string{
+		certificatesv1.PodCertificateRequestConditionTypeIssued,
+		certificatesv1.PodCertificateRequestConditionTypeDenied,
+		certificatesv1.PodCertificateRequestConditionTypeFailed,
+	}
+	n := 0
+	for i, c := range list {
+		at := conditionsPath.Index(i)
+		if !final(c.Type) {
+			errs = append(errs, field.NotSupported(at.Child("type"), c.Type, ends))
 			continue
 		}
-		if ends++; ends > 1 {
-			errs = append(errs, field.Invalid(path.Index(i).Child("type"), list[i].Type, `there may be at most one condition with type "Issued", "Denied", or "Failed"`))
+		if n++; n > 1 {
+			errs = append(errs, field.Invalid(at.Child("type"), c.Type, `There may be at most one condition with type "Issued", "Denied", or "Failed"`))
 		}
-		if list[i].Status != metav1.ConditionTrue {
-			errs = append(errs, field.NotSupported(path.Index(i).Child("status"), list[i].Status, []metav1.ConditionStatus{metav1.ConditionTrue}))
-		}
-	}
-	return errs
-}
-
-func sameCertificate(status, old *certificatesv1.PodCertificateRequestStatus, path *field.Path) field.ErrorList {
-	errs := apivalidation.ValidateImmutableField(status.CertificateChain, old.CertificateChain, path.Child("certificateChain"))
-	for _, t := range times(status, old) {
-		if !equality.Semantic.DeepEqual(t.is, t.was) {
-			errs = append(errs, field.Invalid(path.Child(t.name), t.is, apivalidation.FieldImmutableErrorMsg))
+		if c.Status != metav1.ConditionTrue {
+			errs = append(errs, field.NotSupported(at.Child("status"), c.Status, []metav1.ConditionStatus{metav1.ConditionTrue}))
 		}
 	}
-	return errs
+	return append(errs, metav1validation.ValidateConditions(list, conditionsPath)...)
 }
 
-func noCertificate(status *certificatesv1.PodCertificateRequestStatus, path *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	const why = `may only be set together with a condition of type "Issued"`
-	if status.CertificateChain != "" {
-		errs = append(errs, field.Forbidden(path.Child("certificateChain"), why))
-	}
-	for _, t := range times(status, status) {
-		if t.is != nil {
-			errs = append(errs, field.Forbidden(path.Child(t.name), why))
-		}
-	}
-	return errs
-}
-
-type timeField struct {
-	name    string
-	is, was *metav1.Time
-}
-
-func times(status, old *certificatesv1.PodCertificateRequestStatus) []timeField {
-	return []timeField{
-		{"notBefore", status.NotBefore, old.NotBefore},
-		{"beginRefreshAt", status.BeginRefreshAt, old.BeginRefreshAt},
-		{"notAfter", status.NotAfter, old.NotAfter},
-	}
-}
-
-// validateIssued checks the certificate against what was asked, and the times against the certificate.
-func validateIssued(obj *pcr, path *field.Path) field.ErrorList {
+// validateIssued checks the certificate against what was asked, and the times against the certificate. It ends with the first
+// thing that is wrong, but for what the certificate may not hold.
+func validateIssued(obj *pcr) field.ErrorList {
 	status := &obj.Status
-	var errs field.ErrorList
-	for _, t := range times(status, status) {
-		if t.is == nil {
-			errs = append(errs, field.Required(path.Child(t.name), "must be set together with certificateChain"))
-		}
+	if len(status.CertificateChain) > maxChain {
+		return field.ErrorList{field.TooLong(chainPath, "", maxChain)}
 	}
-	chain, err := parseChain(status.CertificateChain)
-	if err != nil {
-		errs = append(errs, field.Invalid(path.Child("certificateChain"), "<value omitted>", err.Error()))
+	leaf, why := parseChain(status.CertificateChain)
+	if why == "" {
+		why = strange(leaf)
 	}
-	if len(errs) > 0 {
+	if why == "" {
+		why = notFor(leaf, obj.Spec.StubPKCS10Request)
+	}
+	if why != "" {
+		return field.ErrorList{field.Invalid(chainPath, status.CertificateChain, why)}
+	}
+	if errs := missingTimes(status); len(errs) > 0 {
 		return errs
 	}
-	errs = append(errs, validateLeaf(obj, chain[0], path.Child("certificateChain"))...)
-	bad := func(name string, value *metav1.Time, msg string) {
-		errs = append(errs, field.Invalid(path.Child(name), value, msg))
-	}
-	begin, refresh, end := status.NotBefore.Time, status.BeginRefreshAt.Time, status.NotAfter.Time
-	if !begin.Equal(chain[0].NotBefore) {
-		bad("notBefore", status.NotBefore, "must be set to the NotBefore time encoded in the leaf certificate")
-	}
-	if d := now().Sub(begin).Abs(); d > maxSkew {
-		bad("notBefore", status.NotBefore, "must be set to within 5 minutes of kube-apiserver's current time")
-	}
-	if !end.Equal(chain[0].NotAfter) {
-		bad("notAfter", status.NotAfter, "must be set to the NotAfter time encoded in the leaf certificate")
-	}
-	life := end.Sub(begin)
-	if life < minSeconds*time.Second {
-		bad("notAfter", status.NotAfter, "lifetime must be at least one hour")
-	}
-	if most := obj.Spec.MaxExpirationSeconds; most != nil && life > time.Duration(*most)*time.Second {
-		bad("notAfter", status.NotAfter, fmt.Sprintf("lifetime must not be longer than spec.maxExpirationSeconds (%d)", *most))
-	}
-	if refresh.Before(begin.Add(refreshMargin)) {
-		bad("beginRefreshAt", status.BeginRefreshAt, "must be at least 10 minutes after status.notBefore")
-	}
-	if refresh.After(end.Add(-refreshMargin)) {
-		bad("beginRefreshAt", status.BeginRefreshAt, "must be at least 10 minutes before status.notAfter")
-	}
-	return errs
+	return validateTimes(obj, leaf)
 }
 
-func parseChain(text string) ([]*x509.Certificate, error) {
-	if len(text) > maxChain {
-		return nil, fmt.Errorf("may not be more than %d bytes", maxChain)
-	}
-	var chain []*x509.Certificate
+// parseChain returns the first certificate of the chain, or what is wrong with any of them.
+func parseChain(text string) (leaf *x509.Certificate, why string) {
 	for block, rest := pem.Decode([]byte(text)); block != nil; block, rest = pem.Decode(rest) {
 		if block.Type != "CERTIFICATE" {
-			return nil, fmt.Errorf("only CERTIFICATE PEM blocks are allowed, found %q", block.Type)
+			return nil, "issued certificate chain must consist entirely of CERTIFICATE PEM blocks"
 		}
 		cert, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return nil, fmt.Errorf("entry %d does not parse as X.509: %w", len(chain), err)
+		switch {
+		case err != nil && leaf == nil:
+			return nil, "leaf certificate does not parse as valid X.509"
+		case err != nil:
+			return nil, "intermediate certificate does not parse as valid X.509"
+		case leaf == nil:
+			leaf = cert
 		}
-		chain = append(chain, cert)
 	}
-	if len(chain) == 0 {
-		return nil, fmt.Errorf("must contain at least one certificate")
+	if leaf == nil {
+		return nil, "issued certificate chain must contain at least one certificate"
 	}
-	return chain, nil
+	return leaf, ""
 }
 
-// validateLeaf checks that the certificate is for the key that was asked about.
-func validateLeaf(obj *pcr, leaf *x509.Certificate, path *field.Path) field.ErrorList {
-	request, err := x509.ParseCertificateRequest(obj.Spec.StubPKCS10Request)
+// strange says which of the certificate's names is none.
+func strange(leaf *x509.Certificate) string {
+	for _, name := range leaf.DNSNames {
+		switch {
+		case name == "":
+			return "leaf certificate should not contain empty DNSName"
+		case strings.Contains(name, ".."):
+			return "leaf certificate's DNSName should not contain '..'"
+		case strings.HasPrefix(name, "."), strings.HasSuffix(name, "."):
+			return "leaf certificate's DNSName should not start or end with '.'"
+		}
+	}
+	for _, address := range leaf.EmailAddresses {
+		if _, err := mail.ParseAddress(address); err != nil {
+			return "leaf certificate should not contain invalid EmailAddress"
+		}
+	}
+	return ""
+}
+
+// notFor says that the certificate is for another key than the one that was asked about.
+func notFor(leaf *x509.Certificate, der []byte) string {
+	request, err := x509.ParseCertificateRequest(der)
 	if err != nil {
-		return field.ErrorList{field.Invalid(path, "<value omitted>", fmt.Sprintf("cannot be compared with the request: %v", err))}
+		return fmt.Sprintf("cannot be compared with spec.stubPKCS10Request: %v", err)
 	}
 	// Every public key of the standard library has Equal.
 	key, ok := leaf.PublicKey.(interface{ Equal(crypto.PublicKey) bool })
 	if !ok || !key.Equal(request.PublicKey) {
-		return field.ErrorList{field.Invalid(path, "<value omitted>", "the leaf certificate's public key must be that of spec.stubPKCS10Request")}
+		return "leaf certificate was not issued to the requested public key"
+	}
+	return ""
+}
+
+func missingTimes(s *certificatesv1.PodCertificateRequestStatus) field.ErrorList {
+	var errs field.ErrorList
+	if s.NotBefore == nil {
+		errs = append(errs, field.Required(statusPath.Child("notBefore"), "must be present and consistent with the issued certificate"))
+	}
+	if s.NotAfter == nil {
+		errs = append(errs, field.Required(statusPath.Child("notAfter"), "must be present and consistent with the issued certificate"))
+	}
+	if s.BeginRefreshAt == nil {
+		errs = append(errs, field.Required(statusPath.Child("beginRefreshAt"), "must be present and in the range [notbefore+10min, notafter-10min]"))
+	}
+	return errs
+}
+
+func validateTimes(obj *pcr, leaf *x509.Certificate) field.ErrorList {
+	bad := func(name string, value any, why string) field.ErrorList {
+		return field.ErrorList{field.Invalid(statusPath.Child(name), value, why)}
+	}
+	begin, refresh, end := obj.Status.NotBefore.Time, obj.Status.BeginRefreshAt.Time, obj.Status.NotAfter.Time
+	life, most := leaf.NotAfter.Sub(leaf.NotBefore), obj.Spec.MaxExpirationSeconds
+	switch {
+	case !begin.Equal(leaf.NotBefore):
+		return bad("notBefore", begin, "must be set to the NotBefore time encoded in the leaf certificate")
+	case now().Sub(begin).Abs() > maxSkew:
+		return bad("notBefore", begin, "must be set to within 5 minutes of kube-apiserver's current time")
+	case !end.Equal(leaf.NotAfter):
+		return bad("notAfter", end, "must be set to the NotAfter time encoded in the leaf certificate")
+	case life < minSeconds*time.Second:
+		return bad("certificateChain", life, "leaf certificate lifetime must be >= 1 hour")
+	case most != nil && life > time.Duration(*most)*time.Second:
+		return bad("certificateChain", life, fmt.Sprintf("leaf certificate lifetime must be <= spec.maxExpirationSeconds (%d)", *most))
+	case refresh.Before(begin.Add(refreshMargin)):
+		return bad("beginRefreshAt", refresh, "must be at least 10 minutes after status.notBefore")
+	case refresh.After(end.Add(-refreshMargin)):
+		return bad("beginRefreshAt", refresh, "must be at least 10 minutes before status.notAfter")
 	}
 	return nil
 }

@@ -24,6 +24,7 @@ func Declaration() *resource.Declaration {
 		Plural:        "resourceclaims",
 		Namespaced:    true,
 		Status:        true,
+		StatusAlone:   true,
 		ReturnDeleted: true,
 	}, func() runtime.Object { return &resourcev1.ResourceClaimList{} }, kind{})
 }

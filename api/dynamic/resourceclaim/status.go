@@ -7,7 +7,6 @@ import (
 
 	resourcev1 "k8s.io/api/resource/v1"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/sets"
@@ -42,10 +41,9 @@ func allocated(s *resourcev1.ResourceClaimStatus) sets.Set[id] {
 	return ids
 }
 
-// PrepareForStatusUpdate keeps metadata, drops what is not enabled, and forgets what drivers told of devices that are no longer
+// PrepareForStatusUpdate drops what is not enabled, and forgets what drivers told of devices that are no longer
 // allocated: who takes an allocation back need not know of that.
 func (kind) PrepareForStatusUpdate(_ context.Context, obj, old *resourcev1.ResourceClaim) {
-	metav1.ResetObjectMetaForStatus(obj, old)
 	if a := obj.Status.Allocation; a != nil {
 		for i := range a.Devices.Results {
 			a.Devices.Results[i].SkipNodeOperations = nil // DRAOptionalNodeOperations

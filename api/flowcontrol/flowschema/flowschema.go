@@ -4,7 +4,6 @@ package flowschema
 
 import (
 	"cmp"
-	"context"
 	"strings"
 
 	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
@@ -18,10 +17,11 @@ import (
 // Declaration returns the declaration of the kind.
 func Declaration() *resource.Declaration {
 	return resource.Declare[flowcontrolv1.FlowSchema](resource.Declaration{
-		GVK:        flowcontrolv1.SchemeGroupVersion.WithKind("FlowSchema"),
-		Plural:     "flowschemas",
-		Status:     true,
-		Generation: true,
+		GVK:         flowcontrolv1.SchemeGroupVersion.WithKind("FlowSchema"),
+		Plural:      "flowschemas",
+		Status:      true,
+		StatusAlone: true,
+		Generation:  true,
 	}, func() runtime.Object { return &flowcontrolv1.FlowSchemaList{} }, kind{})
 }
 
@@ -29,7 +29,6 @@ type kind struct{}
 
 var (
 	_ resource.Defaulter[*flowcontrolv1.FlowSchema]       = kind{}
-	_ resource.StatusPreparer[*flowcontrolv1.FlowSchema]  = kind{}
 	_ resource.Validator[*flowcontrolv1.FlowSchema]       = kind{}
 	_ resource.StatusValidator[*flowcontrolv1.FlowSchema] = kind{}
 	_ resource.Printer[*flowcontrolv1.FlowSchema]         = kind{}
@@ -44,11 +43,6 @@ func (kind) Default(obj *flowcontrolv1.FlowSchema) {
 	if obj.Spec.MatchingPrecedence == 0 {
 		obj.Spec.MatchingPrecedence = defaultPrecedence
 	}
-}
-
-// PrepareForStatusUpdate leaves all of metadata as it was.
-func (kind) PrepareForStatusUpdate(_ context.Context, obj, old *flowcontrolv1.FlowSchema) {
-	metav1.ResetObjectMetaForStatus(&obj.ObjectMeta, &old.ObjectMeta)
 }
 
 // Columns are those of `kubectl get flowschemas`.

@@ -3,8 +3,6 @@
 package prioritylevelconfiguration
 
 import (
-	"context"
-
 	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -17,10 +15,11 @@ import (
 // Declaration returns the declaration of the kind.
 func Declaration() *resource.Declaration {
 	return resource.Declare[flowcontrolv1.PriorityLevelConfiguration](resource.Declaration{
-		GVK:        flowcontrolv1.SchemeGroupVersion.WithKind("PriorityLevelConfiguration"),
-		Plural:     "prioritylevelconfigurations",
-		Status:     true,
-		Generation: true,
+		GVK:         flowcontrolv1.SchemeGroupVersion.WithKind("PriorityLevelConfiguration"),
+		Plural:      "prioritylevelconfigurations",
+		Status:      true,
+		StatusAlone: true,
+		Generation:  true,
 	}, func() runtime.Object { return &flowcontrolv1.PriorityLevelConfigurationList{} }, kind{})
 }
 
@@ -28,7 +27,6 @@ type kind struct{}
 
 var (
 	_ resource.Defaulter[*flowcontrolv1.PriorityLevelConfiguration]       = kind{}
-	_ resource.StatusPreparer[*flowcontrolv1.PriorityLevelConfiguration]  = kind{}
 	_ resource.Validator[*flowcontrolv1.PriorityLevelConfiguration]       = kind{}
 	_ resource.StatusValidator[*flowcontrolv1.PriorityLevelConfiguration] = kind{}
 	_ resource.Printer[*flowcontrolv1.PriorityLevelConfiguration]         = kind{}
@@ -68,11 +66,6 @@ func (kind) Default(obj *flowcontrolv1.PriorityLevelConfiguration) {
 			}
 		}
 	}
-}
-
-// PrepareForStatusUpdate leaves all of metadata as it was.
-func (kind) PrepareForStatusUpdate(_ context.Context, obj, old *flowcontrolv1.PriorityLevelConfiguration) {
-	metav1.ResetObjectMetaForStatus(&obj.ObjectMeta, &old.ObjectMeta)
 }
 
 // Columns are those of `kubectl get prioritylevelconfigurations`.

@@ -20,9 +20,10 @@ import (
 // Declaration returns the declaration of the kind.
 func Declaration() *resource.Declaration {
 	return resource.Declare[networkingv1.ServiceCIDR](resource.Declaration{
-		GVK:    networkingv1.SchemeGroupVersion.WithKind("ServiceCIDR"),
-		Plural: "servicecidrs",
-		Status: true,
+		GVK:         networkingv1.SchemeGroupVersion.WithKind("ServiceCIDR"),
+		Plural:      "servicecidrs",
+		Status:      true,
+		StatusAlone: true,
 	}, func() runtime.Object { return &networkingv1.ServiceCIDRList{} }, kind{})
 }
 

@@ -113,24 +113,8 @@ func (w *writer) create(fields map[string]any) (resource.Object, error) {
 			return nil, refused(err)
 		}
 	}
-	if w.d.Status && !w.d.StatusOnCreate {
-		part(obj, "Status").SetZero()
-	}
-	if w.d.Generation {
-		obj.SetGeneration(1)
-	}
-	if b.PrepareForCreate != nil {
-		b.PrepareForCreate(w.ctx, obj)
-	}
-	name := b.ValidateName
-	if name == nil {
-		name = apivalidation.NameIsDNSSubdomain
-	}
-	errs := apivalidation.ValidateObjectMetaAccessor(obj, w.d.Namespaced, name, field.NewPath("metadata"))
-	if b.Validate != nil {
-		errs = append(errs, b.Validate(w.ctx, obj)...)
-	}
-	return w.end(obj, nil, errs, settle)
+	w.d.PrepareCreate(w.ctx, obj)
+	return w.end(obj, nil, w.d.CheckCreate(w.ctx, obj), settle)
 }
 
 // dry makes sure that a dry run reserves nothing.
@@ -164,25 +148,11 @@ func (w *writer) update(fields map[string]any, old resource.Object) (resource.Ob
 			return nil, refused(err)
 		}
 	}
-	if w.d.Status {
-		part(obj, "Status").Set(part(old, "Status"))
-	}
 	obj.SetGeneration(old.GetGeneration())
 	obj.SetDeletionTimestamp(old.GetDeletionTimestamp())
-	if b.PrepareForUpdate != nil {
-		b.PrepareForUpdate(w.ctx, obj, old)
-	}
-	spec := part(obj, "Spec")
-	if w.d.Generation && spec.IsValid() &&
-		!equality.Semantic.DeepEqual(spec.Interface(), part(old, "Spec").Interface()) {
-		obj.SetGeneration(old.GetGeneration() + 1)
-	}
+	w.d.PrepareUpdate(w.ctx, obj, old)
 	errs := apivalidation.ValidateObjectMetaAccessorUpdate(obj, old, field.NewPath("metadata"))
-	if b.ValidateUpdate != nil {
-		errs = append(errs, b.ValidateUpdate(w.ctx, obj, old)...)
-	} else if b.Validate != nil {
-		errs = append(errs, b.Validate(w.ctx, obj)...)
-	}
+	errs = append(errs, w.d.CheckUpdate(w.ctx, obj, old)...)
 	if !equality.Semantic.DeepEqual(before, old) {
 		return nil, errors.New("the update has changed the old object")
 	}
@@ -190,21 +160,16 @@ func (w *writer) update(fields map[string]any, old resource.Object) (resource.Ob
 }
 
 func (w *writer) updateStatus(fields map[string]any, old resource.Object) (resource.Object, error) {
-	sent, err := w.decode(fields)
+	obj, err := w.decode(fields)
 	if err != nil {
 		return nil, err
 	}
-	obj := old.DeepCopyObject().(resource.Object)
-	part(obj, "Status").Set(part(sent, "Status"))
-	b := &w.d.Behaviour
-	if b.PrepareForStatusUpdate != nil {
-		b.PrepareForStatusUpdate(w.ctx, obj, old)
+	if _, ok := fields["metadata"]; !ok {
+		part(obj, "ObjectMeta").Set(part(old.DeepCopyObject(), "ObjectMeta"))
 	}
-	var errs field.ErrorList
-	if b.ValidateStatusUpdate != nil {
-		errs = b.ValidateStatusUpdate(w.ctx, obj, old)
-	}
-	return w.end(obj, nil, errs, func(bool) {})
+	obj.SetResourceVersion(old.GetResourceVersion())
+	w.d.PrepareStatusUpdate(w.ctx, obj, old)
+	return w.end(obj, nil, w.d.CheckStatusUpdate(w.ctx, obj, old), func(bool) {})
 }
 
 // end settles a write and checks that the pools hold what the object has and nothing else.

@@ -106,15 +106,9 @@ func validateTopologies(terms []corev1.TopologySelectorTerm, path *field.Path) f
 
 // ValidateUpdate checks a changed class. What volumes were made with stays.
 func (kind) ValidateUpdate(_ context.Context, obj, old *storagev1.StorageClass) field.ErrorList {
-	var errs field.ErrorList
-	forbid := func(changed bool, name string) {
-		if changed {
-			errs = append(errs, field.Forbidden(field.NewPath(name), "updates to "+name+" are forbidden."))
-		}
-	}
-	forbid(!reflect.DeepEqual(obj.Parameters, old.Parameters), "parameters")
-	forbid(obj.Provisioner != old.Provisioner, "provisioner")
-	forbid(!ptr.Equal(obj.ReclaimPolicy, old.ReclaimPolicy), "reclaimPolicy")
+	errs := apivalidation.ValidateImmutableField(obj.Parameters, old.Parameters, field.NewPath("parameters"))
+	errs = append(errs, apivalidation.ValidateImmutableField(obj.Provisioner, old.Provisioner, field.NewPath("provisioner"))...)
+	errs = append(errs, apivalidation.ValidateImmutableField(obj.ReclaimPolicy, old.ReclaimPolicy, field.NewPath("reclaimPolicy"))...)
 	errs = append(errs, apivalidation.ValidateImmutableField(obj.VolumeBindingMode, old.VolumeBindingMode, field.NewPath("volumeBindingMode"))...)
 	return append(errs, validateTopologies(obj.AllowedTopologies, field.NewPath("allowedTopologies"))...)
 }

@@ -26,6 +26,7 @@ func Declaration() *resource.Declaration {
 		GVK:           storagev1.SchemeGroupVersion.WithKind("VolumeAttachment"),
 		Plural:        "volumeattachments",
 		Status:        true,
+		StatusAlone:   true,
 		ReturnDeleted: true,
 	}, func() runtime.Object { return &storagev1.VolumeAttachmentList{} }, kind{})
 }

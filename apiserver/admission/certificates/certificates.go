@@ -5,8 +5,6 @@ package certificates
 
 import (
 	"context"
-	"crypto/x509"
-	"encoding/pem"
 	"fmt"
 	"slices"
 	"strings"
@@ -16,6 +14,8 @@ import (
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
+
+	"github.com/peapod/peapod/internal/csr"
 )
 
 // Plugin does what Kubernetes' plugins CertificateApproval, CertificateSigning, CertificateSubjectRestriction and
@@ -128,11 +128,7 @@ func restrictSubject(a admission.Attributes, request *certificatesv1.Certificate
 	if request.Spec.SignerName != certificatesv1.KubeAPIServerClientSignerName {
 		return nil
 	}
-	block, _ := pem.Decode(request.Spec.Request)
-	if block == nil {
-		return nil // validation has refused it
-	}
-	parsed, err := x509.ParseCertificateRequest(block.Bytes)
+	parsed, err := csr.Parse(request.Spec.Request)
 	if err != nil {
 		return admission.NewForbidden(a, fmt.Errorf("parse certificate request: %w", err))
 	}
