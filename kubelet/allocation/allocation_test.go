@@ -47,7 +47,7 @@ func TestApply(t *testing.T) {
 	if Of(asked).Equal(has) || asked.Spec.Resources == nil {
 		t.Error("the pod that was given changed")
 	}
-	if !Of(asked).Equal(Of(asked)) || !has.With("main", asked.Spec.Containers[0].Resources).Same(Of(asked), "main") {
+	if !Of(asked).Equal(Of(asked)) || !has.With("main", Of(asked)).Same(Of(asked), "main") {
 		t.Error("what is the same differs")
 	}
 }

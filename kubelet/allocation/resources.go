@@ -15,6 +15,8 @@ import (
 	v1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	resourcehelper "k8s.io/component-helpers/resource"
+
+	"github.com/peapod/peapod/kubelet/criconfig"
 )
 
 // Resources are those of a Pod that can change while it runs.
@@ -23,6 +25,9 @@ type Resources struct {
 	Pod *v1.ResourceRequirements `json:"pod,omitempty"`
 	// Containers are the init and the regular ones, by name.
 	Containers map[string]v1.ResourceRequirements `json:"containers,omitempty"`
+	// Limits are what limits those containers, by name, that the Pod as a whole
+	// limits where they have no limit themselves.
+	Limits map[string]v1.ResourceList `json:"limits,omitempty"`
 }
 
 // Of are the resources that the Pod's spec asks for. They share nothing with it.
@@ -30,7 +35,11 @@ func Of(pod *v1.Pod) Resources {
 	r := Resources{Pod: pod.Spec.Resources.DeepCopy(), Containers: map[string]v1.ResourceRequirements{}}
 	for _, list := range [][]v1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
 		for i := range list {
-			r.Containers[list[i].Name] = *list[i].Resources.DeepCopy()
+			own := list[i].Resources.DeepCopy()
+			r.Containers[list[i].Name] = *own
+			if limits := criconfig.Limits(r.Pod, own); !apiequality.Semantic.DeepEqual(limits, own.Limits) {
+				r.limit(list[i].Name, limits)
+			}
 		}
 	}
 	return r
@@ -39,9 +48,26 @@ func Of(pod *v1.Pod) Resources {
 // Equal says whether both are the same amounts, however they are written.
 func (r Resources) Equal(o Resources) bool { return apiequality.Semantic.DeepEqual(r, o) }
 
-// Same says whether one container has the same amounts in both.
+func (r *Resources) limit(container string, limits v1.ResourceList) {
+	if r.Limits = maps.Clone(r.Limits); r.Limits == nil {
+		r.Limits = map[string]v1.ResourceList{}
+	}
+	r.Limits[container] = limits.DeepCopy()
+}
+
+// Of are the amounts that hold for a container: its own, and the Pod's limits where
+// it has none. Read only.
+func (r Resources) Of(container string) v1.ResourceRequirements {
+	out := r.Containers[container]
+	if limits, ok := r.Limits[container]; ok {
+		out.Limits = limits
+	}
+	return out
+}
+
+// Same says whether the same amounts hold for a container in both.
 func (r Resources) Same(o Resources, container string) bool {
-	return apiequality.Semantic.DeepEqual(r.Containers[container], o.Containers[container])
+	return apiequality.Semantic.DeepEqual(r.Of(container), o.Of(container))
 }
 
 // Apply returns the Pod with these resources in its spec. The Pod itself stays
@@ -66,10 +92,15 @@ func (r Resources) Apply(pod *v1.Pod) *v1.Pod {
 	return &out
 }
 
-// With returns the resources with those of one container replaced.
-func (r Resources) With(container string, have v1.ResourceRequirements) Resources {
-	r.Containers = maps.Clone(r.Containers)
-	r.Containers[container] = have
+// With returns the resources with those of one container replaced by what it has in
+// o.
+func (r Resources) With(container string, o Resources) Resources {
+	r.Containers, r.Limits = maps.Clone(r.Containers), maps.Clone(r.Limits)
+	r.Containers[container] = o.Containers[container]
+	delete(r.Limits, container)
+	if limits, ok := o.Limits[container]; ok {
+		r.limit(container, limits)
+	}
 	return r
 }
 

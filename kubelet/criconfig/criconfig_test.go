@@ -320,3 +320,50 @@ func TestResolvConf(t *testing.T) {
 		t.Errorf("%v, %v", r, err)
 	}
 }
+
+// TestPodLevelResources limits containers without limits by the Pod's, and counts what the Pod requests beyond them.
+func TestPodLevelResources(t *testing.T) {
+	p := parse(t, `
+spec:
+  resources: {requests: {cpu: "1", memory: 512Mi}, limits: {cpu: "2", memory: 768Mi}}
+  initContainers:
+  - {name: sidecar, image: img, restartPolicy: Always}
+  containers:
+  - {name: none, image: img, env: [{name: M, valueFrom: {resourceFieldRef: {resource: limits.memory}}}]}
+  - {name: own, image: img, resources: {requests: {memory: 128Mi}, limits: {cpu: 500m, memory: 256Mi}}}
+`)
+	node := testNode() // of 1 GiB
+	for name, want := range map[string]struct{ quota, memory, shares, adj int64 }{
+		// 128 MiB each of what the containers do not ask for.
+		"none":    {200_000, 768 << 20, 2048, 875},
+		"own":     {50_000, 256 << 20, 512, 750},
+		"sidecar": {200_000, 768 << 20, 2048, 875},
+	} {
+		r := ContainerResources(p, findContainer(p, name), node)
+		if r.CpuQuota != want.quota || r.MemoryLimitInBytes != want.memory || r.CpuShares != want.shares || r.OomScoreAdj != want.adj {
+			t.Errorf("%s: %+v", name, r)
+		}
+	}
+	ref := p.Spec.Containers[0].Env[0].ValueFrom.ResourceFieldRef
+	if got, err := ResourceValue(ref, p, &p.Spec.Containers[0], v1.ResourceList{v1.ResourceMemory: resource.MustParse("1Gi")}); err != nil || got != "805306368" {
+		t.Errorf("limits.memory is %s, %v", got, err)
+	}
+}
+
+// TestSidecarOutlivesWhatItServes: it dies no sooner than the regular container that asked for least.
+func TestSidecarOutlivesWhatItServes(t *testing.T) {
+	p := parse(t, `
+spec:
+  initContainers:
+  - {name: sidecar, image: img, restartPolicy: Always, resources: {requests: {memory: 1Mi}}}
+  - {name: setup, image: img, resources: {requests: {memory: 1Mi}}}
+  containers:
+  - {name: large, image: img, resources: {requests: {memory: 512Mi}}}
+  - {name: small, image: img, resources: {requests: {memory: 256Mi}}}
+`)
+	for name, want := range map[string]int64{"sidecar": 750, "setup": 999, "large": 500, "small": 750} {
+		if got := ContainerResources(p, findContainer(p, name), testNode()).OomScoreAdj; got != want {
+			t.Errorf("%s: %d, not %d", name, got, want)
+		}
+	}
+}

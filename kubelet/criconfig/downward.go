@@ -80,8 +80,8 @@ func formatMap(m map[string]string) string {
 }
 
 // ResourceValue is the value of a resourceFieldRef, rounded up to its divisor;
-// a limit that is not set is what the node can give.
-func ResourceValue(ref *v1.ResourceFieldSelector, c *v1.Container, allocatable v1.ResourceList) (string, error) {
+// a limit that is not set is the Pod's, or what the node can give.
+func ResourceValue(ref *v1.ResourceFieldSelector, pod *v1.Pod, c *v1.Container, allocatable v1.ResourceList) (string, error) {
 	kind, name, ok := strings.Cut(ref.Resource, ".")
 	if !ok || (kind != "limits" && kind != "requests") {
 		return "", fmt.Errorf("unsupported container resource : %v", ref.Resource)
@@ -92,8 +92,7 @@ func ResourceValue(ref *v1.ResourceFieldSelector, c *v1.Container, allocatable v
 	}
 	var q resource.Quantity
 	if kind == "limits" {
-		q, ok = c.Resources.Limits[rn]
-		if !ok || q.IsZero() {
+		if q = Limits(pod.Spec.Resources, &c.Resources)[rn]; q.IsZero() {
 			q = allocatable[rn]
 		}
 	} else if q, ok = c.Resources.Requests[rn]; !ok {

@@ -166,7 +166,7 @@ func valueFrom(ctx context.Context, in *EnvInput, v *v1.EnvVar) (value string, s
 				return "", false, fmt.Errorf("container %s not found", n)
 			}
 		}
-		value, err = ResourceValue(from.ResourceFieldRef, c, in.Allocatable)
+		value, err = ResourceValue(from.ResourceFieldRef, in.Pod, c, in.Allocatable)
 	case from.ConfigMapKeyRef != nil:
 		return configMapKey(ctx, in, from.ConfigMapKeyRef)
 	case from.SecretKeyRef != nil:

@@ -71,7 +71,7 @@ func (w *worker) startContainer(ctx context.Context, pod *v1.Pod, snapshot *Snap
 		return s.notStarted(ctx, id, err)
 	}
 	s.note(v1.EventTypeNormal, "Started", "Container started")
-	if err := w.recordStart(c); err != nil {
+	if err := w.recordStart(pod, c); err != nil {
 		w.m.log(ctx, pod).Error(err, "Recording what a container was started with failed; it will be resized to the same", "container", c.Name)
 	}
 	return s.postStart(ctx, id)

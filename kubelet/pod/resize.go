@@ -69,7 +69,7 @@ func resizeKey(generation int64) string { return resizePrefix + strconv.FormatIn
 func (in *Input) restartsFor(c *v1.Container) bool {
 	a := in.Allocation
 	keeps := restartable(c) || !isInit(in.Pod, c.Name)
-	return allocation.Restarts(c, keeps, a.Actuated.Containers[c.Name], a.Allocated.Containers[c.Name])
+	return allocation.Restarts(c, keeps, a.Actuated.Of(c.Name), a.Allocated.Of(c.Name))
 }
 
 // resizing says whether a resize is under way: not all that is allocated is in

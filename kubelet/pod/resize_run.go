@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	v1 "k8s.io/api/core/v1"
-	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/peapod/peapod/kubelet/allocation"
@@ -55,7 +54,7 @@ func (w *worker) resizePod(ctx context.Context, pod *v1.Pod, snapshot *Snapshot,
 			return fmt.Errorf("resize container %s: %w", last.Name, err)
 		}
 		// What comes next begins from here, should the rest fail.
-		if err := w.record(func(r *allocation.Record) { r.Actuated = r.Actuated.With(last.Name, to.Containers[last.Name]) }, false); err != nil {
+		if err := w.record(func(r *allocation.Record) { r.Actuated = r.Actuated.With(last.Name, to) }, false); err != nil {
 			return err
 		}
 	}
@@ -67,7 +66,7 @@ func (w *worker) resizePod(ctx context.Context, pod *v1.Pod, snapshot *Snapshot,
 
 // rank is 0 for a container that shrinks in anything, 1 for others.
 func rank(from, to allocation.Resources, name string) int {
-	if allocation.Shrinks(from.Containers[name], to.Containers[name]) {
+	if allocation.Shrinks(from.Of(name), to.Of(name)) {
 		return 0
 	}
 	return 1
@@ -87,8 +86,8 @@ func (w *worker) memoryFits(ctx context.Context, before, after *v1.Pod, changed 
 		}
 	}
 	for _, c := range changed {
-		old, had := from.Containers[c.Name].Limits[v1.ResourceMemory]
-		limit, has := to.Containers[c.Name].Limits[v1.ResourceMemory]
+		old, had := from.Of(c.Name).Limits[v1.ResourceMemory]
+		limit, has := to.Of(c.Name).Limits[v1.ResourceMemory]
 		if !has || (had && limit.Cmp(old) >= 0) {
 			continue
 		}
@@ -154,16 +153,17 @@ func (w *worker) recordAdmission(pod *v1.Pod) error {
 	}, false)
 }
 
-// recordStart records what a container was started with.
-func (w *worker) recordStart(c *v1.Container) error {
+// recordStart records what a container of the Pod was started with.
+func (w *worker) recordStart(pod *v1.Pod, c *v1.Container) error {
 	have := w.allocation()
 	if have == nil {
 		return nil
 	}
-	if old, ok := have.Actuated.Containers[c.Name]; !ok || apiequality.Semantic.DeepEqual(old, c.Resources) {
+	to := allocation.Of(pod)
+	if _, ok := have.Actuated.Containers[c.Name]; !ok || have.Actuated.Same(to, c.Name) {
 		return nil
 	}
-	return w.record(func(r *allocation.Record) { r.Actuated = r.Actuated.With(c.Name, *c.Resources.DeepCopy()) }, false)
+	return w.record(func(r *allocation.Record) { r.Actuated = r.Actuated.With(c.Name, to) }, false)
 }
 
 // noteResizeError says that what is allocated could not be brought about.

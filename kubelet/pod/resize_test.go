@@ -337,3 +337,39 @@ func TestAllocationOutlivesKubelet(t *testing.T) {
 	s.gone(b)
 	s.until(a, "found room", has(a))
 }
+
+// podSized limits the Pod as a whole; its container has no limits.
+func podSized(p *v1.Pod, cpu, memory string) *v1.Pod {
+	next := p.DeepCopy()
+	next.Generation++
+	next.Spec.Resources = &v1.ResourceRequirements{Requests: amounts("cpu", cpu, "memory", memory), Limits: amounts("cpu", cpu, "memory", memory)}
+	return next
+}
+
+// TestResizeOfPodLimits: a container without limits follows those of its Pod, in place or, once, by a restart.
+func TestResizeOfPodLimits(t *testing.T) {
+	for policy, restarts := range map[v1.ResourceResizeRestartPolicy]int32{v1.NotRequired: 0, v1.RestartContainer: 1} {
+		s := newStage(t)
+		s.start()
+		p := podSized(onePod("a", func(p *v1.Pod) {
+			p.Spec.Containers[0].ResizePolicy = []v1.ContainerResizePolicy{{ResourceName: v1.ResourceMemory, RestartPolicy: policy}}
+		}), "1", "64Mi")
+		p.Generation = 1
+		s.run(p)
+		if got := s.rt.Configs()["main"].Linux.Resources; got.MemoryLimitInBytes != 64<<20 || got.CpuQuota != 100_000 {
+			t.Errorf("%s: started with %v", policy, got)
+		}
+		p = podSized(p, "2", "128Mi")
+		s.m.Upsert(p)
+		st := s.until(p, "was resized", func(st v1.PodStatus) bool {
+			return st.Resources != nil && st.Resources.Limits.Memory().Value() == 128<<20 && running(st) &&
+				conditionOf(st, v1.PodResizePending) == nil && conditionOf(st, v1.PodResizeInProgress) == nil
+		})
+		if got := s.rt.Configs()["main"].Linux.Resources; got.MemoryLimitInBytes != 128<<20 || got.CpuQuota != 200_000 {
+			t.Errorf("%s: resized to %v", policy, got)
+		}
+		if c := st.ContainerStatuses[0]; c.RestartCount != restarts || c.Resources != nil && len(c.Resources.Limits) != 0 {
+			t.Errorf("%s: status %+v", policy, c)
+		}
+	}
+}

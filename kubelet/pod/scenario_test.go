@@ -224,7 +224,7 @@ func (s *scenario) allocate(name string, amounts []string) error {
 	s.in.Pod.Generation++
 	next := allocation.Record{
 		Generation: s.in.Pod.Generation, Settled: old.Settled, Actuated: old.Actuated,
-		Allocated: old.Allocated.With(name, v1.ResourceRequirements{Requests: list, Limits: list}),
+		Allocated: old.Allocated.With(name, allocation.Resources{Containers: map[string]v1.ResourceRequirements{name: {Requests: list, Limits: list}}}),
 	}
 	s.in.Allocation, s.in.Pod = &next, next.Allocated.Apply(s.in.Pod)
 	return nil

@@ -152,7 +152,7 @@ func (m *Manager) downwardFiles(p *v1.Pod, items []v1.DownwardAPIVolumeFile, mod
 			if c == nil {
 				return fmt.Errorf("container %s not found", item.ResourceFieldRef.ContainerName)
 			}
-			value, err = criconfig.ResourceValue(item.ResourceFieldRef, c, m.cfg.Allocatable())
+			value, err = criconfig.ResourceValue(item.ResourceFieldRef, p, c, m.cfg.Allocatable())
 		}
 		if err != nil {
 			return err
