@@ -13,13 +13,10 @@ import (
 	"sync"
 	"time"
 
-	v1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
 	"k8s.io/apiserver/pkg/server/healthz"
-	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/component-base/metrics/legacyregistry"
 	internalapi "k8s.io/cri-api/pkg/apis"
 	"k8s.io/klog/v2"
@@ -49,6 +46,8 @@ type Config struct {
 	Stats Stats
 	// Settings are what the kubelet runs with, a KubeletConfiguration; nil if they are not told.
 	Settings func() any
+	// LogDirectory holds the node's logs, which /logs/ serves; empty means /var/log.
+	LogDirectory string
 	// Checks are further parts of /healthz.
 	Checks []healthz.HealthChecker
 }
@@ -73,6 +72,9 @@ func New(cfg Config) *Server {
 	s.mux.Handle("GET /metrics", legacyregistry.Handler())
 	s.mux.HandleFunc("GET /pods", s.pods)
 	s.mux.HandleFunc("GET /pods/{$}", s.pods)
+	s.mux.HandleFunc("GET /runningpods", s.runningPods)
+	s.mux.HandleFunc("GET /runningpods/{$}", s.runningPods)
+	s.mux.HandleFunc("GET /logs/", s.nodeLogs)
 	s.mux.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", s.logs)
 	for _, method := range []string{http.MethodGet, http.MethodPost} {
 		s.mux.HandleFunc(method+" /exec/{namespace}/{pod}/{container}", s.exec)
@@ -128,21 +130,6 @@ func (s *Server) Run(ctx context.Context) error {
 		return nil
 	}
 	return fmt.Errorf("serve kubelet API: %w", err)
-}
-
-// pods lists the Pods of the node.
-func (s *Server) pods(w http.ResponseWriter, r *http.Request) {
-	list := &v1.PodList{Items: []v1.Pod{}}
-	for _, p := range s.cfg.Pods.Pods() {
-		list.Items = append(list.Items, *p)
-	}
-	b, err := runtime.Encode(scheme.Codecs.LegacyCodec(v1.SchemeGroupVersion), list)
-	if err != nil {
-		fail(w, r, fmt.Errorf("encode pods: %w", err))
-		return
-	}
-	w.Header().Set("Content-Type", "application/json")
-	_, _ = w.Write(b)
 }
 
 // configz tells the settings.

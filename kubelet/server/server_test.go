@@ -3,8 +3,10 @@ package server
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -14,6 +16,7 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -24,6 +27,7 @@ import (
 	"k8s.io/client-go/util/cert"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/peapod/peapod/kubelet/criconfig"
 	"github.com/peapod/peapod/kubelet/critest"
 	"github.com/peapod/peapod/kubelet/pod"
 )
@@ -38,6 +42,7 @@ type rig struct {
 	asked   []authorizer.Attributes
 	streams []string // URLs that the stream handler got
 	header  http.Header
+	logs    string // the node's log directory
 }
 
 // runtimeWithStreams answers stream requests with URLs, as a runtime does.
@@ -81,7 +86,7 @@ func (l lookup) ContainerID(_ types.UID, name string, previous bool) (string, er
 // newRig starts a server; allow says what each user may do, as "verb subresource".
 func newRig(t *testing.T, allow map[string][]string) *rig {
 	t.Helper()
-	r := &rig{runtime: critest.New(), ids: map[string]string{}}
+	r := &rig{runtime: critest.New(), ids: map[string]string{}, logs: t.TempDir()}
 	l := lookup{ids: r.ids, pod: &v1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p", UID: "u1"},
 		Spec:       v1.PodSpec{Containers: []v1.Container{{Name: "c"}, {Name: "w"}, {Name: "old"}}},
@@ -122,7 +127,8 @@ func newRig(t *testing.T, allow map[string][]string) *rig {
 			r.streams, r.header = append(r.streams, q.URL.RequestURI()), q.Header
 			fmt.Fprint(w, "streamed")
 		}),
-		Settings: func() any { return map[string]string{"kind": "KubeletConfiguration"} },
+		LogDirectory: r.logs,
+		Settings:     func() any { return map[string]string{"kind": "KubeletConfiguration"} },
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
@@ -143,16 +149,19 @@ func newRig(t *testing.T, allow map[string][]string) *rig {
 // containers makes what runs, with logs.
 func (r *rig) containers(t *testing.T) {
 	dir := t.TempDir()
-	sandbox := &runtimeapi.PodSandboxConfig{Metadata: &runtimeapi.PodSandboxMetadata{Name: "p", Namespace: "ns", Uid: "u1"}, LogDirectory: dir}
+	podLabels := map[string]string{criconfig.LabelPodName: "p", criconfig.LabelPodNamespace: "ns", criconfig.LabelPodUID: "u1"}
+	sandbox := &runtimeapi.PodSandboxConfig{Metadata: &runtimeapi.PodSandboxMetadata{Name: "p", Namespace: "ns", Uid: "u1"}, LogDirectory: dir, Labels: podLabels}
 	id, err := r.runtime.RunPodSandbox(t.Context(), sandbox, "")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for key, attempt := range map[string]uint32{"c": 0, "old": 1, "old/previous": 0} {
 		name, _, _ := strings.Cut(key, "/")
+		labels := maps.Clone(podLabels)
+		labels[criconfig.LabelContainerName] = name
 		file := fmt.Sprintf("%s-%d.log", name, attempt)
 		cid, err := r.runtime.CreateContainer(t.Context(), id, &runtimeapi.ContainerConfig{
-			Metadata: &runtimeapi.ContainerMetadata{Name: name, Attempt: attempt}, Image: &runtimeapi.ImageSpec{}, LogPath: file,
+			Metadata: &runtimeapi.ContainerMetadata{Name: name, Attempt: attempt}, Image: &runtimeapi.ImageSpec{Image: "img"}, LogPath: file, Labels: labels,
 		}, sandbox)
 		if err != nil {
 			t.Fatal(err)
@@ -351,5 +360,44 @@ func TestPodsAndSettings(t *testing.T) {
 	}
 	if _, body := r.do(t, "GET", "/healthz", "admin"); body != "ok" {
 		t.Errorf("healthz: %s", body)
+	}
+}
+
+// TestRunningPods lists what the runtime has, not what has ended, whatever the kubelet knows.
+func TestRunningPods(t *testing.T) {
+	r := newRig(t, map[string][]string{"lister": {"get pods"}})
+	const want = `{"kind":"PodList","apiVersion":"v1","metadata":{},"items":[{"metadata":{"name":"p","namespace":"ns","uid":"u1"},` +
+		`"spec":{"containers":[{"name":"c","image":"img","resources":{}}]},"status":{}}]}`
+	if _, body := r.do(t, "GET", "/runningpods/", "lister"); strings.TrimSpace(body) != want {
+		t.Errorf("got  %s\nwant %s", body, want)
+	}
+}
+
+// TestNodeLogs serves files of the log directory, and nothing that a link there points to.
+func TestNodeLogs(t *testing.T) {
+	r := newRig(t, map[string][]string{"logs": {"get log"}, "reader": {"get pods", "get proxy"}})
+	secret := filepath.Join(t.TempDir(), "secret")
+	for path, text := range map[string]string{secret: "secret", filepath.Join(r.logs, "syslog"): "line\n"} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(os.Symlink(secret, filepath.Join(r.logs, "out")), os.Symlink("syslog", filepath.Join(r.logs, "in")),
+		os.Symlink("/", filepath.Join(r.logs, "root")), unix.Mkfifo(filepath.Join(r.logs, "pipe"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]int{
+		"/logs/syslog": 200, "/logs/in": 200, "/logs/out": 500, "/logs/root" + secret: 500, "/logs/pipe": 403, "/logs/none": 404, "/logs/..%2f..%2fetc/passwd": 400,
+	} {
+		code, body := r.do(t, "GET", path, "logs")
+		if code != want || strings.Contains(body, "secret") || code == 200 && body != "line\n" {
+			t.Errorf("%s: %d %q, want %d", path, code, body, want)
+		}
+	}
+	if code, body := r.do(t, "GET", "/logs/", "logs"); code != 200 || !strings.Contains(body, `href="syslog"`) {
+		t.Errorf("the directory: %d %s", code, body)
+	}
+	if code, _ := r.do(t, "GET", "/logs/syslog", "reader"); code != 403 {
+		t.Errorf("without nodes/log: %d", code)
 	}
 }
