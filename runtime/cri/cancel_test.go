@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // TestDeletedBeforeStarted: a start that the supervisor reads after the delete of its container starts nothing.
@@ -24,7 +26,8 @@ func TestDeletedBeforeStarted(t *testing.T) {
 	}
 }
 
-// TestCancelledStarts gives up starts at all moments. Each container that counts as ended has ended.
+// TestCancelledStarts gives up starts at all moments. Each container that counts as ended has ended, and was killed: that its
+// caller gave up is no failure to start.
 func TestCancelledStarts(t *testing.T) {
 	n := newNode(t)
 	pod := n.run(n.sandboxConfig("cancelled"))
@@ -39,6 +42,8 @@ func TestCancelledStarts(t *testing.T) {
 			if err := n.service.StopContainer(n.ctx, id, 0); err != nil {
 				t.Fatal(err)
 			}
+		} else if st := n.status(id); st.State == runtimeapi.ContainerState_CONTAINER_EXITED && (st.ExitCode != 137 || st.Reason != "Error" || st.Message != "") {
+			t.Errorf("a start that was given up: %+v", st)
 		}
 		if err := n.service.RemoveContainer(n.ctx, id); err != nil {
 			t.Fatal(err)

@@ -15,8 +15,11 @@ import (
 	"github.com/peapod/peapod/runtime/supervisor/protocol"
 )
 
-// startErrorExitCode is the exit code of a container that could not be started.
-const startErrorExitCode = 128
+// The exit codes of a container that could not be started, and of one that was killed by SIGKILL.
+const (
+	startErrorExitCode = 128
+	killedExitCode     = 137
+)
 
 // StartContainer runs a created container; it returns when its program executes. A container that cannot be started counts as ended.
 func (s *Service) StartContainer(ctx context.Context, id string) error {
@@ -78,17 +81,20 @@ func (s *Service) markRunning(c *container, started *protocol.ContainerState) er
 }
 
 // failStart records a failed start as an end, which is how Kubernetes shows it. Should the answer have been lost rather than the
-// start have failed, Delete makes it so.
+// start have failed, Delete makes it so. A start whose caller gives up has not failed: what there was of the container is killed.
 func (s *Service) failStart(ctx context.Context, c *container, cause error) error {
 	if err := s.cfg.Supervisor.Delete(context.WithoutCancel(ctx), c.id); err != nil {
 		return errors.Join(fmt.Errorf("start container %s: %w", c.id, cause), err)
 	}
-	message := cause.Error()
+	code, reason, message := int32(startErrorExitCode), reasonStartError, cause.Error()
+	if ctx.Err() != nil {
+		code, reason, message = killedExitCode, reasonError, ""
+	}
 	_, err := s.changeContainer(c, func(e *containerEntry) bool {
 		if e.Phase != phaseCreated {
 			return false
 		}
-		e.Phase, e.FinishedAt, e.ExitCode, e.Reason, e.Message = phaseStopped, time.Now(), startErrorExitCode, reasonStartError, message
+		e.Phase, e.FinishedAt, e.ExitCode, e.Reason, e.Message = phaseStopped, time.Now(), code, reason, message
 		return true
 	})
 	if err != nil {
