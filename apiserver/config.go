@@ -20,6 +20,7 @@ import (
 	"k8s.io/apiserver/pkg/server/healthz"
 
 	"github.com/peapod/peapod/api/resource"
+	"github.com/peapod/peapod/apiserver/auditing"
 	"github.com/peapod/peapod/apiserver/inprocess"
 )
 
@@ -64,6 +65,9 @@ type Config struct {
 	// Claims keep several servers from handing out one node port twice. Optional: no other server writes to
 	// Storage.
 	Claims Claims
+
+	// Audit records requests. Optional.
+	Audit *auditing.Auditing
 
 	// Gates are what /readyz waits for, once each.
 	Gates []Gate

@@ -135,6 +135,9 @@ func (s *Server) genericConfig() *genericapiserver.Config {
 		}
 		return deepHandler(genericapiserver.DefaultBuildHandlerChain(api, c))
 	}
+	if a := s.config.Audit; a != nil {
+		c.AuditPolicyRuleEvaluator, c.AuditBackend = a.Policy, a.Backend
+	}
 	c.MaxRequestsInFlight, c.MaxMutatingRequestsInFlight = s.config.MaxReads, s.config.MaxWrites
 	c.LongRunningFunc = genericfilters.BasicLongRunningRequestCheck(
 		sets.NewString("watch", "proxy"), sets.NewString("attach", "exec", "proxy", "log", "portforward"))

@@ -77,7 +77,10 @@ func claim(i instance.Instance) (_ *instance.Lock, err error) {
 
 // start starts all parts and returns when the server is ready.
 func start(ctx context.Context, ps *parts, i instance.Instance, s settled) error {
-	var err error
+	guards, err := s.APIOptions.open()
+	if err != nil {
+		return err
+	}
 	if !s.nodeIP.IsValid() {
 		if s.nodeIP, err = machineAddress(); err != nil {
 			return err
@@ -114,7 +117,7 @@ func start(ctx context.Context, ps *parts, i instance.Instance, s settled) error
 	if err := keys.WriteKubeconfig(i.Kubeconfig(), clientURL(s)); err != nil {
 		return fmt.Errorf("write administrator's kubeconfig: %w", err)
 	}
-	return startParts(ctx, ps, i, s, keyed{st, claims, keys, ranges, listener, kubeletListener})
+	return startParts(ctx, ps, i, s, keyed{st, claims, keys, ranges, listener, kubeletListener, guards})
 }
 
 func ignoreClosed(err error) error {
@@ -220,6 +223,7 @@ type keyed struct {
 	ranges          instance.Ranges
 	listener        net.Listener
 	kubeletListener net.Listener
+	guards          guards
 }
 
 // storeName is what health checks call the store; etcd's is upstream's.

@@ -59,18 +59,6 @@ func defaultEviction() string {
 	return strings.Join(parts, ",")
 }
 
-// restore are what brings back flags that the configuration file has overwritten.
-func (o *NodeOptions) restore(flags NodeOptions) map[string]func() {
-	return map[string]func(){
-		"kubelet-port":            func() { o.KubeletPort = flags.KubeletPort },
-		"node-name":               func() { o.NodeName = flags.NodeName },
-		"node-ip":                 func() { o.NodeIP = flags.NodeIP },
-		"eviction-hard":           func() { o.EvictionHard = flags.EvictionHard },
-		"image-gc-high-threshold": func() { o.ImageGCHighThreshold = flags.ImageGCHighThreshold },
-		"image-gc-low-threshold":  func() { o.ImageGCLowThreshold = flags.ImageGCLowThreshold },
-	}
-}
-
 // settle checks every option. An invalid address is one to find; thresholds are the defaults where the user gave none.
 func (o *NodeOptions) settle() (ip netip.Addr, hard []evict.Threshold, err error) {
 	if o.KubeletPort < 0 || o.KubeletPort > 65535 {

@@ -1,12 +1,13 @@
 package daemon
 
 import (
+	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
 	"os"
 	"path"
 
+	"github.com/spf13/pflag"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
@@ -17,6 +18,9 @@ import (
 	kubeletnode "github.com/peapod/peapod/kubelet/node"
 	"github.com/peapod/peapod/store/etcd"
 )
+
+// TokenEnv is the environment variable that replaces --token, which other users of the machine can see.
+const TokenEnv = "PEAPOD_TOKEN"
 
 // Options are what a user may set of a server, by flag or in the configuration file; the file's keys are the names in
 // the tags.
@@ -46,6 +50,7 @@ type Options struct {
 	NodeMonitorGracePeriod metav1.Duration `json:"nodeMonitorGracePeriod,omitzero"`
 	// Token is what the servers of one cluster share; it protects the cluster's keys in etcd. The first server makes one.
 	Token string `json:"token,omitempty"`
+	APIOptions
 }
 
 // DefaultOptions are the options of `peapod server` without flags.
@@ -53,12 +58,32 @@ func DefaultOptions() Options {
 	return Options{BindAddress: "0.0.0.0", Port: 6443, NodeOptions: defaultNodeOptions(),
 		EtcdPrefix: etcd.DefaultPrefix, EtcdCompactionInterval: metav1.Duration{Duration: etcd.DefaultCompactionInterval},
 		ClusterSigningDuration: metav1.Duration{Duration: certificates.DefaultSigningDuration},
-		NodeMonitorGracePeriod: metav1.Duration{Duration: nodelifecycle.DefaultGracePeriod}}
+		NodeMonitorGracePeriod: metav1.Duration{Duration: nodelifecycle.DefaultGracePeriod},
+		APIOptions:             defaultAPIOptions()}
 }
 
-// Load overlays o with what the configuration file says (file may be empty), except where a flag says otherwise. Unknown
-// keys and mistyped values are errors.
-func (o *Options) Load(file string, flagChanged func(name string) bool) error {
+// AddFlags adds a flag for each option that has one. The defaults are what o says.
+func (o *Options) AddFlags(f *pflag.FlagSet) {
+	f.StringVar(&o.BindAddress, "bind-address", o.BindAddress, "IP address to serve the API on")
+	f.IntVar(&o.Port, "port", o.Port, "port to serve the API on")
+	o.NodeOptions.AddFlags(f)
+	f.StringVar(&o.ClusterCIDR, "cluster-cidr", o.ClusterCIDR, "addresses of Pods, at least a /24 (default: a free /16, 10.244.0.0/16 first)")
+	f.StringVar(&o.ServiceCIDR, "service-cidr", o.ServiceCIDR, "addresses of Services, at least a /28 (default: a free /16, 10.96.0.0/16 first)")
+	f.StringSliceVar(&o.EtcdServers, "etcd-servers", o.EtcdServers, "keep the objects in this etcd, which other servers may share: URLs, comma separated (https, or http on loopback)")
+	f.StringVar(&o.EtcdCAFile, "etcd-cafile", o.EtcdCAFile, "file with the authorities that sign etcd's certificates")
+	f.StringVar(&o.EtcdCertFile, "etcd-certfile", o.EtcdCertFile, "file with the certificate to show to etcd")
+	f.StringVar(&o.EtcdKeyFile, "etcd-keyfile", o.EtcdKeyFile, "file with the key of that certificate")
+	f.StringVar(&o.EtcdPrefix, "etcd-prefix", o.EtcdPrefix, "what all keys in etcd begin with")
+	f.DurationVar(&o.EtcdCompactionInterval.Duration, "etcd-compaction-interval", o.EtcdCompactionInterval.Duration, "how much history etcd keeps; 0 leaves compaction to others")
+	f.DurationVar(&o.ClusterSigningDuration.Duration, "cluster-signing-duration", o.ClusterSigningDuration.Duration, "how long certificates that the cluster signs are valid; requests may ask for less")
+	f.DurationVar(&o.NodeMonitorGracePeriod.Duration, "node-monitor-grace-period", o.NodeMonitorGracePeriod.Duration, "how long a node may be silent before it counts as lost")
+	f.StringVar(&o.Token, "token", o.Token, "token that the servers of one etcd share (environment: "+TokenEnv+"); the first server makes one, in <data-dir>/server-token")
+	o.APIOptions.AddFlags(f)
+}
+
+// Load overlays o with what the configuration file says (file may be empty), except where one of the given flags, which are o's,
+// was set. Unknown keys and mistyped values are errors.
+func (o *Options) Load(file string, given *pflag.FlagSet) error {
 	if file == "" {
 		return nil
 	}
@@ -66,33 +91,27 @@ func (o *Options) Load(file string, flagChanged func(name string) bool) error {
 	if err != nil {
 		return fmt.Errorf("read --config: %w", err)
 	}
-	flags := *o
-	o.EtcdServers, o.EvictionHard = nil, nil // what the file says would be written into those of the flags
-	if err := yaml.UnmarshalStrict(b, o); err != nil {
+	loaded := DefaultOptions()
+	if err := yaml.UnmarshalStrict(b, &loaded); err != nil {
 		return fmt.Errorf("read --config %s: %w", file, err)
 	}
-	restores := o.NodeOptions.restore(flags.NodeOptions)
-	maps.Copy(restores, map[string]func(){
-		"bind-address": func() { o.BindAddress = flags.BindAddress },
-		"port":         func() { o.Port = flags.Port },
-		"cluster-cidr": func() { o.ClusterCIDR = flags.ClusterCIDR },
-		"service-cidr": func() { o.ServiceCIDR = flags.ServiceCIDR },
-
-		"etcd-servers":              func() { o.EtcdServers = flags.EtcdServers },
-		"etcd-cafile":               func() { o.EtcdCAFile = flags.EtcdCAFile },
-		"etcd-certfile":             func() { o.EtcdCertFile = flags.EtcdCertFile },
-		"etcd-keyfile":              func() { o.EtcdKeyFile = flags.EtcdKeyFile },
-		"etcd-prefix":               func() { o.EtcdPrefix = flags.EtcdPrefix },
-		"etcd-compaction-interval":  func() { o.EtcdCompactionInterval = flags.EtcdCompactionInterval },
-		"cluster-signing-duration":  func() { o.ClusterSigningDuration = flags.ClusterSigningDuration },
-		"node-monitor-grace-period": func() { o.NodeMonitorGracePeriod = flags.NodeMonitorGracePeriod },
-		"token":                     func() { o.Token = flags.Token },
-	})
-	for name, restore := range restores {
-		if flagChanged(name) {
-			restore()
+	flags := pflag.NewFlagSet("file", pflag.ContinueOnError)
+	loaded.AddFlags(flags)
+	given.Visit(func(f *pflag.Flag) {
+		target := flags.Lookup(f.Name)
+		if target == nil {
+			return // no option of the file's
 		}
+		if list, ok := f.Value.(pflag.SliceValue); ok {
+			err = errors.Join(err, target.Value.(pflag.SliceValue).Replace(list.GetSlice()))
+			return
+		}
+		err = errors.Join(err, target.Value.Set(f.Value.String()))
+	})
+	if err != nil {
+		return fmt.Errorf("read --config %s: %w", file, err)
 	}
+	*o = loaded
 	return nil
 }
 
@@ -128,6 +147,9 @@ func (o Options) settle() (settled, error) {
 		return s, fmt.Errorf("--cluster-cidr %s, --service-cidr %s: they overlap each other; choose others", s.want.Cluster, s.want.Service)
 	}
 	if err := o.checkTimes(); err != nil {
+		return s, err
+	}
+	if err := o.APIOptions.check(); err != nil {
 		return s, err
 	}
 	return s, o.checkEtcd()

@@ -20,11 +20,11 @@ func TestNodeOptions(t *testing.T) {
 	load := func(args ...string) (settled, error) {
 		o := DefaultOptions()
 		f := pflag.NewFlagSet("server", pflag.ContinueOnError)
-		o.NodeOptions.AddFlags(f)
+		o.AddFlags(f)
 		if err := f.Parse(args); err != nil {
 			t.Fatal(err)
 		}
-		if err := o.Load(file, f.Changed); err != nil {
+		if err := o.Load(file, f); err != nil {
 			t.Fatal(err)
 		}
 		return o.settle()

@@ -1,12 +1,14 @@
 package daemon
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/spf13/pflag"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/peapod/peapod/daemon/instance"
@@ -93,8 +95,9 @@ func TestEtcdOptionsInFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	o := DefaultOptions()
-	o.EtcdPrefix = "/flag"
-	if err := o.Load(file, func(flag string) bool { return flag == "etcd-prefix" }); err != nil {
+	f := pflag.NewFlagSet("server", pflag.ContinueOnError)
+	o.AddFlags(f)
+	if err := errors.Join(f.Parse([]string{"--etcd-prefix=/flag"}), o.Load(file, f)); err != nil {
 		t.Fatal(err)
 	}
 	if len(o.EtcdServers) != 1 || o.EtcdPrefix != "/flag" || o.EtcdCompactionInterval.Duration != time.Minute || o.Token != "from-the-file-it-is" {
