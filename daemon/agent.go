@@ -75,6 +75,11 @@ func startAgent(ctx context.Context, ps *parts, i instance.Instance, j *joined) 
 		return err
 	}
 	ps.closing("kubelet listener", func() error { return ignoreClosed(listener.Close()) })
+	ps.start("servers", func(own context.Context) error {
+		j.servers.Run(ctx) // no longer than it takes until all are told to stop: nobody is to wait for a server then
+		<-own.Done()
+		return nil
+	})
 	ps.start("node certificate", func(ctx context.Context) error { return j.node.Run(ctx, j.asNode) })
 	ps.start("proxy certificate", func(ctx context.Context) error { return j.proxy.Run(ctx, j.asNode) })
 	ps.start("kubelet certificate", func(ctx context.Context) error { return j.serving.Run(ctx, j.asNode) })

@@ -134,6 +134,7 @@ func (j *joined) client(credential func(*rest.Config) error) (kubernetes.Interfa
 	if err := credential(cfg); err != nil {
 		return nil, err
 	}
+	cfg.Wrap(j.servers.Await)
 	c, err := kubernetes.NewForConfig(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("make client of %s: %w", j.server, err)

@@ -7,15 +7,26 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // ServerName is what every server's certificate names, so that a client that knows the cluster's authority takes any of them
 // for what it is.
 const ServerName = "kubernetes.default.svc"
 
-// dialEach bounds how long one server is tried while there are others.
-const dialEach = 3 * time.Second
+// Times of connections. A cut cable is not told of: the kernel sends again after times that double, for a quarter of an hour, and one that
+// has nothing to send waits for ever.
+const (
+	// dialEach bounds how long one server is tried while there are others; in it the kernel asks at 0 and 1 s.
+	dialEach = 3 * time.Second
+	// unheard is for how long what was sent, or silence that is asked about, may go without an answer before the connection is given up.
+	unheard = 10 * time.Second
+	// quiet is after how much silence a connection is asked about, and askAgain how often.
+	quiet, askAgain = 10 * time.Second, 5 * time.Second
+)
 
 // Servers are the addresses at which the cluster's API may be reached.
 type Servers struct {
@@ -25,11 +36,16 @@ type Servers struct {
 	mu sync.Mutex
 	// list begins with the server that was reached last.
 	list []string
+	// searching says that Run does so when it hears from lost, back is closed when the servers are found that are away; nil while they
+	// are not.
+	searching bool
+	back      chan struct{}
+	lost      chan struct{}
 }
 
 // NewServers returns those of an agent: the one that it was told of, and those that it knows from before.
 func NewServers(first string, known []string) *Servers {
-	s := &Servers{first: first, list: []string{first}}
+	s := &Servers{first: first, list: []string{first}, lost: make(chan struct{}, 1)}
 	s.add(known)
 	return s
 }
@@ -57,12 +73,21 @@ func (s *Servers) Dial(ctx context.Context, network, address string) (net.Conn, 
 	if address != s.first {
 		return dialOne(ctx, network, address)
 	}
+	conn, err := s.dialAny(ctx)
+	if err != nil && ctx.Err() == nil {
+		s.missed()
+	}
+	return conn, err
+}
+
+// dialAny connects to the first server that answers.
+func (s *Servers) dialAny(ctx context.Context) (net.Conn, error) {
 	s.mu.Lock()
 	list := slices.Clone(s.list)
 	s.mu.Unlock()
 	var errs []error
 	for _, a := range list {
-		conn, err := dialOne(ctx, network, a)
+		conn, err := dialOne(ctx, "tcp", a)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("server %s: %w", a, err))
 			if ctx.Err() != nil {
@@ -77,15 +102,28 @@ func (s *Servers) Dial(ctx context.Context, network, address string) (net.Conn, 
 }
 
 func dialOne(ctx context.Context, network, address string) (net.Conn, error) {
-	d := &net.Dialer{Timeout: dialEach, KeepAlive: 30 * time.Second}
+	d := &net.Dialer{
+		Timeout:         dialEach,
+		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: quiet, Interval: askAgain, Count: int(unheard / askAgain)},
+		Control: func(_, _ string, c syscall.RawConn) error {
+			var set error
+			if err := c.Control(func(fd uintptr) {
+				set = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(unheard.Milliseconds()))
+			}); err != nil {
+				return err
+			}
+			return set
+		},
+	}
 	return d.DialContext(ctx, network, address)
 }
 
 // reached puts a server first.
 func (s *Servers) reached(a string) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	if i := slices.Index(s.list, a); i > 0 {
 		s.list = append([]string{a}, slices.Delete(s.list, i, i+1)...)
 	}
+	s.mu.Unlock()
+	s.found()
 }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"maps"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -116,11 +117,15 @@ func (n *Node) Kick() {
 // Registered is closed once the Node object exists with a status.
 func (n *Node) Registered() <-chan struct{} { return n.first }
 
-// Observe takes a newer Node object from a watch.
+// Observe takes a newer Node object from a watch. One whose conditions say that nothing was heard of the node has the status be written at
+// once.
 func (n *Node) Observe(node *v1.Node) {
 	n.mu.Lock()
 	n.current = node
 	n.mu.Unlock()
+	if slices.ContainsFunc(node.Status.Conditions, func(c v1.NodeCondition) bool { return c.Status == v1.ConditionUnknown }) {
+		n.Kick()
+	}
 }
 
 // Get is the newest Node object known.

@@ -110,6 +110,40 @@ func TestRegisterAndReport(t *testing.T) {
 	}
 }
 
+// A node that counts as lost looks at its status as soon as it hears of that, and writes it.
+func TestLostNodeReports(t *testing.T) {
+	n, _ := testNode(t, fake.NewClientset(), nil)
+	if err := n.register(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := n.report(t.Context(), false); err != nil {
+		t.Fatal(err)
+	}
+	node, err := n.Get()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, status := range []v1.ConditionStatus{v1.ConditionTrue, v1.ConditionUnknown} {
+		lost := status == v1.ConditionUnknown
+		node = node.DeepCopy()
+		condition(&node.Status, v1.NodeReady).Status = status
+		n.Observe(node)
+		select {
+		case <-n.kick:
+			if !lost {
+				t.Error("each change has the status be looked at")
+			}
+		default:
+			if lost {
+				t.Error("the status is not looked at")
+			}
+		}
+		if wrote, _, err := n.report(t.Context(), false); err != nil || wrote != lost {
+			t.Errorf("%s: wrote %t, %v", status, wrote, err)
+		}
+	}
+}
+
 func TestUnchangedStatusIsNotWritten(t *testing.T) {
 	client := fake.NewClientset()
 	n, _ := testNode(t, client, nil)
