@@ -24,12 +24,17 @@ type Decision struct {
 	Nodes int
 }
 
-// Cycle holds the rules and, between Pods, where the search of nodes begins and how often there was a choice between equals.
+// Cycle holds the rules and, between Pods, where the search of nodes begins and how often there was a choice between equals. It
+// makes one decision at a time.
 type Cycle struct {
 	filters []framework.Filter
 	scores  []framework.Score
 	next    int
 	turn    int
+
+	// What a decision has gathered is of no use after it; its room is kept for the next one, some 16 kB with 500 nodes.
+	fit, equals []*framework.Node
+	total, raw  []int64
 }
 
 // New returns a cycle with the given rules.
@@ -94,10 +99,12 @@ func (c *Cycle) Decide(pod *framework.Pod, cluster *framework.Cluster) Decision 
 		}
 	}
 	looked, want := 0, enough(len(nodes))
-	t.fit = make([]*framework.Node, 0, want)
+	t.fit = slices.Grow(c.fit[:0], want)
 	for ; looked < len(nodes) && len(t.fit) < want; looked++ {
 		t.look(pod, checks, nodes[(c.next+looked)%len(nodes)])
 	}
+	c.fit = t.fit
+	defer c.forget()
 	if len(nodes) > 0 {
 		c.next = (c.next + looked) % len(nodes)
 	}
@@ -105,6 +112,12 @@ func (c *Cycle) Decide(pod *framework.Pod, cluster *framework.Cluster) Decision 
 		return t.rejected("")
 	}
 	return Decision{Node: c.best(pod, cluster, t.fit), Nodes: all}
+}
+
+// forget lets nodes go that may be removed before the next decision.
+func (c *Cycle) forget() {
+	clear(c.fit)
+	clear(c.equals)
 }
 
 // trial is what the search of nodes for one Pod has found so far.
@@ -254,20 +267,22 @@ func (c *Cycle) best(pod *framework.Pod, cluster *framework.Cluster, fit []*fram
 	}
 	total := c.totals(pod, cluster, fit)
 	best := slices.Max(total)
-	var equals []*framework.Node
+	c.equals = c.equals[:0]
 	for i, n := range fit {
 		if total[i] == best {
-			equals = append(equals, n)
+			c.equals = append(c.equals, n)
 		}
 	}
 	c.turn++
-	return equals[c.turn%len(equals)]
+	return c.equals[c.turn%len(c.equals)]
 }
 
-// totals are the weighted sums of the scores of each node.
+// totals are the weighted sums of the scores of each node, until the next decision.
 func (c *Cycle) totals(pod *framework.Pod, cluster *framework.Cluster, fit []*framework.Node) []int64 {
-	total := make([]int64, len(fit))
-	raw := make([]int64, len(fit))
+	c.total = slices.Grow(c.total[:0], len(fit))[:len(fit)]
+	c.raw = slices.Grow(c.raw[:0], len(fit))[:len(fit)]
+	total, raw := c.total, c.raw
+	clear(total)
 	for _, s := range c.scores {
 		of := s.PrepareScore(pod, cluster, fit)
 		if of == nil {
