@@ -96,7 +96,10 @@ type Pod struct {
 
 // NewPod works out what the scheduler needs of p, which must not change afterwards.
 func NewPod(p *corev1.Pod) *Pod {
-	options := resource.PodResourcesOptions{UseStatusResources: true, InPlacePodLevelResourcesVerticalScalingEnabled: true}
+	// A status that says nothing is not gone through, which would cost three times as much with the same outcome.
+	options := resource.PodResourcesOptions{
+		UseStatusResources: statusCounts(p) || resource.IsPodResizeInfeasible(p), InPlacePodLevelResourcesVerticalScalingEnabled: true,
+	}
 	requests := ResourcesOf(resource.PodRequests(p, options))
 	spread := requests
 	if !allRequest(p) {

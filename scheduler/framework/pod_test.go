@@ -7,6 +7,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	helpers "k8s.io/component-helpers/resource"
 )
 
 // demanding is a Pod that has something of all that NewPod works out.
@@ -24,6 +25,38 @@ func demanding() *corev1.Pod {
 				{TopologyKey: "zone", LabelSelector: selector, MatchLabelKeys: []string{"hash"}},
 			}}},
 		},
+	}
+}
+
+// What a Pod requests is what Kubernetes' own helper says of its spec and status, also where the status is not gone through.
+func TestRequestsCountTheStatus(t *testing.T) {
+	given := []corev1.ContainerStatus{{Name: "c", AllocatedResources: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("3")}}}
+	infeasible := []corev1.PodCondition{{Type: corev1.PodResizePending, Status: corev1.ConditionTrue, Reason: corev1.PodReasonInfeasible}}
+	for name, change := range map[string]func(*corev1.Pod){
+		"new":                func(*corev1.Pod) {},
+		"given more":         func(p *corev1.Pod) { p.Status.ContainerStatuses = given },
+		"denied a resize":    func(p *corev1.Pod) { p.Status.Conditions = infeasible },
+		"denied, given more": func(p *corev1.Pod) { p.Status.Conditions, p.Status.ContainerStatuses = infeasible, given },
+		"of resources of its own": func(p *corev1.Pod) {
+			p.Spec.Resources = &corev1.ResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("2")}}
+		},
+		"with others before": func(p *corev1.Pod) {
+			sidecar, always := *p.Spec.Containers[0].DeepCopy(), corev1.ContainerRestartPolicyAlways
+			sidecar.Name, sidecar.RestartPolicy = "s", &always
+			first := *p.Spec.Containers[0].DeepCopy()
+			first.Name, first.Resources.Requests = "i", corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("7")}
+			p.Spec.InitContainers = []corev1.Container{sidecar, first}
+			p.Spec.Overhead = corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("1m")}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := demanding()
+			change(p)
+			want := ResourcesOf(helpers.PodRequests(p, helpers.PodResourcesOptions{UseStatusResources: true, InPlacePodLevelResourcesVerticalScalingEnabled: true}))
+			if got := NewPod(p).Requests; !reflect.DeepEqual(got, want) {
+				t.Errorf("requests %v, want %v", got, want)
+			}
+		})
 	}
 }
 
