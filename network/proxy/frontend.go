@@ -2,8 +2,10 @@ package proxy
 
 import (
 	"cmp"
+	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -32,7 +34,7 @@ type target struct {
 	masquerade bool
 	// affinity is for how long a client keeps its endpoint; zero for not at all.
 	affinity time.Duration
-	// restricted admits clients elsewhere from sources only.
+	// restricted admits clients from sources only, those on this node too.
 	restricted bool
 	sources    []netip.Prefix
 	// drop stays silent, where there is no endpoint for this node but elsewhere there are; otherwise packets are refused.
@@ -168,12 +170,7 @@ func (b *builder) addBalancer(port uint16, external target) {
 		return
 	}
 	if ranges := b.svc.Spec.LoadBalancerSourceRanges; len(ranges) > 0 {
-		external.restricted = true
-		for _, r := range ranges {
-			if prefix, err := netip.ParsePrefix(r); err == nil && prefix.Addr().Is6() == b.is6 {
-				external.sources = append(external.sources, prefix.Masked())
-			}
-		}
+		external.restricted, external.sources = true, b.sources(ranges)
 	}
 	var ips []string
 	for _, in := range b.svc.Status.LoadBalancer.Ingress {
@@ -183,6 +180,31 @@ func (b *builder) addBalancer(port uint16, external target) {
 		}
 	}
 	b.add(ips, port, &external, false)
+}
+
+// sources are the ranges of the family. One that has an address of this machine admits what comes from it, whichever of its addresses
+// that has: to a load balancer's at home the kernel sends from that very one.
+func (b *builder) sources(ranges []string) []netip.Prefix {
+	var out []netip.Prefix
+	fromHere := false
+	for _, r := range ranges {
+		prefix, err := netip.ParsePrefix(strings.TrimSpace(r)) // validation allows spaces around it
+		if err != nil || prefix.Addr().Is6() != b.is6 {
+			continue
+		}
+		out = append(out, prefix.Masked())
+		for own := range b.at.addresses {
+			fromHere = fromHere || prefix.Contains(own)
+		}
+	}
+	if fromHere {
+		for _, own := range slices.SortedFunc(maps.Keys(b.at.addresses), netip.Addr.Compare) {
+			if own.Is6() == b.is6 {
+				out = append(out, netip.PrefixFrom(own, own.BitLen()))
+			}
+		}
+	}
+	return out
 }
 
 // add adds a frontend for each address of the family.

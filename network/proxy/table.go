@@ -25,8 +25,8 @@ import (
 //	pick_*     one chain for each number of endpoints: a random number below it, looked up in "ends" together with the
 //	           destination, gives the endpoint; chains with a time in the name first look in "affinity" for the endpoint that
 //	           the client had, and in "members" whether it is still one
-//	split_*    (externalTrafficPolicy Local) and
-//	ranges_*   (loadBalancerSourceRanges) look at where the packet comes from, then go on by "inside" or "outside"
+//	ranges_*   (loadBalancerSourceRanges) let the packet go on to split_* if it comes from one of them
+//	split_*    (externalTrafficPolicy Local) look at where the packet comes from, then go on by "inside" or "outside"
 //	masquerade after routing, hides clients elsewhere: destinations in the service network, and those in "masq"; for those in
 //	           "masqhere" (externalTrafficPolicy Local) this node alone, whose endpoints may be on others
 //	blocked    packets that were not translated: those in "blocked" have no endpoint and are refused or dropped, and so is
@@ -300,9 +300,9 @@ func (f family) chains(nets *Networks, c *classes) []nft.Chain {
 			if len(name) <= len(prefix) || name[:len(prefix)] != prefix {
 				continue
 			}
-			rules := slices.Clip(inside)
+			var rules []nft.Rule
 			for _, source := range c.sourceSets[name] {
-				rules = append(rules, nft.Rule{Exprs: nft.Exprs(nft.SourceIn(source), outside.Exprs)})
+				rules = append(rules, nft.Rule{Exprs: nft.Exprs(nft.SourceIn(source), nft.Verdict(expr.VerdictGoto, splitChain(f, kind)))})
 			}
 			out = append(out, nft.Chain{Name: name, Rules: append(rules, nft.Rule{Exprs: nft.Verdict(expr.VerdictDrop, "")})})
 		}

@@ -112,6 +112,26 @@ func TestTrace(t *testing.T) {
 			full(svc)
 			svc.Spec.LoadBalancerSourceRanges = []string{"203.0.113.0/24"}
 		}, []discoveryv1.Endpoint{local}, outside, nodeHere + ":80", []string{"10.244.0.2:8080 masq"}},
+		{"source ranges and a Pod here", func(svc *corev1.Service) {
+			full(svc)
+			svc.Spec.LoadBalancerSourceRanges = []string{"198.51.100.0/24"}
+		}, []discoveryv1.Endpoint{local}, podHere, nodeHere + ":80", []string{"drop"}},
+		{"source ranges and this host", func(svc *corev1.Service) {
+			full(svc)
+			svc.Spec.LoadBalancerSourceRanges = []string{"198.51.100.0/24"}
+		}, []discoveryv1.Endpoint{local}, nodeHere, nodeHere + ":80", []string{"drop"}},
+		{"source ranges with a Pod's address", func(svc *corev1.Service) {
+			localPolicy(svc)
+			svc.Spec.LoadBalancerSourceRanges = []string{podHere + "/32"}
+		}, []discoveryv1.Endpoint{remote}, podHere, nodeHere + ":80", []string{"10.244.1.2:8080"}},
+		{"source ranges with this host", func(svc *corev1.Service) {
+			localPolicy(svc)
+			svc.Spec.LoadBalancerSourceRanges = []string{"192.0.2.0/24"}
+		}, []discoveryv1.Endpoint{remote}, nodeHere, nodeHere + ":80", []string{"10.244.1.2:8080 masq"}},
+		{"source ranges do not count at node ports", func(svc *corev1.Service) {
+			full(svc)
+			svc.Spec.LoadBalancerSourceRanges = []string{"198.51.100.0/24"}
+		}, []discoveryv1.Endpoint{local}, outside, nodeHere + ":30080", []string{"10.244.0.2:8080 masq"}},
 		{"reserved port", func(svc *corev1.Service) {
 			full(svc)
 			svc.Spec.Ports[0].Port = 6443

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -273,14 +274,24 @@ func TestInternalTrafficPolicyLocal(t *testing.T) {
 	})
 }
 
-// A load balancer's address answers those whom its ranges admit.
+// A load balancer's address answers those whom its ranges admit, Pods and the machine itself like others.
 func TestLoadBalancer(t *testing.T) {
 	m := newMachine(t)
-	a := m.pod("a")
+	a, b := m.pod("a"), m.pod("b")
+	clients := []struct {
+		name string
+		ns   *nettest.Namespace
+	}{{"elsewhere", m.world}, {"a Pod", b.Namespace}, {"this machine", nil}}
 	for name, tc := range map[string]struct {
 		ranges   []string
-		admitted bool
-	}{"open": {nil, true}, "admitted": {[]string{"192.0.2.2/32"}, true}, "kept out": {[]string{"203.0.113.0/24"}, false}} {
+		admitted string
+	}{
+		"open":           {nil, "elsewhere, a Pod, this machine"},
+		"one elsewhere":  {[]string{"192.0.2.2/32"}, "elsewhere"},
+		"a Pod":          {[]string{b.v4 + "/32"}, "a Pod"},
+		"this machine":   {[]string{host4 + "/32"}, "this machine"},
+		"nobody of them": {[]string{"203.0.113.0/24"}, ""},
+	} {
 		svc := m.service("web", func(spec *corev1.ServiceSpec) {
 			spec.Type = corev1.ServiceTypeLoadBalancer
 			spec.LoadBalancerSourceRanges = tc.ranges
@@ -289,11 +300,20 @@ func TestLoadBalancer(t *testing.T) {
 		_, err := m.api.CoreV1().Services("default").UpdateStatus(t.Context(), svc, metav1.UpdateOptions{})
 		nettest.Must(t, err)
 		m.endpoints(svc, a.at(self))
-		m.answers(nil, "tcp", host4+":80", "a")
-		if tc.admitted {
+		for _, client := range clients {
+			if strings.Contains(tc.admitted, client.name) {
+				m.answers(client.ns, "tcp", host4+":80", "a")
+				continue
+			}
+			m.rules.Until(fmt.Sprintf("%s: silence for %s", name, client.name), func() error {
+				if got, err := nettest.AskWithin(client.ns, "tcp", host4+":80", time.Second); !os.IsTimeout(err) {
+					return fmt.Errorf("%v answers, %w", got, err)
+				}
+				return nil
+			})
+		}
+		if tc.ranges == nil {
 			nettest.WantFrom(t, name, m.world, "tcp", host4+":80", gateway4)
-		} else if got, err := nettest.AskWithin(m.world, "tcp", host4+":80", time.Second); !os.IsTimeout(err) {
-			t.Errorf("%s: %v, %v", name, got, err)
 		}
 		nettest.Must(t, m.api.CoreV1().Services("default").Delete(t.Context(), "web", metav1.DeleteOptions{}))
 		m.rules.Until("nothing is left", func() error {
