@@ -21,6 +21,7 @@ import (
 
 	"github.com/peapod/peapod/api/resource"
 	"github.com/peapod/peapod/apiserver/auditing"
+	"github.com/peapod/peapod/apiserver/encryption"
 	"github.com/peapod/peapod/apiserver/inprocess"
 )
 
@@ -68,6 +69,8 @@ type Config struct {
 
 	// Audit records requests. Optional.
 	Audit *auditing.Auditing
+	// Encryption says what is encrypted in Storage. Optional: nothing.
+	Encryption *encryption.Encryption
 
 	// Gates are what /readyz waits for, once each.
 	Gates []Gate

@@ -21,7 +21,7 @@ func (s *Server) customResources(manager aggregated.ResourceManager) (*customres
 	if err != nil {
 		return nil, fmt.Errorf("make client that finds webhooks: %w", err)
 	}
-	return customresource.New(customresource.Config{Generic: generic, Storage: s.config.Storage, Services: serviceaddress.New(services)})
+	return customresource.New(customresource.Config{Generic: generic, Storage: s.config.Storage, Encryption: s.config.Encryption, Services: serviceaddress.New(services)})
 }
 
 // listDefinitions puts the group of definitions, which the server of custom resources has routes for, into discovery.

@@ -27,6 +27,7 @@ import (
 	"github.com/peapod/peapod/api/resource"
 	"github.com/peapod/peapod/apiserver/aggregation"
 	"github.com/peapod/peapod/apiserver/customresource"
+	"github.com/peapod/peapod/apiserver/encryption"
 	"github.com/peapod/peapod/apiserver/registry"
 )
 
@@ -123,12 +124,13 @@ func (s *Server) storageOptions(gv schema.GroupVersion) (generic.RESTOptionsGett
 		return nil, err
 	}
 	config.Codec, config.EncodeVersioner = codec, versioner
-	return restOptions{config, s.config.Storage}, nil
+	return restOptions{config, s.config.Storage, s.config.Encryption}, nil
 }
 
 type restOptions struct {
-	config    *storagebackend.Config
-	decorator generic.StorageDecorator
+	config     *storagebackend.Config
+	decorator  generic.StorageDecorator
+	encryption *encryption.Encryption
 }
 
 func (o restOptions) GetRESTOptions(gr schema.GroupResource, _ runtime.Object) (generic.RESTOptions, error) {
@@ -136,8 +138,10 @@ func (o restOptions) GetRESTOptions(gr schema.GroupResource, _ runtime.Object) (
 	if group == "" {
 		group = "core"
 	}
+	config := o.config.ForResource(gr)
+	config.Transformer = o.encryption.TransformerForResource(gr)
 	return generic.RESTOptions{
-		StorageConfig:           o.config.ForResource(gr),
+		StorageConfig:           config,
 		Decorator:               o.decorator,
 		EnableGarbageCollection: true,
 		DeleteCollectionWorkers: 1,

@@ -89,6 +89,8 @@ func (s *Server) build() error {
 	if err := s.aggregate(generic); err != nil {
 		return err
 	}
+	keys := s.config.Encryption.Checks()
+	generic.HealthzChecks, generic.ReadyzChecks = append(generic.HealthzChecks, keys...), append(generic.ReadyzChecks, keys...)
 	s.generic, err = generic.Complete(nil).New("peapod", custom.Delegate())
 	if err != nil {
 		return err

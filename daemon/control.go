@@ -151,8 +151,8 @@ func newControl(s settled, k keyed) (*control, error) {
 		ServiceCIDRs: []netip.Prefix{ranges.Service},
 		Gates:        []apiserver.Gate{{Name: "bootstrap", Open: c.bootstrapped}},
 		Checks:       []healthz.HealthChecker{healthz.NamedCheck(k.storeName(), func(*http.Request) error { return st.Ready() })},
-		Audit:        k.guards.audit,
-		Handlers:     issuer.Handlers(), Version: version.Info(), Title: "Kubernetes",
+		Audit:        k.guards.audit, Encryption: k.guards.encryption,
+		Handlers: issuer.Handlers(), Version: version.Info(), Title: "Kubernetes",
 	})
 	if err != nil {
 		return nil, fmt.Errorf("make API server: %w", err)

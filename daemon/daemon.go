@@ -77,7 +77,7 @@ func claim(i instance.Instance) (_ *instance.Lock, err error) {
 
 // start starts all parts and returns when the server is ready.
 func start(ctx context.Context, ps *parts, i instance.Instance, s settled) error {
-	guards, err := s.APIOptions.open()
+	guards, err := s.APIOptions.open(ctx, s.NodeName)
 	if err != nil {
 		return err
 	}
@@ -182,6 +182,9 @@ func startParts(ctx context.Context, ps *parts, i instance.Instance, s settled, 
 	}
 	if err := k.store.Wait(ctx); err != nil {
 		return fmt.Errorf("open store: %w", err)
+	}
+	if k.guards.encryption.Reloads() {
+		ps.start("encryption configuration", k.guards.encryption.Run)
 	}
 	ps.start("API server", c.run)
 	if opening != nil {

@@ -11,6 +11,7 @@ import (
 	"k8s.io/apiserver/pkg/features"
 	"k8s.io/apiserver/pkg/storage"
 	"k8s.io/apiserver/pkg/storage/value"
+	"k8s.io/apiserver/pkg/storage/value/encrypt/identity"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 
 	"github.com/peapod/peapod/store/mvcc"
@@ -27,6 +28,9 @@ type coder struct {
 	// tolerant makes errors say which objects are corrupt, so that they can be deleted.
 	tolerant bool
 }
+
+// unencrypted takes what is stored as it is, unless that is encrypted.
+var unencrypted = identity.NewEncryptCheckTransformer()
 
 // keyContext binds encrypted data to the key that it is stored under.
 type keyContext string
@@ -47,10 +51,11 @@ func (c *coder) seal(ctx context.Context, key string, data []byte) ([]byte, erro
 
 // unseal turns what is stored into an encoded object. stale says that it should be written again.
 func (c *coder) unseal(ctx context.Context, v *mvcc.Value) (data []byte, stale bool, err error) {
-	if c.transformer == nil {
-		return v.Data, false, nil
+	if c.transformer != nil {
+		data, stale, err = c.transformer.TransformFromStorage(ctx, v.Data, keyContext(v.Key))
+	} else {
+		data, stale, err = unencrypted.TransformFromStorage(ctx, v.Data, nil)
 	}
-	data, stale, err = c.transformer.TransformFromStorage(ctx, v.Data, keyContext(v.Key))
 	if err != nil {
 		if c.tolerant {
 			err = &corruptError{what: "data from the storage is not transformable", revision: v.Mod, err: err}

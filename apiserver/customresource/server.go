@@ -30,18 +30,22 @@ import (
 	"k8s.io/apiserver/pkg/storage/storagebackend"
 	"k8s.io/apiserver/pkg/util/notfoundhandler"
 	"k8s.io/apiserver/pkg/util/webhook"
+
+	"github.com/peapod/peapod/apiserver/encryption"
 )
 
 // Group is that of CustomResourceDefinitions.
 const Group = apiextensionsv1.GroupName
 
-// Config is what a Server is made from. All of it must be set.
+// Config is what a Server is made from. What is not marked optional must be set.
 type Config struct {
 	// Generic is a copy of the main server's configuration, which the Server changes. Its manager of aggregated discovery is
 	// shared with the main server.
 	Generic *genericapiserver.Config
 	// Storage is where definitions and custom objects are kept.
 	Storage generic.StorageDecorator
+	// Encryption says what is encrypted there. Optional.
+	Encryption *encryption.Encryption
 	// Services finds the webhooks that convert between versions.
 	Services webhook.ServiceResolver
 }
@@ -58,7 +62,7 @@ func New(c Config) (*Server, error) {
 	if c.Generic == nil || c.Generic.AggregatedDiscoveryGroupManager == nil || c.Storage == nil || c.Services == nil {
 		return nil, errors.New("make server of custom resources: Generic with its discovery manager, Storage and Services are needed")
 	}
-	definitions, err := definitionOptions(c.Storage)
+	definitions, err := definitionOptions(c.Storage, c.Encryption)
 	if err != nil {
 		return nil, err
 	}
@@ -78,7 +82,7 @@ func New(c Config) (*Server, error) {
 	config := extensions.Config{
 		GenericConfig: &genericapiserver.RecommendedConfig{Config: *g},
 		ExtraConfig: extensions.ExtraConfig{
-			CRDRESTOptionsGetter: objectOptions(c.Storage),
+			CRDRESTOptionsGetter: objectOptions(c.Storage, c.Encryption),
 			MasterCount:          1,
 			ServiceResolver:      c.Services,
 			AuthResolverWrapper:  webhook.NewDefaultAuthenticationInfoResolverWrapper(nil, nil, g.LoopbackClientConfig, g.TracerProvider),
@@ -148,12 +152,13 @@ func (s *Server) Defined() *Defined { return s.defined }
 
 // options says how objects are stored.
 type options struct {
-	config  *storagebackend.Config
-	storage generic.StorageDecorator
+	config     *storagebackend.Config
+	storage    generic.StorageDecorator
+	encryption *encryption.Encryption
 }
 
 // definitionOptions has definitions stored as protobuf.
-func definitionOptions(storage generic.StorageDecorator) (options, error) {
+func definitionOptions(storage generic.StorageDecorator, e *encryption.Encryption) (options, error) {
 	config := storagebackend.NewDefaultConfig("/", nil)
 	codec, versioner, err := serverstorage.NewStorageCodec(serverstorage.StorageCodecConfig{
 		StorageMediaType:  runtime.ContentTypeProtobuf,
@@ -166,18 +171,20 @@ func definitionOptions(storage generic.StorageDecorator) (options, error) {
 		return options{}, fmt.Errorf("set up storage of custom resource definitions: %w", err)
 	}
 	config.Codec, config.EncodeVersioner = codec, versioner
-	return options{config, storage}, nil
+	return options{config, storage, e}, nil
 }
 
 // objectOptions has custom objects stored as JSON. The handler of a kind puts pruning, defaulting and conversion around the codec.
-func objectOptions(storage generic.StorageDecorator) options {
-	return options{storagebackend.NewDefaultConfig("/", unstructured.UnstructuredJSONScheme), storage}
+func objectOptions(storage generic.StorageDecorator, e *encryption.Encryption) options {
+	return options{storagebackend.NewDefaultConfig("/", unstructured.UnstructuredJSONScheme), storage, e}
 }
 
 // GetRESTOptions implements generic.RESTOptionsGetter.
 func (o options) GetRESTOptions(gr schema.GroupResource, _ runtime.Object) (generic.RESTOptions, error) {
+	config := o.config.ForResource(gr)
+	config.Transformer = o.encryption.TransformerForResource(gr)
 	return generic.RESTOptions{
-		StorageConfig:           o.config.ForResource(gr),
+		StorageConfig:           config,
 		Decorator:               o.storage,
 		EnableGarbageCollection: true,
 		DeleteCollectionWorkers: 1,
