@@ -152,9 +152,6 @@ func (s *Server) genericConfig() *genericapiserver.Config {
 	return c
 }
 
-// Handler is the server's whole handler chain, access control included.
-func (s *Server) Handler() http.Handler { return s.generic.Handler }
-
 // Ready is closed when the server accepts connections and every gate is open.
 func (s *Server) Ready() <-chan struct{} { return s.ready }
 

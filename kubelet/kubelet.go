@@ -24,7 +24,6 @@ import (
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
-	internalapi "k8s.io/cri-api/pkg/apis"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 
@@ -132,9 +131,6 @@ func (k *Kubelet) Recorder() record.EventRecorder { return k.recorder }
 
 // Node is this node's object keeper.
 func (k *Kubelet) Node() *node.Node { return k.node }
-
-// Runtime is the container runtime, for streaming and statistics.
-func (k *Kubelet) Runtime() internalapi.RuntimeService { return k.cfg.Runtime }
 
 // Run works until ctx ends. Containers stay as they are when it returns, and
 // the next Run takes them over.

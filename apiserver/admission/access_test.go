@@ -2,6 +2,8 @@ package admission_test
 
 import (
 	"context"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"net"
 	"sync"
 	"testing"
@@ -27,6 +29,7 @@ import (
 	"github.com/peapod/peapod/apiserver/authz/bootstrap"
 	"github.com/peapod/peapod/apiserver/pki"
 	"github.com/peapod/peapod/apiserver/servertest"
+	"github.com/peapod/peapod/internal/testca"
 )
 
 // cluster is a real server with the real access control: certificates, tokens, roles and admission.
@@ -136,13 +139,21 @@ func client(t *testing.T, cfg *rest.Config) kubernetes.Interface {
 // as returns a client that shows a certificate of that user.
 func (c *cluster) as(t *testing.T, name string, groups ...string) kubernetes.Interface {
 	t.Helper()
-	cert, key, err := c.pki.IssueClient(name, groups, time.Hour)
+	return client(t, c.showing(t, name, groups...))
+}
+
+// showing is what a client that shows a certificate of that user is made from.
+func (c *cluster) showing(t *testing.T, name string, groups ...string) *rest.Config {
+	t.Helper()
+	key := testca.NewKey(t)
+	cert, err := c.pki.ClientCA().Sign(&x509.Certificate{Subject: pkix.Name{CommonName: name, Organization: groups}, NotAfter: time.Now().Add(time.Hour),
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}, key.Public())
 	if err != nil {
 		t.Fatal(err)
 	}
 	cfg := c.config()
-	cfg.CertData, cfg.KeyData = cert, key
-	return client(t, cfg)
+	cfg.CertData, cfg.KeyData = cert, testca.EncodeKey(t, key)
+	return cfg
 }
 
 // node returns the client of a kubelet.

@@ -1,15 +1,8 @@
 package admission_test
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
-	"math/big"
 	"testing"
-	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -17,26 +10,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
-)
 
-// signerKey makes a key and a request of it, and an authority's certificate of it.
-func signerKey(t *testing.T) (request []byte, anchor string) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	request, err = x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ca := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "ca"}, NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
-	der, err := x509.CreateCertificate(rand.Reader, ca, ca, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return request, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
-}
+	"github.com/peapod/peapod/internal/testca"
+)
 
 // mayOnSigner lets a user do something for signers of example.com, and all else that the kinds ask for.
 func mayOnSigner(t *testing.T, c *cluster, user, verb, names string) {
@@ -53,8 +29,7 @@ func mayOnSigner(t *testing.T, c *cluster, user, verb, names string) {
 }
 
 func trustBundles(t *testing.T, c *cluster) {
-	_, anchor := signerKey(t)
-	_, other := signerKey(t)
+	anchor, other := string(testca.New(t, "ca").PEM), string(testca.New(t, "ca").PEM)
 	mayOnSigner(t, c, "attester", "attest", "example.com/*")
 	api := c.as(t, "attester").CertificatesV1().ClusterTrustBundles()
 	bundle := func(name, signer string) *certificatesv1.ClusterTrustBundle {
@@ -87,7 +62,7 @@ func trustBundles(t *testing.T, c *cluster) {
 }
 
 func podCertificates(t *testing.T, c *cluster) {
-	csr, _ := signerKey(t)
+	csr := testca.NewRequest(t, &x509.CertificateRequest{})
 	account, err := c.system.CoreV1().ServiceAccounts("default").Get(ctx, "default", metav1.GetOptions{})
 	fine(t, err)
 	n1, err := c.system.CoreV1().Nodes().Get(ctx, "n1", metav1.GetOptions{})

@@ -203,13 +203,9 @@ func TestWebhookWarnings(t *testing.T) {
 	c := start(t)
 	c.validate(t, "hooks", validating("a.example.com", serveHook(t, refuse)))
 	c.inForce(t)
-	cfg := c.config()
-	cert, key, err := c.pki.IssueClient("admin", []string{"system:masters"}, time.Hour)
-	if err != nil {
-		t.Fatal(err)
-	}
 	var heard warnings
-	cfg.CertData, cfg.KeyData, cfg.WarningHandler = cert, key, &heard
+	cfg := c.showing(t, "admin", "system:masters")
+	cfg.WarningHandler = &heard
 	if _, err := c.tried(t.Context(), client(t, cfg), "x", nil); err != nil {
 		t.Fatal(err)
 	}

@@ -37,7 +37,6 @@ type Config struct {
 // Authenticator tells who sends a request.
 type Authenticator struct {
 	request authenticator.Request
-	tokens  authenticator.Request
 }
 
 // openToAll are the paths that need no credential.
@@ -66,12 +65,8 @@ func New(cfg Config) (*Authenticator, error) {
 	return &Authenticator{
 		// A bad credential stops here and is not taken for none at all.
 		request: union.NewFailOnError(known, anonymous.NewAuthenticator(openToAll())),
-		tokens:  group.NewAuthenticatedGroupAdder(bearertoken.New(t)),
 	}, nil
 }
 
 // Request authenticates the requests that the server receives.
 func (a *Authenticator) Request() authenticator.Request { return a.request }
-
-// Tokens authenticates by bearer token alone, which is what a TokenReview is about.
-func (a *Authenticator) Tokens() authenticator.Request { return a.tokens }

@@ -1,70 +1,45 @@
 package authn
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"math/big"
+	"encoding/pem"
 	"net/http"
 	"testing"
 	"time"
 
 	testingclock "k8s.io/utils/clock/testing"
+
+	"github.com/peapod/peapod/internal/testca"
 )
 
 // authority signs certificates in tests.
 type authority struct {
-	t    *testing.T
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
+	*testca.Authority
+	t *testing.T
 }
 
-func newAuthority(t *testing.T, now time.Time) *authority {
-	a := &authority{t: t}
-	a.cert, a.key = a.issue(&x509.Certificate{
-		Subject: pkix.Name{CommonName: "authority"}, NotBefore: now, NotAfter: now.Add(24 * time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	})
-	return a
+func newAuthority(t *testing.T, now time.Time) authority {
+	return authority{testca.NewBetween(t, "authority", now, now.Add(24*time.Hour)), t}
 }
 
-// issue signs a certificate; an authority's first is its own.
-func (a *authority) issue(template *x509.Certificate) (*x509.Certificate, *ecdsa.PrivateKey) {
+func (a authority) client(name string, from, to time.Time) *x509.Certificate {
 	a.t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	template.SerialNumber = big.NewInt(time.Now().UnixNano())
-	parent, signer := a.cert, a.key
-	if parent == nil {
-		parent, signer = template, key
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, signer)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	return cert, key
-}
-
-func (a *authority) client(name string, from, to time.Time) *x509.Certificate {
-	cert, _ := a.issue(&x509.Certificate{
+	block, _ := pem.Decode(a.MustSign(a.t, &x509.Certificate{
 		Subject: pkix.Name{CommonName: name, Organization: []string{"readers"}}, NotBefore: from, NotAfter: to,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-	})
+	}, testca.NewKey(a.t).Public()))
+	cert, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		a.t.Fatal(err)
+	}
 	return cert
 }
 
-func (a *authority) options() x509.VerifyOptions {
+func (a authority) options() x509.VerifyOptions {
 	pool := x509.NewCertPool()
-	pool.AddCert(a.cert)
+	pool.AddCert(a.Cert)
 	return x509.VerifyOptions{Roots: pool, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
 }
 

@@ -129,28 +129,15 @@ func (p *PKI) issue(w wanted, life time.Duration) (*pair, error) {
 	if err != nil {
 		return nil, fmt.Errorf("generate key of %s: %w", w.name, err)
 	}
-	serial, err := newSerial()
+	now := p.cfg.Clock.Now().UTC()
+	leaf, err := w.ca.sign(&x509.Certificate{
+		Subject:   pkix.Name{CommonName: w.commonName, Organization: w.groups},
+		NotBefore: now.Add(-backdate), NotAfter: now.Add(life),
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{w.usage},
+		DNSNames: w.names, IPAddresses: w.ips,
+	}, key.Public())
 	if err != nil {
 		return nil, err
-	}
-	ca := w.ca.current()
-	now := p.cfg.Clock.Now().UTC()
-	template := &x509.Certificate{
-		SerialNumber: serial, Subject: pkix.Name{CommonName: w.commonName, Organization: w.groups},
-		NotBefore: now.Add(-backdate), NotAfter: now.Add(life),
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{w.usage}, BasicConstraintsValid: true,
-		DNSNames: w.names, IPAddresses: w.ips,
-	}
-	if template.NotAfter.After(ca.NotAfter) {
-		template.NotAfter = ca.NotAfter
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, ca, key.Public(), w.ca.key)
-	if err != nil {
-		return nil, fmt.Errorf("sign certificate of %s: %w", w.name, err)
-	}
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		return nil, fmt.Errorf("parse own certificate of %s: %w", w.name, err)
 	}
 	return newPair(leaf, key)
 }

@@ -30,7 +30,7 @@ import (
 type Config struct {
 	// Dir holds the files; it is made, and closed to everybody else (0700).
 	Dir string
-	// NodeName is the name of the node whose kubelet runs in this process. Without it there are no kubelet credentials.
+	// NodeName is the name of the node whose kubelet runs in this process. Without it there is no certificate for one.
 	NodeName string
 	// Names and IPs are what clients reach the API server by, beyond localhost and the names of the kubernetes Service:
 	// the host's name and addresses, and the first address of each service CIDR.
@@ -68,7 +68,6 @@ const (
 	apiServerKubeletClient = "apiserver-kubelet-client"
 	admin                  = "admin"
 	kubeletServer          = "kubelet-server"
-	kubeletClient          = "kubelet-client"
 	frontProxyClient       = "front-proxy-client"
 )
 
@@ -155,9 +154,7 @@ func (p *PKI) wanted() []wanted {
 	return append(list,
 		wanted{name: kubeletServer, ca: p.server, commonName: "system:node:" + c.NodeName, groups: []string{"system:nodes"},
 			usage: x509.ExtKeyUsageServerAuth, names: union([]string{c.NodeName, "localhost"}, c.NodeNames),
-			ips: append(local, c.NodeIPs...)},
-		wanted{name: kubeletClient, ca: p.client, commonName: "system:node:" + c.NodeName,
-			groups: []string{"system:nodes"}, usage: x509.ExtKeyUsageClientAuth})
+			ips: append(local, c.NodeIPs...)})
 }
 
 // ServerCA signs what servers show: clients trust it, and it is what kube-root-ca.crt holds.
@@ -188,21 +185,8 @@ func (p *PKI) Admin() *Certificate { return p.byName[admin] }
 // KubeletServer is the certificate that this process's kubelet serves with; nil without Config.NodeName.
 func (p *PKI) KubeletServer() *Certificate { return p.byName[kubeletServer] }
 
-// KubeletClient is what this process's kubelet shows to the API server; nil without Config.NodeName.
-func (p *PKI) KubeletClient() *Certificate { return p.byName[kubeletClient] }
-
 // TokenKeys returns the service-account keys: the first signs, all of them verify.
 func (p *PKI) TokenKeys() []*ecdsa.PrivateKey { return p.tokenKeys }
-
-// IssueClient makes a client certificate that is not kept here, valid for life (Config.Life if zero).
-func (p *PKI) IssueClient(commonName string, groups []string, life time.Duration) (certPEM, keyPEM []byte, err error) {
-	c, err := p.issue(wanted{name: commonName, ca: p.client, commonName: commonName, groups: groups,
-		usage: x509.ExtKeyUsageClientAuth}, orDefault(life, p.cfg.Life))
-	if err != nil {
-		return nil, nil, err
-	}
-	return c.certPEM, c.keyPEM, nil
-}
 
 // Run renews what falls due until ctx ends.
 func (p *PKI) Run(ctx context.Context) error {

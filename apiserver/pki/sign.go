@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"time"
@@ -15,15 +14,24 @@ import (
 // Sign signs a certificate that somebody asked for, and returns it in PEM. template says who it is for, what it may be
 // used for and until when; it never outlives the authority and is never one itself. The serial number is chosen here.
 func (a *Authority) Sign(template *x509.Certificate, public crypto.PublicKey) ([]byte, error) {
+	if template.NotBefore.IsZero() {
+		t := *template
+		t.NotBefore, template = time.Now().UTC().Add(-backdate), &t
+	}
+	cert, err := a.sign(template, public)
+	if err != nil {
+		return nil, err
+	}
+	return encodeCertificate(cert), nil
+}
+
+func (a *Authority) sign(template *x509.Certificate, public crypto.PublicKey) (*x509.Certificate, error) {
 	serial, err := newSerial()
 	if err != nil {
 		return nil, err
 	}
 	ca, t := a.current(), *template
 	t.SerialNumber, t.IsCA, t.BasicConstraintsValid = serial, false, true
-	if t.NotBefore.IsZero() {
-		t.NotBefore = time.Now().UTC().Add(-backdate)
-	}
 	if t.NotAfter.After(ca.NotAfter) {
 		t.NotAfter = ca.NotAfter
 	}
@@ -31,7 +39,11 @@ func (a *Authority) Sign(template *x509.Certificate, public crypto.PublicKey) ([
 	if err != nil {
 		return nil, fmt.Errorf("sign certificate of %s: %w", t.Subject.CommonName, err)
 	}
-	return pem.EncodeToMemory(&pem.Block{Type: certificateBlock, Bytes: der}), nil
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, fmt.Errorf("parse own certificate of %s: %w", t.Subject.CommonName, err)
+	}
+	return cert, nil
 }
 
 // Pin returns the SHA-256 of the authority's public key, in hexadecimal digits. It stays the same when the authority's

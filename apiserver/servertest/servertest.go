@@ -4,13 +4,8 @@ package servertest
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/pem"
-	"math/big"
 	"net"
 	"net/http"
 	"net/netip"
@@ -36,6 +31,7 @@ import (
 	"github.com/peapod/peapod/api"
 	"github.com/peapod/peapod/apiserver"
 	"github.com/peapod/peapod/apiserver/inprocess"
+	"github.com/peapod/peapod/internal/testca"
 	"github.com/peapod/peapod/internal/version"
 	"github.com/peapod/peapod/store"
 )
@@ -207,39 +203,18 @@ func (s *Server) HTTP(t testing.TB) *http.Client {
 // Authority is a certificate authority.
 type Authority struct {
 	dynamiccertificates.CAContentProvider
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
+	ca *testca.Authority
 }
 
 // NewAuthority makes one.
 func NewAuthority(t testing.TB) *Authority {
 	t.Helper()
-	a := &Authority{key: newKey(t)}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test CA"}, NotBefore: time.Now().Add(-time.Hour),
-		NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, a.key.Public(), a.key)
+	ca := testca.New(t, "test CA")
+	content, err := dynamiccertificates.NewStaticCAContent("test", ca.PEM)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if a.cert, err = x509.ParseCertificate(der); err != nil {
-		t.Fatal(err)
-	}
-	a.CAContentProvider, err = dynamiccertificates.NewStaticCAContent("test", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return a
-}
-
-func newKey(t testing.TB) *ecdsa.PrivateKey {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return key
+	return &Authority{content, ca}
 }
 
 // Serving issues a certificate for a server at ip.
@@ -269,32 +244,14 @@ func (a *Authority) ClientCert(t testing.TB, name string) dynamiccertificates.Ce
 
 // Sign issues the client certificate that is asked for, PEM.
 func (a *Authority) Sign(request *x509.CertificateRequest, notBefore, notAfter time.Time) ([]byte, error) {
-	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
-		Subject: request.Subject, SerialNumber: big.NewInt(time.Now().UnixNano()), NotBefore: notBefore, NotAfter: notAfter,
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-	}, a.cert, request.PublicKey, a.key)
-	if err != nil {
-		return nil, err
-	}
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), nil
+	return a.ca.Sign(&x509.Certificate{Subject: request.Subject, NotBefore: notBefore, NotAfter: notAfter,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}, request.PublicKey)
 }
 
 func (a *Authority) issue(t testing.TB, template *x509.Certificate) dynamiccertificates.CertKeyContentProvider {
 	t.Helper()
-	key := newKey(t)
-	template.SerialNumber = big.NewInt(time.Now().UnixNano())
-	template.NotBefore, template.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
-	template.KeyUsage = x509.KeyUsageDigitalSignature
-	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, key.Public(), a.key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	keyDER, err := x509.MarshalECPrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	pair, err := dynamiccertificates.NewStaticCertKeyContent("test",
-		pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: keyDER}))
+	cert, key := a.ca.Issue(t, template)
+	pair, err := dynamiccertificates.NewStaticCertKeyContent("test", cert, key)
 	if err != nil {
 		t.Fatal(err)
 	}

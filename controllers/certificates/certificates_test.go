@@ -4,11 +4,8 @@ import (
 	"context"
 	"crypto"
 	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
-	"math/big"
 	"testing"
 	"time"
 
@@ -24,6 +21,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/peapod/peapod/controllers/engine"
+	"github.com/peapod/peapod/internal/testca"
 	"github.com/peapod/peapod/test/controltest"
 )
 
@@ -130,17 +128,7 @@ func TestApproval(t *testing.T) {
 // signing is an authority that says which it is in what it signs.
 func signing(t *testing.T, name string) func(*x509.Certificate, crypto.PublicKey) ([]byte, error) {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return func(template *x509.Certificate, public crypto.PublicKey) ([]byte, error) {
-		template.SerialNumber, template.NotBefore = big.NewInt(1), time.Now().Add(-time.Minute)
-		issuer := &x509.Certificate{SerialNumber: big.NewInt(2), IsCA: true, BasicConstraintsValid: true}
-		issuer.Subject.CommonName = name
-		der, err := x509.CreateCertificate(rand.Reader, template, issuer, public, key)
-		return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), err
-	}
+	return testca.New(t, name).Sign
 }
 
 func TestSigning(t *testing.T) {

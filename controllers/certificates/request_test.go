@@ -1,9 +1,6 @@
 package certificates
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
@@ -16,6 +13,8 @@ import (
 	certificatesv1 "k8s.io/api/certificates/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
+
+	"github.com/peapod/peapod/internal/testca"
 )
 
 // Usages that nodes ask for.
@@ -27,10 +26,6 @@ var (
 // asked is a request for a certificate for a subject, made by a user; change may be nil.
 func asked(t *testing.T, by, signer, cn, org string, usages []certificatesv1.KeyUsage, change func(*x509.CertificateRequest)) *csr {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
 	r := &x509.CertificateRequest{Subject: pkix.Name{CommonName: cn}}
 	if org != "" {
 		r.Subject.Organization = []string{org}
@@ -38,12 +33,8 @@ func asked(t *testing.T, by, signer, cn, org string, usages []certificatesv1.Key
 	if change != nil {
 		change(r)
 	}
-	der, err := x509.CreateCertificateRequest(rand.Reader, r, key)
-	if err != nil {
-		t.Fatal(err)
-	}
 	c := &csr{ObjectMeta: metav1.ObjectMeta{Name: "r"}, Spec: certificatesv1.CertificateSigningRequestSpec{
-		Request:    pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}),
+		Request:    pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: testca.NewRequest(t, r)}),
 		SignerName: signer, Usages: usages, Username: by, Groups: []string{"system:authenticated"}}}
 	if by != "someone" && by != "system:bootstrap:abcdef" {
 		c.Spec.Groups = append(c.Spec.Groups, "system:nodes")

@@ -2,9 +2,6 @@ package podcertificates
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
 	"errors"
 	"testing"
@@ -16,6 +13,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/peapod/peapod/controllers/engine"
+	"github.com/peapod/peapod/internal/testca"
 	"github.com/peapod/peapod/test/controltest"
 )
 
@@ -66,19 +64,11 @@ func TestCleaner(t *testing.T) {
 
 func request(t *testing.T) *certificatesv1.PodCertificateRequest {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
-	if err != nil {
-		t.Fatal(err)
-	}
 	return &certificatesv1.PodCertificateRequest{
 		ObjectMeta: metav1.ObjectMeta{Name: "r"},
 		Spec: certificatesv1.PodCertificateRequestSpec{
 			SignerName: "example.com/foo", PodName: "p", PodUID: "u", ServiceAccountName: "s", ServiceAccountUID: "u", NodeName: "n", NodeUID: "u",
-			StubPKCS10Request: der,
+			StubPKCS10Request: testca.NewRequest(t, &x509.CertificateRequest{}),
 		},
 	}
 }

@@ -2,8 +2,6 @@ package join
 
 import (
 	"context"
-	"crypto/x509"
-	"encoding/pem"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -16,6 +14,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/peapod/peapod/apiserver/servertest"
+	csrs "github.com/peapod/peapod/internal/csr"
 )
 
 // signer approves and signs each request for a certificate, with the times that it is given, one after the other.
@@ -38,8 +37,7 @@ func signer(ctx context.Context, t *testing.T, client kubernetes.Interface, ca *
 			t.Errorf("approve: %v", err)
 			return
 		}
-		block, _ := pem.Decode(csr.Spec.Request)
-		request, err := x509.ParseCertificateRequest(block.Bytes)
+		request, err := csrs.Parse(csr.Spec.Request)
 		if err != nil {
 			t.Errorf("parse request: %v", err)
 			return

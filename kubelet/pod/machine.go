@@ -1,9 +1,6 @@
 package pod
 
-import (
-	"fmt"
-	"strings"
-)
+import "fmt"
 
 // State is a station of a Pod's way on this node.
 type State int
@@ -118,15 +115,4 @@ func Next(s State, e Event) (State, error) {
 		}
 	}
 	return s, &TransitionError{State: s, Event: e}
-}
-
-// Diagram draws the machine as a Mermaid state diagram; LIFECYCLE.md holds it.
-func Diagram() string {
-	var b strings.Builder
-	b.WriteString("stateDiagram-v2\n    [*] --> New\n")
-	for _, t := range transitions() {
-		fmt.Fprintf(&b, "    %s --> %s: %s (%s)\n", t.from, t.to, t.on, t.why)
-	}
-	b.WriteString("    Gone --> [*]\n")
-	return b.String()
 }

@@ -2,15 +2,10 @@ package volume
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
-	"math/big"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -26,6 +21,7 @@ import (
 	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/utils/ptr"
 
+	"github.com/peapod/peapod/internal/testca"
 	"github.com/peapod/peapod/kubelet/pod"
 )
 
@@ -33,20 +29,13 @@ import (
 type signer struct {
 	t      *testing.T
 	client *fake.Clientset
-	key    *ecdsa.PrivateKey
-	ca     *x509.Certificate
-	serial int64
+	ca     *testca.Authority
 }
 
 // newSigner also gives requests names, which the fake API does not.
 func newSigner(t *testing.T, client *fake.Clientset) *signer {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &signer{t: t, client: client, key: key}
-	s.ca = &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "ca"}, NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
+	s := &signer{t: t, client: client, ca: testca.New(t, "ca")}
 	made := 0
 	client.PrependReactor("create", "podcertificaterequests", func(a clienttesting.Action) (bool, runtime.Object, error) {
 		r := a.(clienttesting.CreateAction).GetObject().(*certificatesv1.PodCertificateRequest)
@@ -60,13 +49,9 @@ func newSigner(t *testing.T, client *fake.Clientset) *signer {
 // pem returns a certificate for the public key, with text around it.
 func (s *signer) pem(public any, notAfter time.Time) string {
 	s.t.Helper()
-	s.serial++
-	leaf := &x509.Certificate{SerialNumber: big.NewInt(s.serial), NotBefore: time.Now(), NotAfter: notAfter}
-	der, err := x509.CreateCertificate(rand.Reader, leaf, s.ca, public, s.key)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	return "text\n" + string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Headers: map[string]string{"a": "b"}, Bytes: der}))
+	block, _ := pem.Decode(s.ca.MustSign(s.t, &x509.Certificate{NotAfter: notAfter}, public))
+	block.Headers = map[string]string{"a": "b"}
+	return "text\n" + string(pem.EncodeToMemory(block))
 }
 
 func (s *signer) requests() []certificatesv1.PodCertificateRequest {

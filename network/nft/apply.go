@@ -237,22 +237,3 @@ func emitElements(call elementCall, set *nftables.Set, s *Set, keys []string) er
 	}
 	return nil
 }
-
-// Names returns the names of all inet tables that begin with prefix.
-func Names(prefix string) ([]string, error) {
-	conn, err := nftables.New()
-	if err != nil {
-		return nil, fmt.Errorf("open nftables socket: %w", err)
-	}
-	tables, err := conn.ListTablesOfFamily(nftables.TableFamilyINet)
-	if err != nil {
-		return nil, fmt.Errorf("list nftables tables: %w", err)
-	}
-	var names []string
-	for _, t := range tables {
-		if len(t.Name) >= len(prefix) && t.Name[:len(prefix)] == prefix {
-			names = append(names, t.Name)
-		}
-	}
-	return names, nil
-}

@@ -2,15 +2,10 @@ package e2e
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/base64"
-	"encoding/pem"
 	"fmt"
-	"math/big"
 	"strings"
 	"testing"
 	"time"
@@ -18,6 +13,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
+
+	"github.com/peapod/peapod/internal/testca"
 )
 
 // hookServer is test/images/webhook behind a Service, with a certificate in a Secret.
@@ -67,36 +64,20 @@ webhooks:
   rules: %[5]s
 `
 
-// certificate returns a certificate for a name and its key, PEM in base 64. It is its own authority.
-func certificate(t *testing.T, name string) (cert, key string) {
+// certificate returns a certificate for a name and its key, and the authority that signed it, PEM in base 64.
+func certificate(t *testing.T, name string) (cert, key, ca string) {
 	t.Helper()
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name}, IsCA: true, BasicConstraintsValid: true,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
-		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	keyDER, err := x509.MarshalECPrivateKey(private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	encode := func(kind string, der []byte) string {
-		return base64.StdEncoding.EncodeToString(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}))
-	}
-	return encode("CERTIFICATE", der), encode("EC PRIVATE KEY", keyDER)
+	authority := testca.New(t, "ca of "+name)
+	c, k := authority.Issue(t, &x509.Certificate{Subject: pkix.Name{CommonName: name}, DNSNames: []string{name},
+		NotAfter: authority.Cert.NotAfter, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}})
+	encode := base64.StdEncoding.EncodeToString
+	return encode(c), encode(k), encode(authority.PEM)
 }
 
 // webhook runs the webhook and returns how configurations of it are made, which go with the test.
 func (s *space) webhook() (configure func(kind, path, more, rules string)) {
 	s.t.Helper()
-	cert, key := certificate(s.t, "webhook."+s.name+".svc")
+	cert, key, ca := certificate(s.t, "webhook."+s.name+".svc")
 	s.apply(fmt.Sprintf(hookServer, cert, key))
 	s.kubectl("rollout", "status", "deployment/webhook")
 	s.t.Cleanup(func() {
@@ -104,7 +85,7 @@ func (s *space) webhook() (configure func(kind, path, more, rules string)) {
 	})
 	return func(kind, path, more, rules string) {
 		s.t.Helper()
-		s.apply(fmt.Sprintf(hooks, kind, s.name, path, more, rules, cert))
+		s.apply(fmt.Sprintf(hooks, kind, s.name, path, more, rules, ca))
 	}
 }
 

@@ -2,19 +2,17 @@ package e2e
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/pem"
 	"math/big"
 	"testing"
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/peapod/peapod/internal/testca"
 )
 
 // A Pod gets a certificate of a signer of its own, which is this test, for a key that only the Pod has; and the anchors by
@@ -75,23 +73,15 @@ func (s *space) certificateRequest() *certificatesv1.PodCertificateRequest {
 // issue answers a request as a signer does.
 func (s *space) issue(r *certificatesv1.PodCertificateRequest) *x509.Certificate {
 	s.t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		s.t.Fatal(err)
-	}
 	csr, err := x509.ParseCertificateRequest(r.Spec.StubPKCS10Request)
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	begin := time.Now().Truncate(time.Second)
-	ca := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "ca"}, NotBefore: begin, NotAfter: begin.Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
 	leaf := &x509.Certificate{SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: r.Spec.PodName}, NotBefore: begin, NotAfter: begin.Add(time.Hour)}
-	der, err := x509.CreateCertificate(rand.Reader, leaf, ca, csr.PublicKey, key)
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	cert := testca.New(s.t, "ca").MustSign(s.t, leaf, csr.PublicKey)
 	r.Status = certificatesv1.PodCertificateRequestStatus{
-		CertificateChain: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})),
+		CertificateChain: string(cert),
 		NotBefore:        &metav1.Time{Time: begin}, BeginRefreshAt: &metav1.Time{Time: begin.Add(40 * time.Minute)}, NotAfter: &metav1.Time{Time: begin.Add(time.Hour)},
 		Conditions: []metav1.Condition{{Type: "Issued", Status: metav1.ConditionTrue, Reason: "Signed", Message: "by the test", LastTransitionTime: metav1.Now()}},
 	}

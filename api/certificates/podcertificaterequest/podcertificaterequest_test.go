@@ -1,13 +1,10 @@
 package podcertificaterequest
 
 import (
-	"crypto/ed25519"
-	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"encoding/pem"
-	"math/big"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +14,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/peapod/peapod/api/resource/scenario"
+	"github.com/peapod/peapod/internal/testca"
 )
 
 func TestScenarios(t *testing.T) {
@@ -65,8 +63,11 @@ func TestEnded(t *testing.T) {
 // TestIssued: each thing that a certificate must be is asked for.
 func TestIssued(t *testing.T) {
 	begin := time.Now().UTC().Truncate(time.Second)
-	key, request := newRequest(t)
-	hour := func(template *x509.Certificate) { template.NotBefore, template.NotAfter = begin, begin.Add(time.Hour) }
+	ca, request := testca.New(t, "ca"), testca.NewRequest(t, &x509.CertificateRequest{})
+	asked, err := x509.ParseCertificateRequest(request)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for want, c := range map[string]struct {
 		template func(*x509.Certificate)
 		status   func(*certificatesv1.PodCertificateRequestStatus)
@@ -96,21 +97,16 @@ func TestIssued(t *testing.T) {
 		}},
 		"must contain at least one cert": {status: func(s *certificatesv1.PodCertificateRequestStatus) { s.CertificateChain = "" }},
 	} {
-		template := &x509.Certificate{SerialNumber: big.NewInt(1)}
-		hour(template)
+		template := &x509.Certificate{NotBefore: begin, NotAfter: begin.Add(time.Hour)}
 		if c.template != nil {
 			c.template(template)
-		}
-		der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-		if err != nil {
-			t.Fatal(err)
 		}
 		obj := &pcr{}
 		obj.Spec.StubPKCS10Request, obj.Spec.MaxExpirationSeconds = request, ptr.To[int32](7200)
 		from, refresh, to := metav1.NewTime(template.NotBefore), metav1.NewTime(begin.Add(30*time.Minute)), metav1.NewTime(template.NotAfter)
 		obj.Status = certificatesv1.PodCertificateRequestStatus{
 			Conditions:       []metav1.Condition{{Type: "Issued", Status: "True", Reason: "Fine", LastTransitionTime: from}},
-			CertificateChain: block("CERTIFICATE", der), NotBefore: &from, BeginRefreshAt: &refresh, NotAfter: &to,
+			CertificateChain: string(ca.MustSign(t, template, asked.PublicKey)), NotBefore: &from, BeginRefreshAt: &refresh, NotAfter: &to,
 		}
 		if c.status != nil {
 			c.status(&obj.Status)
@@ -120,19 +116,6 @@ func TestIssued(t *testing.T) {
 			t.Errorf("%q: %v", want, errs)
 		}
 	}
-}
-
-// newRequest returns a key and a request for it.
-func newRequest(t *testing.T) (ed25519.PrivateKey, []byte) {
-	_, key, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return key, der
 }
 
 func block(kind string, content []byte) string {
