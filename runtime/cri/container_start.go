@@ -95,6 +95,9 @@ func (s *Service) failStart(ctx context.Context, c *container, cause error) erro
 			return false
 		}
 		e.Phase, e.FinishedAt, e.ExitCode, e.Reason, e.Message = phaseStopped, time.Now(), code, reason, message
+		if code == killedExitCode { // when it began to run, if it did, nobody has said
+			e.StartedAt = e.FinishedAt
+		}
 		return true
 	})
 	if err != nil {
