@@ -22,6 +22,8 @@ type Claim[T metav1.Object] struct {
 	Selector labels.Selector
 	// Owned are the objects that the owner controls, Free those of its namespace that nobody controls.
 	Owned, Free []T
+	// Member, if not nil, says what besides its labels makes an object one of the owner's.
+	Member func(T) bool
 	// Adoptable, if not nil, says whether a free object that matches is worth adopting.
 	Adoptable func(T) bool
 	// Fresh reads the owner from the API, once and only before something is adopted: one that is being deleted, or has been
@@ -39,7 +41,7 @@ func (c *Claim[T]) Run(ctx context.Context) ([]T, error) {
 	var errs []error
 	deleting := c.Owner.GetDeletionTimestamp() != nil
 	for _, o := range c.Owned {
-		if Matches(c.Selector, o.GetLabels()) {
+		if c.matches(o) {
 			mine = append(mine, o)
 		} else if !deleting {
 			errs = append(errs, c.release(ctx, o))
@@ -50,7 +52,7 @@ func (c *Claim[T]) Run(ctx context.Context) ([]T, error) {
 	}
 	var wanted []T
 	for _, o := range c.Free {
-		if o.GetDeletionTimestamp() == nil && Matches(c.Selector, o.GetLabels()) && (c.Adoptable == nil || c.Adoptable(o)) {
+		if o.GetDeletionTimestamp() == nil && c.matches(o) && (c.Adoptable == nil || c.Adoptable(o)) {
 			wanted = append(wanted, o)
 		}
 	}
@@ -73,6 +75,10 @@ func (c *Claim[T]) Run(ctx context.Context) ([]T, error) {
 		}
 	}
 	return mine, errors.Join(errs...)
+}
+
+func (c *Claim[T]) matches(o T) bool {
+	return Matches(c.Selector, o.GetLabels()) && (c.Member == nil || c.Member(o))
 }
 
 // adopt makes the owner the controller of o. It says false where o is gone or another controller was first.

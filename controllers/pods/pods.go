@@ -97,6 +97,8 @@ type Control struct {
 	Pending *Pending
 	// Finalizer, if not empty, is on Pods that are claimed; who sets it takes it off.
 	Finalizer string
+	// Member, if not nil, says what besides its labels makes a Pod one of the owner's.
+	Member func(owner Owner, p *corev1.Pod) bool
 	// Words, if not nil, words the events about a Pod instead of the usual way; err is nil for a success.
 	Words func(verb, pod, owner string, err error) string
 }
@@ -136,12 +138,12 @@ func (c *Control) Create(ctx context.Context, owner Owner, p *corev1.Pod) (*core
 	if err != nil {
 		// A namespace that is going refuses Pods; that is nobody's failure.
 		if !apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
-			c.Recorder.Event(owner, corev1.EventTypeWarning, "FailedCreate", c.words("create", p.Name, owner, err, "Error creating: %v", err))
+			c.Recorder.Event(owner, corev1.EventTypeWarning, "FailedCreate", c.words("Create", p.Name, owner, err, "Error creating: %v", err))
 		}
 		return nil, err
 	}
 	c.Pending.created(owner, made)
-	c.Recorder.Event(owner, corev1.EventTypeNormal, "SuccessfulCreate", c.words("create", made.Name, owner, nil, "Created pod: %v", made.Name))
+	c.Recorder.Event(owner, corev1.EventTypeNormal, "SuccessfulCreate", c.words("Create", made.Name, owner, nil, "Created pod: %v", made.Name))
 	return made, nil
 }
 
@@ -152,11 +154,11 @@ func (c *Control) Delete(ctx context.Context, owner Owner, p *corev1.Pod) error 
 		return nil
 	}
 	if err != nil {
-		c.Recorder.Event(owner, corev1.EventTypeWarning, "FailedDelete", c.words("delete", p.Name, owner, err, "Error deleting: %v", err))
+		c.Recorder.Event(owner, corev1.EventTypeWarning, "FailedDelete", c.words("Delete", p.Name, owner, err, "Error deleting: %v", err))
 		return fmt.Errorf("delete pod %s/%s: %w", p.Namespace, p.Name, err)
 	}
 	c.Pending.deleted(owner, p)
-	c.Recorder.Event(owner, corev1.EventTypeNormal, "SuccessfulDelete", c.words("delete", p.Name, owner, nil, "Deleted pod: %v", p.Name))
+	c.Recorder.Event(owner, corev1.EventTypeNormal, "SuccessfulDelete", c.words("Delete", p.Name, owner, nil, "Deleted pod: %v", p.Name))
 	return nil
 }
 

@@ -24,12 +24,25 @@ func ordinalOf(set, pod string) int {
 	return n
 }
 
+// firstOf is the lowest ordinal of the set.
+func firstOf(set *appsv1.StatefulSet) int {
+	if set.Spec.Ordinals == nil {
+		return 0
+	}
+	return int(set.Spec.Ordinals.Start)
+}
+
+// inRange says whether the set is to have a Pod of the ordinal.
+func inRange(set *appsv1.StatefulSet, ordinal int) bool {
+	first := firstOf(set)
+	return ordinal >= first && ordinal < first+int(ptr.Deref(set.Spec.Replicas, 1))
+}
+
 // plan is what is to be done next.
 type plan struct {
-	// create are ordinals, remove Pods; retire says of a Pod in remove that its ordinal is no more.
+	// create are ordinals, remove Pods.
 	create []int
 	remove []*corev1.Pod
-	retire map[*corev1.Pod]bool
 	status appsv1.StatefulSetStatus
 	again  time.Time
 }
@@ -48,13 +61,10 @@ type survey struct {
 // decide decides what is to be done about a set whose Pods these are.
 func decide(set *appsv1.StatefulSet, list []*corev1.Pod, current, update string, now time.Time) plan {
 	s := &survey{set: set, current: current, update: update, now: now, wanted: int(ptr.Deref(set.Spec.Replicas, 1)), byOrdinal: map[int]*corev1.Pod{}}
-	s.out.retire = map[*corev1.Pod]bool{}
-	if set.Spec.Ordinals != nil {
-		s.first = int(set.Spec.Ordinals.Start)
-	}
+	s.first = firstOf(set)
 	for _, p := range list {
 		switch n := ordinalOf(set.Name, p.Name); {
-		case n >= s.first && n < s.first+s.wanted:
+		case inRange(set, n):
 			s.byOrdinal[n] = p
 		case n >= 0:
 			s.condemned = append(s.condemned, p)
@@ -157,7 +167,6 @@ func (s *survey) shrink() bool {
 				return false
 			}
 			s.out.remove = append(s.out.remove, p)
-			s.out.retire[p] = true
 		}
 		if s.ordered() {
 			return false
@@ -167,7 +176,8 @@ func (s *survey) shrink() bool {
 }
 
 // roll replaces Pods of other revisions, the highest ordinal first and not below the partition, while no more than so many
-// are unavailable.
+// are unavailable. One that is unavailable itself costs nothing more, so that a broken template can be taken back; but those
+// above it come first.
 func (s *survey) roll() {
 	strategy := s.set.Spec.UpdateStrategy
 	if strategy.Type != appsv1.RollingUpdateStatefulSetStrategyType || len(s.out.create)+len(s.out.remove) > 0 {
@@ -188,19 +198,25 @@ func (s *survey) roll() {
 			away++
 		}
 	}
-	for n := s.first + s.wanted - 1; n >= lowest; n-- {
+	passed := 0 // how many of those above are unavailable, or are to be
+	for n := s.first + s.wanted - 1; n >= lowest && passed < most; n-- {
 		p := s.byOrdinal[n]
-		if p == nil || p.DeletionTimestamp != nil || revisionOf(p) == s.update {
-			continue
-		}
-		served := s.serves(p)
-		if served && away >= most {
+		if p == nil {
 			return
 		}
-		if served {
+		old, served := p.DeletionTimestamp == nil && revisionOf(p) != s.update, s.serves(p)
+		if old && served {
+			if away >= most {
+				return
+			}
 			away++
 		}
-		s.out.remove = append(s.out.remove, p)
+		if old {
+			s.out.remove = append(s.out.remove, p)
+		}
+		if old || !served {
+			passed++
+		}
 	}
 }
 
@@ -208,10 +224,7 @@ func (s *survey) roll() {
 // to yet, the current one.
 func revisionFor(set *appsv1.StatefulSet, ordinal int, current, update string) string {
 	strategy := set.Spec.UpdateStrategy
-	first := 0
-	if set.Spec.Ordinals != nil {
-		first = int(set.Spec.Ordinals.Start)
-	}
+	first := firstOf(set)
 	if strategy.Type != appsv1.RollingUpdateStatefulSetStrategyType {
 		return update
 	}

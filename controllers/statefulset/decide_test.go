@@ -2,12 +2,15 @@ package statefulset
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
+	"unicode"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/utils/ptr"
 )
 
@@ -35,23 +38,69 @@ func TestShrinkHalts(t *testing.T) {
 		if test.parallel {
 			set.Spec.PodManagementPolicy = appsv1.ParallelPodManagement
 		}
-		var list []*corev1.Pod
-		for i, state := range test.pods {
-			p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("ss-%d", i)}, Status: corev1.PodStatus{Phase: corev1.PodRunning}}
-			if state != 'n' {
-				p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
-			}
-			if state == 't' {
-				p.DeletionTimestamp = ptr.To(metav1.Now())
-			}
-			list = append(list, p)
-		}
-		names := []string{}
-		for _, p := range decide(set, list, "a", "a", time.Now()).remove {
-			names = append(names, p.Name)
-		}
-		if got := fmt.Sprint(names); got != test.remove {
+		if got := removed(decide(set, podsOf(test.pods), "a", "a", time.Now())); got != test.remove {
 			t.Errorf("%s to %d, parallel %t: removes %s, want %s", test.pods, test.wanted, test.parallel, got, test.remove)
 		}
 	}
+}
+
+// TestRoll: the highest ordinals go first, as many as may be unavailable; one that is unavailable anyway may always go in its
+// turn.
+func TestRoll(t *testing.T) {
+	for _, test := range []struct {
+		pods   string // one letter an ordinal: r is ready, n is not, t terminates; capitals are of the new revision
+		most   int
+		remove string
+	}{
+		{"rrr", 1, "[ss-2]"},
+		{"rrr", 2, "[ss-2 ss-1]"},
+		{"rrt", 1, "[]"},
+		{"rrN", 1, "[]"},
+		{"rrR", 1, "[ss-1]"},
+		{"nnn", 1, "[ss-2]"},
+		{"nnN", 1, "[]"},
+		{"rrn", 1, "[ss-2]"},
+		{"nrr", 1, "[]"},
+		{"nrr", 2, "[ss-2]"},
+		{"rnr", 2, "[ss-2 ss-1]"},
+	} {
+		set := &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Name: "ss"}, Spec: appsv1.StatefulSetSpec{
+			Replicas: ptr.To(int32(len(test.pods))), PodManagementPolicy: appsv1.ParallelPodManagement,
+			UpdateStrategy: appsv1.StatefulSetUpdateStrategy{Type: appsv1.RollingUpdateStatefulSetStrategyType,
+				RollingUpdate: &appsv1.RollingUpdateStatefulSetStrategy{MaxUnavailable: ptr.To(intstr.FromInt(test.most))}}}}
+		list := podsOf(strings.ToLower(test.pods))
+		for i, state := range test.pods {
+			list[i].Labels = map[string]string{appsv1.StatefulSetRevisionLabel: "old"}
+			if unicode.IsUpper(state) {
+				list[i].Labels[appsv1.StatefulSetRevisionLabel] = "new"
+			}
+		}
+		if got := removed(decide(set, list, "old", "new", time.Now())); got != test.remove {
+			t.Errorf("%s, %d may be away: removes %s, want %s", test.pods, test.most, got, test.remove)
+		}
+	}
+}
+
+// podsOf makes Pods, one a letter: r is ready, n is not, t terminates.
+func podsOf(states string) (list []*corev1.Pod) {
+	for i, state := range states {
+		p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("ss-%d", i)}, Status: corev1.PodStatus{Phase: corev1.PodRunning}}
+		if state != 'n' {
+			p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
+		}
+		if state == 't' {
+			p.DeletionTimestamp = ptr.To(metav1.Now())
+		}
+		list = append(list, p)
+	}
+	return list
+}
+
+// removed tells of the Pods that go.
+func removed(todo plan) string {
+	names := []string{}
+	for _, p := range todo.remove {
+		names = append(names, p.Name)
+	}
+	return fmt.Sprint(names)
 }

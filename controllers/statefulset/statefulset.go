@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/kubernetes"
 	appslisters "k8s.io/client-go/listers/apps/v1"
+	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/peapod/peapod/controllers/claim"
@@ -40,6 +41,7 @@ var kind = appsv1.SchemeGroupVersion.WithKind("StatefulSet")
 type controller struct {
 	client  kubernetes.Interface
 	sets    appslisters.StatefulSetLister
+	claims  corelisters.PersistentVolumeClaimLister
 	control *pods.Control
 	history *revision.History
 	loop    *engine.Loop
@@ -52,14 +54,11 @@ func New(d engine.Deps) (engine.Runner, error) {
 	if err != nil {
 		return nil, err
 	}
-	control.Words = func(verb, pod, owner string, err error) string {
-		if err != nil {
-			return fmt.Sprintf("%s Pod %s in StatefulSet %s failed error: %v", verb, pod, owner, err)
-		}
-		return fmt.Sprintf("%s Pod %s in StatefulSet %s successful", verb, pod, owner)
-	}
+	control.Words = words
+	control.Member = func(owner pods.Owner, p *corev1.Pod) bool { return ordinalOf(owner.GetName(), p.Name) >= 0 }
+	claims := d.Informers.Core().V1().PersistentVolumeClaims()
 	c := &controller{
-		client: d.Client, sets: sets.Lister(), control: control, loop: &engine.Loop{Name: Name, Workers: workers},
+		client: d.Client, sets: sets.Lister(), claims: claims.Lister(), control: control, loop: &engine.Loop{Name: Name, Workers: workers},
 		history: &revision.History{Client: d.Client, Lister: revisions.Lister(), Kind: kind},
 	}
 	c.loop.Sync = c.sync
@@ -76,6 +75,7 @@ func New(d engine.Deps) (engine.Runner, error) {
 			}}},
 		{d.Informers.Core().V1().Pods().Informer(), engine.Owners{Kind: kind, Add: c.loop.Add, Suitors: c.suitors}},
 		{revisions.Informer(), engine.Owners{Kind: kind, Add: c.loop.Add, Suitors: c.suitors}},
+		{claims.Informer(), cache.ResourceEventHandlerFuncs{DeleteFunc: c.claimGone}},
 	} {
 		seen, err := watch.informer.AddEventHandler(watch.handler)
 		if err != nil {
@@ -84,6 +84,14 @@ func New(d engine.Deps) (engine.Runner, error) {
 		c.loop.Synced = append(c.loop.Synced, seen.HasSyncedChecker())
 	}
 	return c.loop, nil
+}
+
+// words is the message of an event about a Pod of a set; err is nil for a success.
+func words(verb, pod, set string, err error) string {
+	if err != nil {
+		return fmt.Sprintf("%s Pod %s in StatefulSet %s failed error: %v", verb, pod, set, err)
+	}
+	return fmt.Sprintf("%s Pod %s in StatefulSet %s successful", verb, pod, set)
 }
 
 // suitors are the sets that may want to adopt the object.
@@ -121,19 +129,18 @@ func (c *controller) sync(ctx context.Context, key cache.ObjectName) error {
 	if err != nil {
 		return err
 	}
-	var update *appsv1.ControllerRevision
-	if set.DeletionTimestamp == nil {
-		if update, err = c.history.Ensure(ctx, set, &set.Spec.Template, revisions, &set.Status.CollisionCount); err != nil {
-			return err
-		}
-	}
 	settled := c.control.Pending.Settled(set.UID) // before the Pods are read
 	mine, err := c.control.Claim(ctx, set, selector, fresh)
 	if err != nil {
 		return fmt.Errorf("claim pods: %w", err)
 	}
-	if update == nil {
-		return nil // the garbage collector takes its Pods
+	if set.DeletionTimestamp != nil { // the garbage collector takes its Pods
+		todo := decide(set, mine, set.Status.CurrentRevision, set.Status.UpdateRevision, time.Now())
+		return c.write(ctx, shown, todo.status)
+	}
+	update, err := c.history.Ensure(ctx, set, &set.Spec.Template, revisions, &set.Status.CollisionCount)
+	if err != nil {
+		return err
 	}
 	current := update
 	for _, r := range revisions {
@@ -145,7 +152,10 @@ func (c *controller) sync(ctx context.Context, key cache.ObjectName) error {
 	if !settled {
 		todo.create, todo.remove = nil, nil
 	}
-	err = errors.Join(c.carryOut(ctx, set, &todo, current, update), c.write(ctx, shown, todo.status))
+	if err = c.keep(ctx, set, mine); err == nil { // a Pod must not go before its claims know with whom they go
+		err = c.carryOut(ctx, set, &todo, current, update)
+	}
+	err = errors.Join(err, c.write(ctx, shown, todo.status))
 	if err != nil {
 		return err
 	}
@@ -177,15 +187,28 @@ func (c *controller) write(ctx context.Context, shown *appsv1.StatefulSet, statu
 	return nil
 }
 
+// keep brings what the set's Pods have beside them into line: the labels that name them, and their claims.
+func (c *controller) keep(ctx context.Context, set *appsv1.StatefulSet, mine []*corev1.Pod) error {
+	var errs []error
+	for _, p := range mine {
+		wanted := inRange(set, ordinalOf(set.Name, p.Name))
+		if wanted && p.DeletionTimestamp != nil {
+			continue // the next one of its name says what is with the claims
+		}
+		if p.DeletionTimestamp == nil && p.Labels[appsv1.StatefulSetPodNameLabel] != p.Name {
+			errs = append(errs, c.identify(ctx, set, p))
+		}
+		if wanted && p.Status.Phase == corev1.PodPending {
+			errs = append(errs, c.provide(ctx, set, p))
+		}
+		errs = append(errs, c.own(ctx, set, p))
+	}
+	return errors.Join(errs...)
+}
+
 func (c *controller) carryOut(ctx context.Context, set *appsv1.StatefulSet, todo *plan, current, update *appsv1.ControllerRevision) error {
 	removeErr := pods.Each(len(todo.remove), func(i int) error {
-		p := todo.remove[i]
-		if todo.retire[p] {
-			if err := c.retire(ctx, set, p); err != nil {
-				return err
-			}
-		}
-		return c.control.Delete(ctx, set, p)
+		return c.control.Delete(ctx, set, todo.remove[i])
 	})
 	_, createErr := pods.SlowStart(len(todo.create), func(i int) error {
 		n := todo.create[i]
@@ -197,10 +220,15 @@ func (c *controller) carryOut(ctx context.Context, set *appsv1.StatefulSet, todo
 			}
 			template, name = old, current.Name
 		}
-		if err := c.provide(ctx, set, n); err != nil {
+		p := c.pod(set, n, template, name)
+		if c.isStale(set, p) {
+			return nil // the event of the claim's end queues the set
+		}
+		if err := c.provide(ctx, set, p); err != nil {
+			c.control.Recorder.Event(set, corev1.EventTypeWarning, "FailedCreate", words("Create", p.Name, set.Name, err))
 			return err
 		}
-		_, err := c.control.Create(ctx, set, c.pod(set, n, template, name))
+		_, err := c.control.Create(ctx, set, p)
 		switch {
 		case apierrors.IsAlreadyExists(err): // an event of who has the name queues the set when it goes
 			return nil

@@ -73,7 +73,7 @@ func TestOneAfterTheOther(t *testing.T) {
 		w.SetPhase(t, &last, corev1.PodRunning)
 	}
 	await(t, w, "db-0=hello db-1=hello db-2=hello")
-	w.Event(t, "db", "SuccessfulCreate", "create Pod db-0 in StatefulSet db successful")
+	w.Event(t, "db", "SuccessfulCreate", "Create Pod db-0 in StatefulSet db successful")
 	w.Kubelet(t, "app=db")
 	patch(t, w, newImage)
 	await(t, w, "db-0=hello:2 db-1=hello:2 db-2=hello:2")
