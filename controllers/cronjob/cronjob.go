@@ -3,11 +3,13 @@
 package cronjob
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	batchv1 "k8s.io/api/batch/v1"
@@ -52,7 +54,21 @@ func newAt(d engine.Deps, now func() time.Time) (engine.Runner, error) {
 	cronJobs, jobs := d.Informers.Batch().V1().CronJobs(), d.Informers.Batch().V1().Jobs()
 	c := &controller{client: d.Client, recorder: d.Recorder, cronJobs: cronJobs.Lister(), jobs: jobs.Lister(), now: now}
 	loop := &engine.Loop{Name: Name, Workers: 5, Sync: c.sync}
-	mine, err := cronJobs.Informer().AddEventHandler(engine.OnSet(engine.Object(loop)))
+	mine, err := cronJobs.Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc: engine.Object(loop),
+		UpdateFunc: func(old, obj any) {
+			was, ok := old.(*batchv1.CronJob)
+			cj, isCronJob := obj.(*batchv1.CronJob)
+			if !ok || !isCronJob {
+				return
+			}
+			if next := c.firstOf(was, cj); next > 0 {
+				loop.AddAfter(cache.MetaObjectToName(cj), next)
+				return
+			}
+			loop.Add(cache.MetaObjectToName(cj))
+		},
+	})
 	if err != nil {
 		return nil, fmt.Errorf("watch cron jobs: %w", err)
 	}
@@ -62,6 +78,24 @@ func newAt(d engine.Deps, now func() time.Time) (engine.Runner, error) {
 	}
 	loop.Synced = []cache.DoneChecker{mine.HasSyncedChecker(), theirs.HasSyncedChecker()}
 	return loop, nil
+}
+
+// firstOf is how long a CronJob whose schedule has changed is let be: until the first time of the new one, lest it start at once
+// for a time that had passed when the schedule was written. Zero is for all other changes.
+func (c *controller) firstOf(was, cj *batchv1.CronJob) time.Duration {
+	if was.Spec.Schedule == cj.Spec.Schedule && ptr.Equal(was.Spec.TimeZone, cj.Spec.TimeZone) {
+		return 0
+	}
+	schedule, err := parse(&cj.Spec)
+	if err != nil {
+		return 0 // a sync tells of it
+	}
+	now := c.now()
+	next := schedule.Next(now)
+	if next.IsZero() {
+		return 0
+	}
+	return next.Sub(now) + late
 }
 
 func (c *controller) sync(ctx context.Context, key cache.ObjectName) error {
@@ -75,6 +109,9 @@ func (c *controller) sync(ctx context.Context, key cache.ObjectName) error {
 	cj := shown.DeepCopy()
 	list, err := c.owned(cj)
 	if err != nil {
+		return err
+	}
+	if behind, err := c.behind(ctx, cj, list); err != nil || behind {
 		return err
 	}
 	errs := []error{c.forget(ctx, cj, list), c.follow(ctx, cj, list)}
@@ -124,14 +161,25 @@ func (c *controller) forget(ctx context.Context, cj *batchv1.CronJob, list []*ba
 		if h.limit == nil || len(h.jobs) <= int(*h.limit) {
 			continue
 		}
-		slices.SortFunc(h.jobs, func(a, b *batchv1.Job) int {
-			return ptr.Deref(a.Status.StartTime, metav1.Time{}).Compare(ptr.Deref(b.Status.StartTime, metav1.Time{}).Time)
-		})
+		slices.SortFunc(h.jobs, byStart)
 		for _, j := range h.jobs[:len(h.jobs)-int(*h.limit)] {
 			errs = append(errs, c.remove(ctx, cj, j.Name))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// byStart orders Jobs by when they started, those that never did last.
+func byStart(a, b *batchv1.Job) int {
+	switch x, y := a.Status.StartTime, b.Status.StartTime; {
+	case x == nil && y != nil:
+		return 1
+	case x != nil && y == nil:
+		return -1
+	case x != nil && !x.Equal(y):
+		return x.Compare(y.Time)
+	}
+	return cmp.Compare(a.Name, b.Name)
 }
 
 // remove deletes a Job with its Pods.
@@ -154,6 +202,22 @@ func ended(j *batchv1.Job) batchv1.JobConditionType {
 		}
 	}
 	return ""
+}
+
+// behind says whether Jobs are seen of which the CronJob's status should tell, and does in the API, but not yet here. The event
+// of that queues it.
+func (c *controller) behind(ctx context.Context, cj *batchv1.CronJob, list []*batchv1.Job) (bool, error) {
+	unknown := func(j *batchv1.Job) bool {
+		return !job.IsFinished(j) && !slices.ContainsFunc(cj.Status.Active, func(r corev1.ObjectReference) bool { return r.UID == j.UID })
+	}
+	if !slices.ContainsFunc(list, unknown) {
+		return false, nil
+	}
+	now, err := c.client.BatchV1().CronJobs(cj.Namespace).Get(ctx, cj.Name, metav1.GetOptions{})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return false, fmt.Errorf("read cron job: %w", err)
+	}
+	return err != nil || now.ResourceVersion != cj.ResourceVersion, nil
 }
 
 // follow brings the list of active Jobs up to date.
@@ -199,9 +263,13 @@ func (c *controller) start(ctx context.Context, cj *batchv1.CronJob) (next time.
 	}
 	if cj.Spec.TimeZone != nil {
 		if _, err := time.LoadLocation(*cj.Spec.TimeZone); err != nil {
-			c.recorder.Eventf(cj, corev1.EventTypeWarning, "UnknownTimeZone", "invalid timezone: %q: %s", *cj.Spec.TimeZone, err)
+			c.recorder.Eventf(cj, corev1.EventTypeWarning, "UnknownTimeZone", "invalid timeZone: %q: %s", *cj.Spec.TimeZone, err)
 			return time.Time{}, nil
 		}
+	}
+	if strings.Contains(cj.Spec.Schedule, "TZ") { // from before that was refused
+		c.recorder.Eventf(cj, corev1.EventTypeWarning, "UnsupportedSchedule",
+			"CRON_TZ or TZ used in schedule %q is not officially supported, see https://kubernetes.io/docs/concepts/workloads/controllers/cron-jobs/ for more details", cj.Spec.Schedule)
 	}
 	schedule, err := parse(&cj.Spec)
 	if err != nil {
@@ -209,7 +277,11 @@ func (c *controller) start(ctx context.Context, cj *batchv1.CronJob) (next time.
 		return time.Time{}, nil // a change of it queues the object
 	}
 	now := c.now()
-	next = schedule.Next(now)
+	if next = schedule.Next(now); next.IsZero() { // such as the 31st of February
+		c.recorder.Eventf(cj, corev1.EventTypeWarning, "InvalidSchedule", "invalid schedule: %s : %s", cj.Spec.Schedule,
+			"time difference between two schedules is less than 1 second")
+		return next, nil
+	}
 	at, tooMany := due(cj, schedule, now)
 	if tooMany {
 		c.recorder.Event(cj, corev1.EventTypeWarning, "TooManyMissedTimes",
@@ -244,11 +316,11 @@ func (c *controller) create(ctx context.Context, cj *batchv1.CronJob, name strin
 	if annotations == nil {
 		annotations = map[string]string{}
 	}
-	if cj.Spec.TimeZone != nil {
-		if zone, err := time.LoadLocation(*cj.Spec.TimeZone); err == nil {
-			at = at.In(zone)
-		}
+	zone, err := time.LoadLocation(ptr.Deref(cj.Spec.TimeZone, "")) // UTC, if there is none
+	if err != nil {
+		return fmt.Errorf("read time zone: %w", err)
 	}
+	at = at.In(zone)
 	annotations[batchv1.CronJobScheduledTimestampAnnotation] = at.Format(time.RFC3339)
 	j := &batchv1.Job{
 		ObjectMeta: metav1.ObjectMeta{

@@ -61,7 +61,7 @@ func TestDue(t *testing.T) {
 
 // The clock stands at a minute to come, so that a schedule of each minute is due at once.
 func TestStartsAndForgets(t *testing.T) {
-	clock := func() time.Time { return time.Now().Add(time.Minute) }
+	clock := func() time.Time { return time.Now().Add(time.Minute).In(time.FixedZone("here", 3600)) }
 	w := controltest.Start(t, func(d engine.Deps) (engine.Runner, error) { return newAt(d, clock) }, job.New, ttlafterfinished.New)
 	w.Watch(t, w.Informers.Batch().V1().Jobs().Informer())
 	w.Watch(t, w.Informers.Batch().V1().CronJobs().Informer())
@@ -90,7 +90,7 @@ func TestStartsAndForgets(t *testing.T) {
 	}
 	w.Await(t, "a Job", func() bool { return len(list()) == 1 })
 	j := list()[0]
-	if !strings.HasPrefix(j.Name, "tick-") || j.Annotations[batchv1.CronJobScheduledTimestampAnnotation] == "" || metav1.GetControllerOf(&j).Kind != "CronJob" {
+	if !strings.HasPrefix(j.Name, "tick-") || !strings.HasSuffix(j.Annotations[batchv1.CronJobScheduledTimestampAnnotation], "Z") || metav1.GetControllerOf(&j).Kind != "CronJob" {
 		t.Errorf("Job %+v", j.ObjectMeta)
 	}
 	w.Await(t, "it to be active", func() bool {
@@ -104,6 +104,61 @@ func TestStartsAndForgets(t *testing.T) {
 		gone := !slices.ContainsFunc(list(), func(x batchv1.Job) bool { return x.UID == j.UID && x.DeletionTimestamp == nil })
 		return err == nil && gone && len(now.Status.Active) == 0 && now.Status.LastSuccessfulTime != nil
 	})
+}
+
+// TestFirstOf: a new schedule waits for its first time; other changes are looked at now.
+func TestFirstOf(t *testing.T) {
+	c := &controller{now: func() time.Time { return time.Date(2026, 1, 1, 10, 20, 0, 0, time.UTC) }}
+	of := func(schedule, zone string) *batchv1.CronJob {
+		return &batchv1.CronJob{Spec: batchv1.CronJobSpec{Schedule: schedule, TimeZone: &zone}}
+	}
+	was := of("0 0 1 1 *", "Etc/UTC")
+	for _, test := range []struct {
+		schedule, zone string
+		want           time.Duration
+	}{
+		{"0 0 1 1 *", "Etc/UTC", 0},
+		{"0 * * * *", "Etc/UTC", 40*time.Minute + late},
+		{"0 20 * * *", "Asia/Seoul", 40*time.Minute + late},
+		{"never", "Etc/UTC", 0},
+		{"0 0 31 2 *", "Etc/UTC", 0},
+	} {
+		if got := c.firstOf(was, of(test.schedule, test.zone)); got != test.want {
+			t.Errorf("%s %s: %s, want %s", test.schedule, test.zone, got, test.want)
+		}
+	}
+}
+
+// TestHistoryOrder: what started first is forgotten first, what never started last.
+func TestHistoryOrder(t *testing.T) {
+	of := func(name string, started int64) *batchv1.Job {
+		j := &batchv1.Job{ObjectMeta: metav1.ObjectMeta{Name: name}}
+		if started > 0 {
+			j.Status.StartTime = ptr.To(metav1.Unix(started, 0))
+		}
+		return j
+	}
+	list := []*batchv1.Job{of("never-b", 0), of("two", 2), of("never-a", 0), of("one-b", 1), of("one-a", 1)}
+	slices.SortFunc(list, byStart)
+	names := ""
+	for _, j := range list {
+		names += j.Name + " "
+	}
+	if names != "one-a one-b two never-a never-b " {
+		t.Error(names)
+	}
+}
+
+// TestNoSuchDay: a schedule that never comes is told of.
+func TestNoSuchDay(t *testing.T) {
+	w := controltest.Start(t, New)
+	cj := &batchv1.CronJob{ObjectMeta: metav1.ObjectMeta{Name: "leap", Namespace: controltest.Namespace},
+		Spec: batchv1.CronJobSpec{Schedule: "0 0 31 2 *", JobTemplate: batchv1.JobTemplateSpec{Spec: batchv1.JobSpec{Template: controltest.Template(nil)}}}}
+	cj.Spec.JobTemplate.Spec.Template.Spec.RestartPolicy = corev1.RestartPolicyNever
+	if _, err := w.Client.BatchV1().CronJobs(controltest.Namespace).Create(t.Context(), cj, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	w.Event(t, "leap", "InvalidSchedule", "invalid schedule: 0 0 31 2 * : time difference between two schedules is less than 1 second")
 }
 
 func TestTimeToLive(t *testing.T) {
