@@ -5,21 +5,34 @@ import (
 	"fmt"
 	"net/url"
 
+	"github.com/spf13/pflag"
+
 	"github.com/peapod/peapod/daemon/join"
 )
 
-// AgentOptions are what a user may set of an agent.
+// AgentOptions are what a user may set of an agent, by flag or in the configuration file, as a server's.
 type AgentOptions struct {
 	// Server is the URL of the cluster's API, and Token what `peapod token create` printed. Both are needed to join, and
 	// remembered afterwards.
-	Server, Token string
+	Server string `json:"server,omitempty"`
+	Token  string `json:"token,omitempty"`
 	NodeOptions
-	// InsecureRegistries are as a server's.
-	InsecureRegistries []string
 }
 
 // DefaultAgentOptions are the options of `peapod agent` without flags.
 func DefaultAgentOptions() AgentOptions { return AgentOptions{NodeOptions: defaultNodeOptions()} }
+
+// AddFlags adds a flag for each option. The defaults are what o says.
+func (o *AgentOptions) AddFlags(f *pflag.FlagSet) {
+	f.StringVar(&o.Server, "server", o.Server, "address of the cluster's API, such as https://10.0.0.1:6443")
+	f.StringVar(&o.Token, "token", o.Token, "token to join with (environment: "+TokenEnv+")")
+	o.NodeOptions.AddFlags(f)
+}
+
+// Load overlays o with what the configuration file says, as Options.Load.
+func (o *AgentOptions) Load(file string, given *pflag.FlagSet) error {
+	return load(o, DefaultAgentOptions(), file, given)
+}
 
 // settledAgent are options that have been checked, with what the machine remembers of its cluster.
 type settledAgent struct {
@@ -31,9 +44,15 @@ type settledAgent struct {
 
 // settle checks every option against what the machine has joined.
 func (o AgentOptions) settle(r agentRecord) (settledAgent, error) {
+	if !r.joined() {
+		r = agentRecord{Server: r.Server, Pin: r.Pin} // of a try that came to nothing, which another may follow
+		if o.Token != "" {
+			r = agentRecord{}
+		}
+	}
 	a := settledAgent{record: r}
 	so := DefaultOptions()
-	so.NodeOptions, so.InsecureRegistries = o.NodeOptions, o.InsecureRegistries
+	so.NodeOptions = o.NodeOptions
 	var err error
 	if a.settled, err = so.settle(); err != nil {
 		return a, err

@@ -30,6 +30,9 @@ type agentRecord struct {
 	Config *nodeConfig `json:"config,omitempty"`
 }
 
+// joined says that the machine is a node of the cluster; before, nothing here depends on it.
+func (r agentRecord) joined() bool { return r.PodCIDR.IsValid() }
+
 func agentFile(i instance.Instance) string { return filepath.Join(i.DataDir, "agent.json") }
 
 // readAgent returns an empty record for what is no agent's data directory.

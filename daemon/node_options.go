@@ -29,6 +29,9 @@ type NodeOptions struct {
 	EvictionHard         map[string]string `json:"evictionHard,omitempty"`
 	ImageGCHighThreshold int64             `json:"imageGCHighThresholdPercent,omitempty"`
 	ImageGCLowThreshold  int64             `json:"imageGCLowThresholdPercent,omitempty"`
+	// InsecureRegistries are image registries (host or host:port) that are spoken to over plain HTTP. Those on loopback
+	// always may be.
+	InsecureRegistries []string `json:"insecureRegistries,omitempty"`
 }
 
 func defaultNodeOptions() NodeOptions {
@@ -48,6 +51,7 @@ func (o *NodeOptions) AddFlags(f *pflag.FlagSet) {
 		"shortages at which the node ends Pods, in place of all defaults, such as memory.available<100Mi,nodefs.available<5%; 0% turns one off (default "+defaultEviction()+")")
 	f.Int64Var(&o.ImageGCHighThreshold, "image-gc-high-threshold", o.ImageGCHighThreshold, "how full the disk gets, in percent, before unused images are removed; 100 never removes one")
 	f.Int64Var(&o.ImageGCLowThreshold, "image-gc-low-threshold", o.ImageGCLowThreshold, "how full in percent that leaves the disk")
+	f.StringSliceVar(&o.InsecureRegistries, "insecure-registries", o.InsecureRegistries, "image registries (host or host:port) spoken to over plain HTTP, comma separated; those on loopback always may be")
 }
 
 // defaultEviction is the default as the flag has it.

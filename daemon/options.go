@@ -33,9 +33,6 @@ type Options struct {
 	// machine. They are fixed by a data directory's first start.
 	ClusterCIDR string `json:"clusterCIDR,omitempty"`
 	ServiceCIDR string `json:"serviceCIDR,omitempty"`
-	// InsecureRegistries are image registries (host or host:port) that are spoken to over plain HTTP. Those on loopback
-	// always may be.
-	InsecureRegistries []string `json:"insecureRegistries,omitempty"`
 	// EtcdServers has the objects kept in etcd, which other servers may share, instead of on this machine. It and what
 	// follows are kube-apiserver's.
 	EtcdServers            []string        `json:"etcdServers,omitempty"`
@@ -84,6 +81,17 @@ func (o *Options) AddFlags(f *pflag.FlagSet) {
 // Load overlays o with what the configuration file says (file may be empty), except where one of the given flags, which are o's,
 // was set. Unknown keys and mistyped values are errors.
 func (o *Options) Load(file string, given *pflag.FlagSet) error {
+	return load(o, DefaultOptions(), file, given)
+}
+
+// flagged are options that flags set.
+type flagged[T any] interface {
+	*T
+	AddFlags(*pflag.FlagSet)
+}
+
+// load is Load of any options, with their defaults.
+func load[T any, P flagged[T]](o P, loaded T, file string, given *pflag.FlagSet) error {
 	if file == "" {
 		return nil
 	}
@@ -91,12 +99,11 @@ func (o *Options) Load(file string, given *pflag.FlagSet) error {
 	if err != nil {
 		return fmt.Errorf("read --config: %w", err)
 	}
-	loaded := DefaultOptions()
 	if err := yaml.UnmarshalStrict(b, &loaded); err != nil {
 		return fmt.Errorf("read --config %s: %w", file, err)
 	}
 	flags := pflag.NewFlagSet("file", pflag.ContinueOnError)
-	loaded.AddFlags(flags)
+	P(&loaded).AddFlags(flags)
 	given.Visit(func(f *pflag.Flag) {
 		target := flags.Lookup(f.Name)
 		if target == nil {

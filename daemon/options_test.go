@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -44,5 +45,62 @@ func TestNodeOptions(t *testing.T) {
 	}
 	if s, err := DefaultOptions().settle(); err != nil || len(s.evict) != len(evict.DefaultThresholds()) {
 		t.Errorf("defaults: %+v, %v", s, err)
+	}
+}
+
+// TestAgentOptions: an agent's file and flags are a server's, as far as they concern a node; what only a server has is unknown.
+func TestAgentOptions(t *testing.T) {
+	write := func(content string) string {
+		file := filepath.Join(t.TempDir(), "config.yaml")
+		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return file
+	}
+	load := func(file string, args ...string) (AgentOptions, error) {
+		o := DefaultAgentOptions()
+		f := pflag.NewFlagSet("agent", pflag.ContinueOnError)
+		o.AddFlags(f)
+		if err := f.Parse(args); err != nil {
+			t.Fatal(err)
+		}
+		err := o.Load(file, f)
+		return o, err
+	}
+	file := write("server: https://10.0.0.1:6443\nnodeName: file\ninsecureRegistries: [a.example, b.example:5000]\nevictionHard: {nodefs.available: 5%}\n")
+	o, err := load(file, "--node-name", "flag")
+	if err != nil || o.Server != "https://10.0.0.1:6443" || o.NodeName != "flag" || len(o.InsecureRegistries) != 2 || o.EvictionHard["nodefs.available"] != "5%" {
+		t.Errorf("%+v, %v", o, err)
+	}
+	if o, err = load(file, "--insecure-registries=c.example"); err != nil || len(o.InsecureRegistries) != 1 || o.InsecureRegistries[0] != "c.example" {
+		t.Errorf("flags do not win over the file: %+v, %v", o.InsecureRegistries, err)
+	}
+	if _, err := load(write("clusterCIDR: 10.0.0.0/16\n")); err == nil || !strings.Contains(err.Error(), "clusterCIDR") {
+		t.Errorf("a server's option in an agent's file: %v", err)
+	}
+}
+
+// TestAgentSettles: a machine is of a cluster once it has a Pod network there; a try that came to nothing binds it to nothing.
+func TestAgentSettles(t *testing.T) {
+	token := func(pin string) string { return "abcdef.0123456789abcdef." + strings.Repeat(pin, 64) }
+	o := AgentOptions{Server: "https://10.0.0.1:6443", Token: token("b"), NodeOptions: defaultNodeOptions()}
+	o.NodeName = "new"
+	tried := agentRecord{Server: "https://10.0.0.2:6443", Pin: strings.Repeat("a", 64), CA: "theirs", NodeName: "old"}
+	a, err := o.settle(tried)
+	if err != nil || a.record.Pin != strings.Repeat("b", 64) || a.record.CA != "" || a.record.NodeName != "new" || a.server.Host != "10.0.0.1:6443" {
+		t.Errorf("after a try elsewhere: %+v, %v", a.record, err)
+	}
+	joined := tried
+	joined.PodCIDR = netip.MustParsePrefix("10.244.1.0/24")
+	if _, err := o.settle(joined); err == nil || !strings.Contains(err.Error(), "--node-name") {
+		t.Errorf("a node of another name: %v", err)
+	}
+	o.NodeName = "old"
+	if _, err := o.settle(joined); err == nil || !strings.Contains(err.Error(), "another cluster's") {
+		t.Errorf("another cluster's token: %v", err)
+	}
+	o.Token = ""
+	if a, err := o.settle(joined); err != nil || a.record.CA != "theirs" || a.record.PodCIDR != joined.PodCIDR {
+		t.Errorf("a start without a token: %+v, %v", a.record, err)
 	}
 }

@@ -14,11 +14,9 @@ import (
 	"github.com/peapod/peapod/daemon"
 )
 
-// tokenEnv is the environment variable that replaces --token, which other users of the machine can see.
-const tokenEnv = "PEAPOD_TOKEN"
-
 // New is the verb.
 func New(t *terminal.Terminal) *cobra.Command {
+	var file string
 	opts := daemon.DefaultAgentOptions()
 	var verbosity int
 	cmd := &cobra.Command{
@@ -34,8 +32,11 @@ The nodes reach each other's UDP port 8472 (the Pod network) and TCP port 10250 
   # start again
   peapod agent`,
 		RunE: func(c *cobra.Command, _ []string) error {
+			if err := opts.Load(file, c.Flags()); err != nil {
+				return err
+			}
 			if opts.Token == "" {
-				opts.Token = os.Getenv(tokenEnv)
+				opts.Token = os.Getenv(daemon.TokenEnv)
 			}
 			i, err := t.Instance()
 			if err != nil {
@@ -53,9 +54,8 @@ The nodes reach each other's UDP port 8472 (the Pod network) and TCP port 10250 
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&opts.Server, "server", opts.Server, "address of the cluster's API, such as https://10.0.0.1:6443")
-	f.StringVar(&opts.Token, "token", opts.Token, "token to join with (environment: "+tokenEnv+")")
-	opts.NodeOptions.AddFlags(f)
+	opts.AddFlags(f)
+	f.StringVar(&file, "config", "", "file with these options in YAML (flags win); see docs/CONFIG.md")
 	f.IntVarP(&verbosity, "v", "v", 0, "number for the log level verbosity")
 	return cmd
 }
