@@ -18,6 +18,7 @@ import (
 	"k8s.io/apiserver/pkg/registry/generic"
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
 	"k8s.io/apiserver/pkg/server/healthz"
+	utilflowcontrol "k8s.io/apiserver/pkg/util/flowcontrol"
 
 	"github.com/peapod/peapod/api/resource"
 	"github.com/peapod/peapod/apiserver/auditing"
@@ -85,12 +86,17 @@ type Config struct {
 	Title string
 
 	// MaxReads and MaxWrites bound the requests of each sort that are served at once, long-running ones not counted; more
-	// are turned away with 429. Optional: 400 and 200.
+	// are turned away with 429. Optional: DefaultMaxReads and DefaultMaxWrites.
 	MaxReads, MaxWrites int
+	// FlowControl decides which requests are served when, in the place of MaxReads and MaxWrites. Optional.
+	FlowControl utilflowcontrol.Interface
 	// ShutdownGrace bounds how long connections are waited for when the server stops. Requests in flight are always
 	// finished (each has its own deadline of a minute); watches are ended. Optional: 10 s.
 	ShutdownGrace time.Duration
 }
+
+// How many requests of each sort are served at once; upstream's.
+const DefaultMaxReads, DefaultMaxWrites = 400, 200
 
 // Gate is something that happens once while the system starts.
 type Gate struct {
@@ -125,10 +131,10 @@ func (c *Config) complete() error {
 		c.Title = "Kubernetes"
 	}
 	if c.MaxReads == 0 {
-		c.MaxReads = 400
+		c.MaxReads = DefaultMaxReads
 	}
 	if c.MaxWrites == 0 {
-		c.MaxWrites = 200
+		c.MaxWrites = DefaultMaxWrites
 	}
 	if c.ShutdownGrace == 0 {
 		c.ShutdownGrace = 10 * time.Second

@@ -17,6 +17,7 @@ import (
 	"k8s.io/apiserver/pkg/authentication/serviceaccount"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/server/healthz"
+	"k8s.io/apiserver/pkg/util/flowcontrol"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
@@ -28,7 +29,7 @@ import (
 	"github.com/peapod/peapod/apiserver/admission"
 	"github.com/peapod/peapod/apiserver/authn"
 	"github.com/peapod/peapod/apiserver/authz"
-	"github.com/peapod/peapod/apiserver/flowcontrol"
+	flowobjects "github.com/peapod/peapod/apiserver/flowcontrol"
 	"github.com/peapod/peapod/apiserver/inprocess"
 	"github.com/peapod/peapod/apiserver/pki"
 	"github.com/peapod/peapod/controllers/engine"
@@ -142,6 +143,10 @@ func newControl(s settled, k keyed) (*control, error) {
 	if err != nil {
 		return nil, err
 	}
+	var fair flowcontrol.Interface
+	if s.EnablePriorityAndFairness {
+		fair = flowcontrol.New(c.informers, c.system.FlowcontrolV1(), s.MaxRequestsInflight+s.MaxMutatingRequestsInflight)
+	}
 	c.server, err = apiserver.New(apiserver.Config{
 		Kinds: api.All(), Storage: st.Decorator(), Claims: k.claims, Listener: k.listener,
 		ServingCert: keys.APIServer(), ClientCA: keys.ClientCA(), InProcess: c.transport,
@@ -151,7 +156,8 @@ func newControl(s settled, k keyed) (*control, error) {
 		ServiceCIDRs: []netip.Prefix{ranges.Service},
 		Gates:        []apiserver.Gate{{Name: "bootstrap", Open: c.bootstrapped}},
 		Checks:       []healthz.HealthChecker{healthz.NamedCheck(k.storeName(), func(*http.Request) error { return st.Ready() })},
-		Audit:        k.guards.audit, Encryption: k.guards.encryption,
+		MaxReads:     s.MaxRequestsInflight, MaxWrites: s.MaxMutatingRequestsInflight, FlowControl: fair,
+		Audit: k.guards.audit, Encryption: k.guards.encryption,
 		Handlers: issuer.Handlers(), Version: version.Info(), Title: "Kubernetes",
 	})
 	if err != nil {
@@ -200,10 +206,10 @@ func (c *control) startInformers(ctx context.Context) error {
 	return nil
 }
 
-// makeFlowControl makes the objects of flow control, which are for clients to see. Nothing here needs them, so nobody waits for them
-// (10 ms at the first start), and what is missing is made at the next start.
+// makeFlowControl makes the objects of flow control. Where it is off they are for clients to see, and where it is on all requests are
+// served alike without them: so nobody waits for them (10 ms at the first start), and what is missing is made at the next start.
 func (c *control) makeFlowControl(ctx context.Context) {
-	if err := flowcontrol.Reconcile(ctx, c.system); err != nil && ctx.Err() == nil {
+	if err := flowobjects.Reconcile(ctx, c.system); err != nil && ctx.Err() == nil {
 		klog.FromContext(ctx).Error(err, "Flow schemas and priority levels are not as they should be")
 	}
 }

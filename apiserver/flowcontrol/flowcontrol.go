@@ -1,5 +1,6 @@
-// Package flowcontrol makes the flow schemas and priority levels that every cluster has. The server does not act on them: it limits
-// the number of requests in flight and no more. They are what clients find on any cluster that has flow control off.
+// Package flowcontrol makes the flow schemas and priority levels that every cluster has. The server acts on them only if it is told
+// to (--enable-priority-and-fairness), else it limits the number of requests in flight and no more: then they are what clients find on
+// any cluster that has flow control off.
 package flowcontrol
 
 import (
