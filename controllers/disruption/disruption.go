@@ -5,6 +5,8 @@ package disruption
 import (
 	"context"
 	"fmt"
+	"slices"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -14,9 +16,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
@@ -26,6 +25,7 @@ import (
 
 	"github.com/peapod/peapod/controllers/engine"
 	"github.com/peapod/peapod/controllers/pods"
+	"github.com/peapod/peapod/controllers/scale"
 )
 
 // Name is that of the service account in kube-system as which the controller acts; upstream's, so that the bootstrap role
@@ -41,28 +41,49 @@ type controller struct {
 	budgets   policylisters.PodDisruptionBudgetLister
 	pods      corelisters.PodLister
 	informers informers.SharedInformerFactory
+	scales    *scale.Client
 	loop      *engine.Loop
+	// stale is for Pods that were to be disrupted, and were not.
+	stale *engine.Loop
+	now   func() time.Time
+}
+
+// Run implements engine.Runner.
+func (c *controller) Run(ctx context.Context) error {
+	var stale sync.WaitGroup
+	stale.Go(func() { _ = c.stale.Run(ctx) }) // it ends with ctx only
+	defer stale.Wait()
+	return c.loop.Run(ctx)
 }
 
 // New returns the controller.
-func New(d engine.Deps) (engine.Runner, error) {
+func New(d engine.Deps) (engine.Runner, error) { return newAt(d, time.Now) }
+
+func newAt(d engine.Deps, now func() time.Time) (engine.Runner, error) {
 	budgets, podInformer := d.Informers.Policy().V1().PodDisruptionBudgets(), d.Informers.Core().V1().Pods()
 	c := &controller{client: d.Client, recorder: d.Recorder, budgets: budgets.Lister(), pods: podInformer.Lister(),
-		informers: d.Informers, loop: &engine.Loop{Name: Name, Workers: 2}}
-	c.loop.Sync = c.sync
+		informers: d.Informers, scales: scale.New(d.Client), now: now,
+		loop: &engine.Loop{Name: Name, Workers: 2}, stale: &engine.Loop{Name: Name + "-stale"}}
+	c.loop.Sync, c.stale.Sync = c.sync, c.calm
 	mine, err := budgets.Informer().AddEventHandler(engine.OnSet(engine.Object(c.loop)))
 	if err != nil {
 		return nil, fmt.Errorf("watch budgets: %w", err)
 	}
 	seen, err := podInformer.Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc: c.wake, DeleteFunc: c.wake,
+		AddFunc: func(obj any) {
+			c.wake(obj)
+			c.watch(obj)
+		},
+		DeleteFunc: c.wake,
 		UpdateFunc: func(old, now any) {
 			c.wake(old) // it may have had other labels
 			c.wake(now)
+			c.watch(now)
 		}})
 	if err != nil {
 		return nil, fmt.Errorf("watch pods: %w", err)
 	}
+	c.stale.Synced = []cache.DoneChecker{seen.HasSyncedChecker()}
 	c.loop.Synced = []cache.DoneChecker{mine.HasSyncedChecker(), seen.HasSyncedChecker()}
 	// A change of an owner's size changes what its Pods' budgets expect.
 	apps := d.Informers.Apps().V1()
@@ -80,7 +101,7 @@ func New(d engine.Deps) (engine.Runner, error) {
 		}
 		c.loop.Synced = append(c.loop.Synced, seen.HasSyncedChecker())
 	}
-	return c.loop, nil
+	return c, nil
 }
 
 // wake queues the budgets of a Pod.
@@ -125,12 +146,17 @@ func (c *controller) sync(ctx context.Context, key cache.ObjectName) error {
 	if len(list) == 0 {
 		c.recorder.Eventf(b, corev1.EventTypeNormal, "NoPods", "No matching pods found")
 	}
-	now := time.Now()
-	expected, desired, reckonErr := c.reckon(b, list)
+	now := c.now()
+	expected, desired, reckonErr := c.reckon(ctx, b, list)
 	next := b.DeepCopy()
 	again := fill(next, list, expected, desired, reckonErr, now)
 	if reckonErr != nil {
 		c.recorder.Event(b, corev1.EventTypeWarning, "CalculateExpectedPodCountFailed", "Failed to calculate the number of expected pods: "+reckonErr.Error())
+	}
+	if reckonErr == nil && !countsPods(b) && slices.ContainsFunc(list, func(p *corev1.Pod) bool { return metav1.GetControllerOfNoCopy(p) == nil }) {
+		c.recorder.Eventf(b, corev1.EventTypeWarning, "UnmanagedPods", "Pods selected by this PodDisruptionBudget (selector: %v) were found "+
+			"to be unmanaged. As a result, the status of the PDB cannot be calculated correctly, which may result in undefined behavior. "+
+			"To account for these pods please set \".spec.minAvailable\" field of the PDB to an integer value.", b.Spec.Selector)
 	}
 	if !equality.Semantic.DeepEqual(b.Status, next.Status) {
 		_, err := c.client.PolicyV1().PodDisruptionBudgets(b.Namespace).UpdateStatus(ctx, next, metav1.UpdateOptions{})
@@ -145,95 +171,6 @@ func (c *controller) sync(ctx context.Context, key cache.ObjectName) error {
 		return &engine.Retry{After: again.Sub(now), Why: "an eviction that was granted"}
 	}
 	return nil
-}
-
-// reckon returns how many Pods there are to be, and how many of them healthy at least.
-func (c *controller) reckon(b *policyv1.PodDisruptionBudget, list []*corev1.Pod) (expected, desired int, err error) {
-	least, most := b.Spec.MinAvailable, b.Spec.MaxUnavailable
-	if least != nil && least.Type == intstr.Int {
-		return len(list), least.IntValue(), nil
-	}
-	if expected, err = c.expected(list); err != nil {
-		return 0, 0, err
-	}
-	switch {
-	case most != nil:
-		n, err := intstr.GetScaledValueFromIntOrPercent(most, expected, true)
-		if err != nil {
-			return 0, 0, fmt.Errorf("read maxUnavailable: %w", err)
-		}
-		return expected, max(0, expected-n), nil
-	case least != nil:
-		n, err := intstr.GetScaledValueFromIntOrPercent(least, expected, true)
-		if err != nil {
-			return 0, 0, fmt.Errorf("read minAvailable: %w", err)
-		}
-		return expected, n, nil
-	}
-	return expected, 0, nil
-}
-
-// expected adds up the sizes of the Pods' owners; Pods that none owns count nothing.
-func (c *controller) expected(list []*corev1.Pod) (int, error) {
-	seen, total := map[types.UID]bool{}, 0
-	for _, p := range list {
-		ref := metav1.GetControllerOfNoCopy(p)
-		if ref == nil || seen[ref.UID] {
-			continue
-		}
-		seen[ref.UID] = true
-		owner, n, err := c.scale(p.Namespace, ref)
-		if err != nil {
-			return 0, fmt.Errorf("find the size of %s %s, owner of pod %s: %w", ref.Kind, ref.Name, p.Name, err)
-		}
-		if !seen[owner] || owner == ref.UID {
-			total += n
-		}
-		seen[owner] = true
-	}
-	return total, nil
-}
-
-// scale finds the size of a Pod's controller, or of the Deployment of its ReplicaSet.
-func (c *controller) scale(namespace string, ref *metav1.OwnerReference) (types.UID, int, error) {
-	gv, err := schema.ParseGroupVersion(ref.APIVersion)
-	if err != nil {
-		return "", 0, err
-	}
-	size := func(n *int32) int {
-		if n == nil {
-			return 1
-		}
-		return int(*n)
-	}
-	switch (schema.GroupKind{Group: gv.Group, Kind: ref.Kind}) {
-	case schema.GroupKind{Group: "apps", Kind: "ReplicaSet"}:
-		rs, err := c.informers.Apps().V1().ReplicaSets().Lister().ReplicaSets(namespace).Get(ref.Name)
-		if err != nil {
-			return "", 0, err
-		}
-		if parent := metav1.GetControllerOfNoCopy(rs); parent != nil && parent.Kind == "Deployment" {
-			d, err := c.informers.Apps().V1().Deployments().Lister().Deployments(namespace).Get(parent.Name)
-			if err != nil {
-				return "", 0, err
-			}
-			return d.UID, size(d.Spec.Replicas), nil
-		}
-		return rs.UID, size(rs.Spec.Replicas), nil
-	case schema.GroupKind{Group: "apps", Kind: "StatefulSet"}:
-		set, err := c.informers.Apps().V1().StatefulSets().Lister().StatefulSets(namespace).Get(ref.Name)
-		if err != nil {
-			return "", 0, err
-		}
-		return set.UID, size(set.Spec.Replicas), nil
-	case schema.GroupKind{Kind: "ReplicationController"}:
-		rc, err := c.informers.Core().V1().ReplicationControllers().Lister().ReplicationControllers(namespace).Get(ref.Name)
-		if err != nil {
-			return "", 0, err
-		}
-		return rc.UID, size(rc.Spec.Replicas), nil
-	}
-	return "", 0, fmt.Errorf("%s does not implement the scale subresource", ref.Kind)
 }
 
 // fill puts the numbers into the budget's status. again is when an eviction that was granted and has not happened is to be

@@ -14,19 +14,17 @@ import (
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/discovery/cached/memory"
 	"k8s.io/client-go/kubernetes"
 	autoscalinglisters "k8s.io/client-go/listers/autoscaling/v2"
 	corelisters "k8s.io/client-go/listers/core/v1"
-	"k8s.io/client-go/restmapper"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/klog/v2"
 	"k8s.io/utils/clock"
 
 	"github.com/peapod/peapod/controllers/engine"
+	"github.com/peapod/peapod/controllers/scale"
 )
 
 // Name is that of the service account in kube-system as which the controller acts; upstream's, so that the bootstrap role
@@ -53,7 +51,7 @@ type controller struct {
 	recorder record.EventRecorder
 	scalers  autoscalinglisters.HorizontalPodAutoscalerLister
 	pods     corelisters.PodLister
-	mapper   meta.ResettableRESTMapper
+	scales   *scale.Client
 	meter    *meter
 	clock    clock.PassiveClock
 	loop     *engine.Loop
@@ -74,10 +72,10 @@ func New(d engine.Deps) (engine.Runner, error) {
 
 func newController(d engine.Deps) (*controller, error) {
 	scalers, pods := d.Informers.Autoscaling().V2().HorizontalPodAutoscalers(), d.Informers.Core().V1().Pods()
-	mapper := restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(d.Client.Discovery()))
+	scales := scale.New(d.Client)
 	c := &controller{
-		client: d.Client, recorder: d.Recorder, scalers: scalers.Lister(), pods: pods.Lister(), mapper: mapper,
-		meter: &meter{config: d.Config, mapper: mapper}, clock: clock.RealClock{},
+		client: d.Client, recorder: d.Recorder, scalers: scalers.Lister(), pods: pods.Lister(), scales: scales,
+		meter: &meter{config: d.Config, mapper: scales.Mapper}, clock: clock.RealClock{},
 		loop: &engine.Loop{Name: Name, Workers: workers}, histories: map[cache.ObjectName]*history{},
 	}
 	c.loop.Sync = c.sync
@@ -147,17 +145,27 @@ func (l *look) warn(reason string, message string) {
 	l.recorder.Event(l.hpa, corev1.EventTypeWarning, reason, message)
 }
 
+// find reads the scale of what the autoscaler scales.
+func (l *look) find(ctx context.Context) (*scale.Target, error) {
+	ref := &l.hpa.Spec.ScaleTargetRef
+	gk, err := groupKind(ref)
+	if err != nil {
+		return nil, err
+	}
+	return l.scales.Find(ctx, gk, l.hpa.Namespace, ref.Name)
+}
+
 // act scales the target if it has to be, and fills in the status. Where it cannot, the status says why.
 func (l *look) act(ctx context.Context) error {
 	hpa := l.hpa
-	t, err := l.find(ctx, hpa.Namespace, &hpa.Spec.ScaleTargetRef)
+	t, err := l.find(ctx)
 	if err != nil {
 		l.warn("FailedGetScale", err.Error())
 		l.set(autoscalingv2.AbleToScale, verdict{false, "FailedGetScale", fmt.Sprintf("the HPA controller was unable to get the target's current scale: %v", err)})
 		return err
 	}
 	l.set(autoscalingv2.AbleToScale, verdict{true, "SucceededGetScale", "the HPA controller was able to get the target's current scale"})
-	current := t.scale.Spec.Replicas
+	current := t.Scale.Spec.Replicas
 	l.history.begin(current, l.now)
 	least := int32(1)
 	if hpa.Spec.MinReplicas != nil {
@@ -203,9 +211,9 @@ func (l *look) act(ctx context.Context) error {
 }
 
 // rescale changes the target's size.
-func (l *look) rescale(ctx context.Context, t *target, desired int32, why string) error {
-	from := t.scale.Spec.Replicas
-	if err := l.resize(ctx, t, desired); err != nil {
+func (l *look) rescale(ctx context.Context, t *scale.Target, desired int32, why string) error {
+	from := t.Scale.Spec.Replicas
+	if err := l.scales.Resize(ctx, t, desired); err != nil {
 		l.recorder.Eventf(l.hpa, corev1.EventTypeWarning, "FailedRescale", "New size: %d; reason: %s; error: %v", desired, why, err)
 		l.set(autoscalingv2.AbleToScale, verdict{false, "FailedUpdateScale", fmt.Sprintf("the HPA controller was unable to update the target scale: %v", err)})
 		return fmt.Errorf("rescale: %w", err)

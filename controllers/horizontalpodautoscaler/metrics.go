@@ -11,13 +11,15 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/tools/cache"
+
+	"github.com/peapod/peapod/controllers/scale"
 )
 
 // measure asks all metrics. The best proposal is the highest; there is none where no metric says anything, or where one that does not
 // might speak against making the target smaller. The error tells of metrics that say nothing.
-func (l *look) measure(ctx context.Context, t *target) (best *proposal, statuses []autoscalingv2.MetricStatus, err error) {
-	a := &asked{namespace: l.hpa.Namespace, wanted: t.scale.Spec.Replicas, there: t.scale.Status.Replicas, allowed: l.tolerances()}
-	if a.selector, a.pods, err = l.selected(t.scale.Status.Selector); err != nil {
+func (l *look) measure(ctx context.Context, t *scale.Target) (best *proposal, statuses []autoscalingv2.MetricStatus, err error) {
+	a := &asked{namespace: l.hpa.Namespace, wanted: t.Scale.Spec.Replicas, there: t.Scale.Status.Replicas, allowed: l.tolerances()}
+	if a.selector, a.pods, err = l.selected(t.Scale.Status.Selector); err != nil {
 		return nil, nil, err
 	}
 	specs := l.hpa.Spec.Metrics

@@ -22,6 +22,11 @@ func (m Mapper) RESTMapping(kind schema.GroupKind, versions ...string) (*meta.RE
 	return again(m, func() (*meta.RESTMapping, error) { return m.ResettableRESTMapper.RESTMapping(kind, versions...) })
 }
 
+// RESTMappings implements meta.RESTMapper.
+func (m Mapper) RESTMappings(kind schema.GroupKind, versions ...string) ([]*meta.RESTMapping, error) {
+	return again(m, func() ([]*meta.RESTMapping, error) { return m.ResettableRESTMapper.RESTMappings(kind, versions...) })
+}
+
 // KindsFor implements meta.RESTMapper.
 func (m Mapper) KindsFor(resource schema.GroupVersionResource) ([]schema.GroupVersionKind, error) {
 	return again(m, func() ([]schema.GroupVersionKind, error) { return m.ResettableRESTMapper.KindsFor(resource) })
