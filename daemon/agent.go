@@ -13,6 +13,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/peapod/peapod/daemon/instance"
+	"github.com/peapod/peapod/network/policy"
 	"github.com/peapod/peapod/runtime/cri"
 )
 
@@ -96,16 +97,16 @@ func startAgent(ctx context.Context, ps *parts, i instance.Instance, j *joined) 
 	if err != nil {
 		return fmt.Errorf("read the cluster's client CA: %w", err)
 	}
-	n, err := newNode(i, j.settled, e, membership{client: j.asNode, serving: j.serving, clientCA: clientCA, certified: j.serving.Ready(),
-		podCIDR: j.record.PodCIDR, service: config.Service, domain: config.Domain, listener: listener})
-	if err != nil {
-		return err
-	}
 	shared := informers.NewSharedInformerFactory(j.asProxy, 0)
 	services, err := newNodeServices(i, serviceConfig{
 		client: j.asProxy, asNode: j.asNode, nodeName: j.NodeName, nodeIP: j.nodeIP, domain: config.Domain, service: config.Service, cluster: config.Cluster, pods: j.record.PodCIDR,
-		reserved: []uint16{uint16(listener.Addr().(*net.TCPAddr).Port)}, informers: shared,
+		reserved: []uint16{uint16(listener.Addr().(*net.TCPAddr).Port)}, informers: shared, all: policy.Own(j.asProxy),
 	})
+	if err != nil {
+		return err
+	}
+	n, err := newNode(i, j.settled, e, membership{client: j.asNode, serving: j.serving, clientCA: clientCA, certified: j.serving.Ready(),
+		podCIDR: j.record.PodCIDR, service: config.Service, domain: config.Domain, listener: listener, network: services.policies})
 	if err != nil {
 		return err
 	}

@@ -26,6 +26,7 @@ import (
 	"github.com/peapod/peapod/kubelet/evict"
 	"github.com/peapod/peapod/kubelet/imagegc"
 	localvolumes "github.com/peapod/peapod/kubelet/localpath"
+	"github.com/peapod/peapod/kubelet/pod"
 	"github.com/peapod/peapod/kubelet/server"
 	"github.com/peapod/peapod/kubelet/stats"
 	"github.com/peapod/peapod/kubelet/volume"
@@ -139,6 +140,8 @@ type membership struct {
 	domain  string
 	// listener is the kubelet's.
 	listener net.Listener
+	// network holds Pods to network policies.
+	network pod.Network
 }
 
 // membership is the server's own node's: it is in the same process.
@@ -181,7 +184,7 @@ func newNode(i instance.Instance, s settled, e *containers, m membership) (*node
 		NodeAnnotations: map[string]string{localpath.DirectoryAnnotation: volumesDir(i)},
 		NodeName:        s.NodeName, NodeIPs: []string{ip.String()}, PodCIDRs: []string{m.podCIDR.String()},
 		KubeletPort: port, Pressure: n.evict, Gate: n.evict,
-		Client: client, Runtime: e.service, Images: e.images, Volumes: n.volumes,
+		Client: client, Runtime: e.service, Images: e.images, Volumes: n.volumes, Network: m.network,
 		RootDir: root, LogDir: logDir(i), CgroupRoot: cgroupRoot(i), ClusterDomain: m.domain,
 		ClusterDNS: []string{dnsAddress(m.service).String()}, SeccompProfileRoot: seccompDir(i),
 	})

@@ -55,6 +55,7 @@ func newNodeParts(i instance.Instance, s settled, c *control, k keyed, o *openin
 	if n.services, err = newServerServices(i, s, c, k, o.pods); err != nil {
 		return nil, err
 	}
+	m.network = n.services.policies
 	if n.node, err = newNode(i, s, o.containers, m); err != nil {
 		return nil, err
 	}

@@ -24,6 +24,7 @@ import (
 	"github.com/peapod/peapod/daemon/instance"
 	"github.com/peapod/peapod/dns"
 	"github.com/peapod/peapod/internal/refusedports"
+	"github.com/peapod/peapod/network/policy"
 	"github.com/peapod/peapod/network/proxy"
 )
 
@@ -42,10 +43,14 @@ func dnsAddress(service netip.Prefix) netip.Addr {
 // serviceTable is the nftables table of the instance's service proxy.
 func serviceTable(i instance.Instance) string { return "peapod_" + i.Name + "_services" }
 
-// nodeServices is what makes Services work on a node.
+// policyTable is the nftables table of the instance's network policies.
+func policyTable(i instance.Instance) string { return "peapod_" + i.Name + "_policies" }
+
+// nodeServices is what makes Services work on a node, and holds its Pods to network policies.
 type nodeServices struct {
-	proxy *proxy.Proxy
-	dns   *dns.Server
+	proxy    *proxy.Proxy
+	dns      *dns.Server
+	policies *policy.Enforcer
 	// events takes what the proxy has to say to the API, as client.
 	events record.EventBroadcaster
 	client kubernetes.Interface
@@ -65,6 +70,8 @@ type serviceConfig struct {
 	client, asNode kubernetes.Interface
 	// informers are started by their owner, after newNodeServices.
 	informers informers.SharedInformerFactory
+	// all gives all Pods and Namespaces, once there are network policies.
+	all func(context.Context) policy.Cluster
 }
 
 func newNodeServices(i instance.Instance, c serviceConfig) (*nodeServices, error) {
@@ -89,6 +96,12 @@ func newNodeServices(i instance.Instance, c serviceConfig) (*nodeServices, error
 	if err != nil {
 		return nil, fmt.Errorf("make cluster DNS: %w", err)
 	}
+	n.policies, err = policy.New(policy.Config{
+		Table: policyTable(i), NodeName: c.nodeName, Pods: []netip.Prefix{c.pods}, Informers: c.informers, Cluster: c.all,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("make network policies: %w", err)
+	}
 	return n, nil
 }
 
@@ -109,19 +122,20 @@ func annotateNode(ctx context.Context, client kubernetes.Interface, name, key, v
 	return nil
 }
 
-// run leads connections and answers names until ctx ends. Rules stay.
+// run leads connections, answers names and enforces policies until ctx ends. Rules stay.
 func (n *nodeServices) run(ctx context.Context) error {
 	n.events.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: n.client.CoreV1().Events("")})
 	defer n.events.Shutdown()
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return n.proxy.Run(ctx) })
 	group.Go(func() error { return n.dns.Run(ctx) })
+	group.Go(func() error { return n.policies.Run(ctx) })
 	return group.Wait()
 }
 
 // uninstallServices removes what nodeServices of an instance ever made on this machine.
 func uninstallServices(i instance.Instance, service netip.Prefix) error {
-	return errors.Join(proxy.Uninstall(serviceTable(i), []netip.Prefix{service}), dns.Uninstall(dnsAddress(service)))
+	return errors.Join(policy.Uninstall(policyTable(i)), proxy.Uninstall(serviceTable(i), []netip.Prefix{service}), dns.Uninstall(dnsAddress(service)))
 }
 
 // newOwnServices returns the part that leads the cluster's own Services to its servers.
@@ -154,8 +168,13 @@ func newServerServices(i instance.Instance, s settled, c *control, k keyed, pods
 	if err != nil {
 		return nil, err
 	}
+	// The one server of a cluster has all Pods in memory for its scheduler; among several, whoever leads.
+	all := policy.Shared(c.informers)
+	if c.claims != nil {
+		all = policy.Own(client)
+	}
 	return newNodeServices(i, serviceConfig{
-		client: client, asNode: asNode, nodeName: s.NodeName, nodeIP: s.nodeIP, domain: clusterDomain,
+		client: client, all: all, asNode: asNode, nodeName: s.NodeName, nodeIP: s.nodeIP, domain: clusterDomain,
 		service: k.ranges.Service, cluster: k.ranges.Cluster, pods: pods,
 		reserved: []uint16{uint16(s.Port), uint16(k.kubeletListener.Addr().(*net.TCPAddr).Port)}, informers: c.informers,
 	})

@@ -37,6 +37,8 @@ type Config struct {
 	Images  internalapi.ImageManagerService
 	// Volumes mounts what Pods declare.
 	Volumes pod.Volumes
+	// Network is told which addresses Pods have; optional.
+	Network pod.Network
 	// Pressure reports shortages and is told of nothing else; optional.
 	Pressure node.Pressure
 	// Gate is asked before each Pod's own fit is checked, such as eviction,

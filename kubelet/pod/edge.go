@@ -131,6 +131,17 @@ type Cgroups interface {
 	Pods() (map[types.UID]bool, error)
 }
 
+// Network is told which addresses Pods have, before anything in them runs.
+type Network interface {
+	// Admit returns when the network holds the Pod, which has these addresses, to
+	// what is laid down for it. It is called before each start of a container, and
+	// costs little when the addresses are known.
+	Admit(ctx context.Context, pod *v1.Pod, addresses []string) error
+	// Release is called once no sandbox has the addresses any more; it can be
+	// repeated.
+	Release(namespace, name string, uid types.UID)
+}
+
 // UserNamespaces give Pods with hostUsers: false ranges of the node's user and
 // group IDs.
 type UserNamespaces interface {

@@ -202,6 +202,9 @@ func (w *worker) release(ctx context.Context, pod *v1.Pod, snapshot *Snapshot) e
 		w.m.note(pod, Note{Type: v1.EventTypeWarning, Reason: "FailedKillPod", Message: fmt.Sprintf("error killing pod: %v", err)})
 		return err
 	}
+	if w.m.cfg.Network != nil {
+		w.m.cfg.Network.Release(pod.Namespace, pod.Name, w.uid)
+	}
 	if err := w.m.cfg.Volumes.Teardown(ctx, w.uid); err != nil {
 		return fmt.Errorf("unmount volumes: %w", err)
 	}

@@ -62,6 +62,9 @@ func (w *worker) startContainer(ctx context.Context, pod *v1.Pod, snapshot *Snap
 	if err != nil {
 		return s.fail(ctx, "CreateContainerConfigError", err)
 	}
+	if err := s.admitted(ctx); err != nil {
+		return s.fail(ctx, "CreateContainerError", err)
+	}
 	id, err := w.m.cfg.Runtime.CreateContainer(ctx, sb.ID, cfg, sandbox)
 	if err != nil {
 		return s.fail(ctx, "CreateContainerError", err)
@@ -75,6 +78,15 @@ func (w *worker) startContainer(ctx context.Context, pod *v1.Pod, snapshot *Snap
 		w.m.log(ctx, pod).Error(err, "Recording what a container was started with failed; it will be resized to the same", "container", c.Name)
 	}
 	return s.postStart(ctx, id)
+}
+
+// admitted waits until the network holds the Pod to what is laid down for it. On
+// the host's network it is the host.
+func (s *starter) admitted(ctx context.Context) error {
+	if s.w.m.cfg.Network == nil || s.pod.Spec.HostNetwork {
+		return nil
+	}
+	return s.w.m.cfg.Network.Admit(ctx, s.pod, s.snapshot.Sandbox().IPs)
 }
 
 // image has an image brought here.

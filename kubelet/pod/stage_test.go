@@ -198,6 +198,7 @@ func (b *board) Forget(uid types.UID) {
 
 // stage is a Manager with everything around it.
 type stage struct {
+	network pod.Network // nil: none
 	t       *testing.T
 	rt      *critest.Runtime
 	images  *critest.Images
@@ -269,7 +270,7 @@ func (s *stage) start(pods ...*v1.Pod) {
 	}})
 	var err error
 	s.m, err = pod.NewManager(pod.Config{
-		Runtime: s.rt, HostIPs: []string{"192.0.2.1"}, Volumes: s.volumes, Cgroups: s.groups, UserNS: s.openRanges(), Objects: objects{fake.NewClientset()},
+		Runtime: s.rt, HostIPs: []string{"192.0.2.1"}, Volumes: s.volumes, Cgroups: s.groups, UserNS: s.openRanges(), Network: s.network, Objects: objects{fake.NewClientset()},
 		RuntimeHandler: func(_ context.Context, class string) (string, error) {
 			handler, ok := strings.CutPrefix(class, "class-of-")
 			if !ok {

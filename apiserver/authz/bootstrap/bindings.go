@@ -78,8 +78,9 @@ const NodeConfigMap = "peapod-node-config"
 // joinGroup is the group of bootstrap tokens with which nodes join.
 const joinGroup = "system:bootstrappers:kubeadm:default-node-token"
 
-// joiningBindings let machines become nodes, as kubeadm sets it up. What routes packets on a node (the overlay, the proxy
-// and DNS) acts as the proxy's user, which sees all nodes, Services and endpoints: a node as such sees itself alone.
+// joiningBindings let machines become nodes, as kubeadm sets it up. What routes packets on a node (the overlay, the proxy, DNS and
+// network policies) acts as the proxy's user, which sees all nodes, Services and endpoints, and what policies are made of: a node as
+// such sees itself alone.
 func joiningBindings() []rbacv1.ClusterRoleBinding {
 	bind := func(name, role string, subjects []rbacv1.Subject) rbacv1.ClusterRoleBinding {
 		return rbacv1.ClusterRoleBinding{ObjectMeta: meta("", name), Subjects: subjects,
@@ -90,6 +91,7 @@ func joiningBindings() []rbacv1.ClusterRoleBinding {
 		bind("kubeadm:kubelet-bootstrap", "system:node-bootstrapper", groups(joinGroup)),
 		bind("kubeadm:node-autoapprove-bootstrap", requests+"nodeclient", groups(joinGroup)),
 		bind("kubeadm:node-autoapprove-certificate-rotation", requests+"selfnodeclient", groups(user.NodesGroup)),
+		bind("peapod:node-network-policy", "peapod:node-network-policy", users(user.KubeProxy)),
 		bind("peapod:node-dns", "system:kube-dns", users(user.KubeProxy)),
 	}
 }

@@ -142,6 +142,8 @@ func componentRoles() []rbacv1.ClusterRole {
 			rule("list watch", "core", "endpoints services"), rule(readVerbs, "core", "nodes"), events(),
 			rule("list watch", "discovery.k8s.io", "endpointslices"),
 			rule("list watch", "networking.k8s.io", "servicecidrs")),
+		clusterRole("peapod:node-network-policy",
+			rule("list watch", "core", "namespaces pods"), rule("list watch", "networking.k8s.io", "networkpolicies")),
 		clusterRole("system:node-bootstrapper",
 			rule("create get list watch", "certificates.k8s.io", "certificatesigningrequests")),
 		clusterRole("system:kubelet-api-admin",
