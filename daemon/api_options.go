@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/peapod/peapod/apiserver"
+	"github.com/peapod/peapod/apiserver/admission/configuration"
 	"github.com/peapod/peapod/apiserver/auditing"
 	"github.com/peapod/peapod/apiserver/encryption"
 )
@@ -24,6 +25,8 @@ type (
 type APIOptions struct {
 	AuditOptions
 	EncryptionOptions
+	// AdmissionControlConfigFile configures plugins of admission.
+	AdmissionControlConfigFile string `json:"admissionControlConfigFile,omitempty"`
 	// MaxRequestsInflight and MaxMutatingRequestsInflight are how many requests that read and that write are served at once; more
 	// are turned away. With EnablePriorityAndFairness their sum is shared out among the priority levels, where requests may wait.
 	// That costs 0.2 to 0.3 ms of each request and so is not the default, which it is upstream.
@@ -41,6 +44,7 @@ func defaultAPIOptions() APIOptions {
 func (o *APIOptions) AddFlags(f *pflag.FlagSet) {
 	o.AuditOptions.AddFlags(f)
 	o.EncryptionOptions.AddFlags(f)
+	f.StringVar(&o.AdmissionControlConfigFile, "admission-control-config-file", o.AdmissionControlConfigFile, "file with the configuration of admission plugins")
 	f.IntVar(&o.MaxRequestsInflight, "max-requests-inflight", o.MaxRequestsInflight, "how many requests that read are served at once")
 	f.IntVar(&o.MaxMutatingRequestsInflight, "max-mutating-requests-inflight", o.MaxMutatingRequestsInflight, "how many requests that write are served at once")
 	f.BoolVar(&o.EnablePriorityAndFairness, "enable-priority-and-fairness", o.EnablePriorityAndFairness, "share out the sum of both as flow schemas and priority levels say; costs 0.2 to 0.3 ms a request")
@@ -61,12 +65,16 @@ type guards struct {
 	audit *auditing.Auditing
 	// encryption is nil where nothing is encrypted.
 	encryption *encryption.Encryption
+	admission  configuration.Configuration
 }
 
 // open reads the files that the options name. It comes before anything is changed on the machine: a mistake in one is an error of the start.
 // What it starts ends with ctx. server names this one.
 func (o *APIOptions) open(ctx context.Context, server string) (g guards, err error) {
 	if g.audit, err = auditing.New(o.AuditOptions); err != nil {
+		return g, err
+	}
+	if g.admission, err = configuration.Load(o.AdmissionControlConfigFile); err != nil {
 		return g, err
 	}
 	if g.encryption, err = encryption.New(ctx, o.EncryptionOptions, server); err != nil {

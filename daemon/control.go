@@ -139,7 +139,7 @@ func newControl(s settled, k keyed) (*control, error) {
 	if err != nil {
 		return nil, err
 	}
-	admit, err := admission.New(admission.Config{Client: c.system, Dynamic: free, Informers: c.informers, Authorizer: may, RBAC: may.RBAC(), Ended: c.served})
+	admit, err := admission.New(admission.Config{Client: c.system, Dynamic: free, Informers: c.informers, Authorizer: may, RBAC: may.RBAC(), Configuration: k.guards.admission, Ended: c.served})
 	if err != nil {
 		return nil, err
 	}

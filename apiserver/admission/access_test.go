@@ -23,6 +23,7 @@ import (
 	"github.com/peapod/peapod/api"
 	"github.com/peapod/peapod/apiserver"
 	"github.com/peapod/peapod/apiserver/admission"
+	"github.com/peapod/peapod/apiserver/admission/configuration"
 	"github.com/peapod/peapod/apiserver/admission/priority"
 	"github.com/peapod/peapod/apiserver/authn"
 	"github.com/peapod/peapod/apiserver/authz"
@@ -50,6 +51,12 @@ func start(t *testing.T) *cluster {
 
 // startOn runs a server whose store is on fs.
 func startOn(t *testing.T, fs vfs.FS) *cluster {
+	t.Helper()
+	return startWith(t, fs, configuration.Configuration{})
+}
+
+// startWith runs one whose plugins are configured.
+func startWith(t *testing.T, fs vfs.FS, plugins configuration.Configuration) *cluster {
 	t.Helper()
 	c := &cluster{}
 	var err error
@@ -85,7 +92,7 @@ func startOn(t *testing.T, fs vfs.FS) *cluster {
 			t.Fatal(err)
 		}
 		cfg.Admission, err = admission.New(admission.Config{Client: c.system, Dynamic: free, Informers: factory, Authorizer: authorizer, RBAC: authorizer.RBAC(),
-			Ended: informing.Done()})
+			Configuration: plugins, Ended: informing.Done()})
 		if err != nil {
 			t.Fatal(err)
 		}

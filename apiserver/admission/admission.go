@@ -19,6 +19,7 @@ import (
 
 	"github.com/peapod/peapod/apiserver/admission/certificates"
 	"github.com/peapod/peapod/apiserver/admission/claimresize"
+	"github.com/peapod/peapod/apiserver/admission/configuration"
 	"github.com/peapod/peapod/apiserver/admission/defaultingressclass"
 	"github.com/peapod/peapod/apiserver/admission/defaultstorageclass"
 	"github.com/peapod/peapod/apiserver/admission/defaulttolerationseconds"
@@ -52,6 +53,8 @@ type Config struct {
 	// Authorizer and RBAC say what a user may do himself, for what he wants to give to others.
 	Authorizer authorizer.Authorizer
 	RBAC       *rbac.Evaluator
+	// Configuration is what a user sets of plugins.
+	Configuration configuration.Configuration
 	// Ended is closed once the server answers no more requests: what plugins run in the background ends with it.
 	Ended <-chan struct{}
 }
@@ -73,7 +76,7 @@ func New(cfg Config) (admission.Interface, error) {
 	if err != nil {
 		return nil, err
 	}
-	podSecurity, err := podsecurity.New(cfg.Client, namespaces.Lister(), core.Pods().Lister())
+	podSecurity, err := podsecurity.New(cfg.Client, namespaces.Lister(), core.Pods().Lister(), cfg.Configuration.PodSecurity)
 	if err != nil {
 		return nil, err
 	}
@@ -83,7 +86,8 @@ func New(cfg Config) (admission.Interface, error) {
 	}
 	kinds := kindmapper.New(cfg.Client.Discovery())
 	users, err := hooks.New(hooks.Config{Client: cfg.Client, Dynamic: cfg.Dynamic, Informers: cfg.Informers, Kinds: kinds,
-		Authorizer: cfg.Authorizer, Services: serviceaddress.New(cfg.Client.CoreV1()), Ended: cfg.Ended})
+		Authorizer: cfg.Authorizer, Services: serviceaddress.New(cfg.Client.CoreV1()), Ended: cfg.Ended,
+		MutatingWebhooks: cfg.Configuration.MutatingWebhooks, ValidatingWebhooks: cfg.Configuration.ValidatingWebhooks})
 	if err != nil {
 		return nil, err
 	}

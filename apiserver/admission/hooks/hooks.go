@@ -19,7 +19,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 )
 
-// Config is what hooks are asked with. All of it must be set.
+// Config is what hooks are asked with. What is not marked optional must be set.
 type Config struct {
 	// Client and Dynamic are those of a member of system:masters.
 	Client  kubernetes.Interface
@@ -32,6 +32,8 @@ type Config struct {
 	Authorizer authorizer.Authorizer
 	// Services finds webhooks.
 	Services webhook.ServiceResolver
+	// MutatingWebhooks and ValidatingWebhooks are the plugins' configurations, which say who the server is to webhooks. Optional.
+	MutatingWebhooks, ValidatingWebhooks []byte
 	// Ended is closed once the server answers no more requests.
 	Ended <-chan struct{}
 }

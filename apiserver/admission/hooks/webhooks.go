@@ -1,8 +1,10 @@
 package hooks
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"io"
 
 	"k8s.io/apiserver/pkg/admission/plugin/webhook/generic"
 	"k8s.io/apiserver/pkg/admission/plugin/webhook/mutating"
@@ -13,7 +15,7 @@ import (
 )
 
 func (cfg Config) mutatingWebhooks(ctx context.Context) (waiter, error) {
-	p, err := mutating.NewMutatingWebhook(nil)
+	p, err := mutating.NewMutatingWebhook(reader(cfg.MutatingWebhooks))
 	if err != nil {
 		return nil, fmt.Errorf("make plugin of mutating webhooks: %w", err)
 	}
@@ -21,11 +23,19 @@ func (cfg Config) mutatingWebhooks(ctx context.Context) (waiter, error) {
 }
 
 func (cfg Config) validatingWebhooks(ctx context.Context) (waiter, error) {
-	p, err := validating.NewValidatingAdmissionWebhook(nil)
+	p, err := validating.NewValidatingAdmissionWebhook(reader(cfg.ValidatingWebhooks))
 	if err != nil {
 		return nil, fmt.Errorf("make plugin of validating webhooks: %w", err)
 	}
 	return p, cfg.setUp(ctx, p.Webhook)
+}
+
+// reader is nil where there is nothing to read.
+func reader(b []byte) io.Reader {
+	if b == nil {
+		return nil
+	}
+	return bytes.NewReader(b)
 }
 
 // setUp gives a plugin what it needs until ctx ends.

@@ -1,5 +1,5 @@
-// Package podsecurity holds Pods to the Pod Security Standard that their namespace asks for by its labels: privileged,
-// which allows everything, where it asks for none.
+// Package podsecurity holds Pods to the Pod Security Standard that their namespace asks for by its labels, and where it asks for none to
+// the one of the configuration: privileged, which allows everything, unless a user has set another.
 package podsecurity
 
 import (
@@ -34,8 +34,9 @@ type Plugin struct {
 
 var _ admission.ValidationInterface = &Plugin{}
 
-// New makes the plugin.
-func New(client kubernetes.Interface, namespaces corelisters.NamespaceLister, pods corelisters.PodLister) (*Plugin, error) {
+// New makes the plugin. The configuration says what holds where labels say nothing, and who is exempt; nil: privileged, and nobody.
+func New(client kubernetes.Interface, namespaces corelisters.NamespaceLister, pods corelisters.PodLister,
+	config *podsecurityconfig.PodSecurityConfiguration) (*Plugin, error) {
 	evaluator, err := policy.NewEvaluator(policy.DefaultChecks(), nil)
 	if err != nil {
 		return nil, fmt.Errorf("make Pod security policies: %w", err)
@@ -47,10 +48,13 @@ func New(client kubernetes.Interface, namespaces corelisters.NamespaceLister, po
 			_ = legacyregistry.Register(m)
 		}
 	})
-	privileged, latest := string(podsecurityapi.LevelPrivileged), podsecurityapi.VersionLatest
+	if config == nil {
+		privileged, latest := string(podsecurityapi.LevelPrivileged), podsecurityapi.VersionLatest
+		config = &podsecurityconfig.PodSecurityConfiguration{Defaults: podsecurityconfig.PodSecurityDefaults{
+			Enforce: privileged, EnforceVersion: latest, Audit: privileged, AuditVersion: latest, Warn: privileged, WarnVersion: latest}}
+	}
 	delegate := &podsecurityadmission.Admission{
-		Configuration: &podsecurityconfig.PodSecurityConfiguration{Defaults: podsecurityconfig.PodSecurityDefaults{
-			Enforce: privileged, EnforceVersion: latest, Audit: privileged, AuditVersion: latest, Warn: privileged, WarnVersion: latest}},
+		Configuration:    config,
 		Evaluator:        evaluator,
 		Metrics:          recorder,
 		PodSpecExtractor: podsecurityadmission.DefaultPodSpecExtractor{},
