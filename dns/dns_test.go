@@ -29,8 +29,12 @@ func upstream(t *testing.T, asked *atomic.Int32) (conf string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	var lost atomic.Bool // the first question for a name is
 	server := &dns.Server{PacketConn: c, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
 		asked.Add(1)
+		if q.Question[0].Name == "lost.example.org." && !lost.Swap(true) {
+			return
+		}
 		r := new(dns.Msg)
 		r.SetReply(q)
 		if strings.EqualFold(q.Question[0].Name, "example.com.") {
@@ -83,6 +87,11 @@ func objects() []runtime.Object {
 	}
 	return []runtime.Object{
 		svc("web", "10.96.1.1", func(s *corev1.Service) { s.Spec.ClusterIPs = append(s.Spec.ClusterIPs, "fd00:96::1") }),
+		svc("bare", "None", func(s *corev1.Service) { s.Spec.Ports = nil }),
+		&discoveryv1.EndpointSlice{
+			ObjectMeta:  metav1.ObjectMeta{Namespace: "ns", Name: "bare-1", Labels: map[string]string{discoveryv1.LabelServiceName: "bare"}},
+			AddressType: discoveryv1.AddressTypeIPv4, Endpoints: []discoveryv1.Endpoint{{Addresses: []string{"10.244.0.7"}}},
+		},
 		svc("db", "None", nil), svc("many", "None", nil), many, svc("lonely", "None", nil),
 		svc("out", "", func(s *corev1.Service) {
 			s.Spec.Type, s.Spec.ExternalName = corev1.ServiceTypeExternalName, "example.com"
@@ -180,6 +189,8 @@ func TestNames(t *testing.T) {
 		{"10-244-0-4.db.ns.svc.cluster.local", dns.TypeA, dns.RcodeNameError, ""},
 		{"_http._tcp.db.ns.svc.cluster.local", dns.TypeSRV, 0,
 			"SRV 0 100 8080 10-244-0-3.db.ns.svc.cluster.local.; SRV 0 100 8080 db-0.db.ns.svc.cluster.local."},
+		{"bare.ns.svc.cluster.local", dns.TypeA, 0, "A 10.244.0.7"},
+		{"bare.ns.svc.cluster.local", dns.TypeSRV, 0, ""},
 		{"lonely.ns.svc.cluster.local", dns.TypeA, dns.RcodeNameError, ""},
 		{"none.ns.svc.cluster.local", dns.TypeA, dns.RcodeNameError, ""},
 		{"ns.svc.cluster.local", dns.TypeA, 0, ""},
@@ -268,5 +279,14 @@ func TestOnlyClientsAreAnswered(t *testing.T) {
 		if got := s.admits(&net.UDPAddr{IP: net.ParseIP(addr), Port: 1234}); got != want {
 			t.Errorf("%s is admitted: %t", addr, got)
 		}
+	}
+}
+
+// What is lost on the way to a resolver is asked again.
+func TestLostQuestion(t *testing.T) {
+	var asked atomic.Int32
+	server := serve(t, &asked)
+	if r := ask(t, "udp", server, "lost.example.org", dns.TypeA); r.Rcode != dns.RcodeNameError || asked.Load() != 2 {
+		t.Errorf("%s after %d questions", dns.RcodeToString[r.Rcode], asked.Load())
 	}
 }

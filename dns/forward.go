@@ -78,7 +78,8 @@ func (f *forwarder) ask(ctx context.Context, q, r *dns.Msg) *dns.Msg {
 	return answer
 }
 
-// exchange asks one resolver after the other until one knows.
+// exchange asks one resolver after the other until one knows; those that keep silent a second time, since what is lost on the way is not
+// told of.
 func (f *forwarder) exchange(ctx context.Context, q *dns.Msg) (*dns.Msg, error) {
 	servers, err := f.resolvers()
 	if err != nil {
@@ -94,26 +95,39 @@ func (f *forwarder) exchange(ctx context.Context, q *dns.Msg) (*dns.Msg, error) 
 	question.SetEdns0(udpSize, opt != nil && opt.Do())
 	var errs []error
 	var last *dns.Msg
-	for _, server := range servers {
-		client := &dns.Client{Net: "udp", Timeout: askTimeout, UDPSize: udpSize}
-		answer, _, err := client.ExchangeContext(ctx, question, server)
-		if err == nil && answer.Truncated {
-			client.Net = "tcp"
-			answer, _, err = client.ExchangeContext(ctx, question, server)
+	for range 2 {
+		var silent []string
+		for _, server := range servers {
+			answer, err := askOne(ctx, question, server)
+			switch {
+			case err != nil:
+				errs = append(errs, fmt.Errorf("ask %s: %w", server, err))
+				if lost := net.Error(nil); errors.As(err, &lost) && lost.Timeout() {
+					silent = append(silent, server)
+				}
+			case answer.Rcode == dns.RcodeServerFailure || answer.Rcode == dns.RcodeRefused:
+				last = answer
+			default:
+				return answer, nil
+			}
 		}
-		switch {
-		case err != nil:
-			errs = append(errs, fmt.Errorf("ask %s: %w", server, err))
-		case answer.Rcode == dns.RcodeServerFailure || answer.Rcode == dns.RcodeRefused:
-			last = answer
-		default:
-			return answer, nil
+		if last != nil {
+			return last, nil
 		}
-	}
-	if last != nil {
-		return last, nil
+		servers = silent
 	}
 	return nil, errors.Join(errs...)
+}
+
+// askOne asks over UDP, and for what that has no room for over TCP.
+func askOne(ctx context.Context, question *dns.Msg, server string) (*dns.Msg, error) {
+	client := &dns.Client{Net: "udp", Timeout: askTimeout, UDPSize: udpSize}
+	answer, _, err := client.ExchangeContext(ctx, question, server)
+	if err == nil && answer.Truncated {
+		client.Net = "tcp"
+		answer, _, err = client.ExchangeContext(ctx, question, server)
+	}
+	return answer, err
 }
 
 // stamp tells a file from what it becomes.

@@ -215,7 +215,9 @@ func (z *zone) service(q dns.Question, svc *corev1.Service, rest []string) found
 		}
 	}
 	if q.Qtype == dns.TypeSRV {
-		return z.ports(q, svc, headless, "", "")
+		f := z.ports(q, svc, headless, "", "")
+		f.exists = true // a Service without ports has addresses all the same
+		return f
 	}
 	return found{exists: true, answers: addressRecords(q, addrs)}
 }
