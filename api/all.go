@@ -51,6 +51,8 @@ import (
 	eventsevent "github.com/peapod/peapod/api/events/event"
 	"github.com/peapod/peapod/api/flowcontrol/flowschema"
 	"github.com/peapod/peapod/api/flowcontrol/prioritylevelconfiguration"
+	"github.com/peapod/peapod/api/metrics/nodemetrics"
+	"github.com/peapod/peapod/api/metrics/podmetrics"
 	"github.com/peapod/peapod/api/networking/ingress"
 	"github.com/peapod/peapod/api/networking/ingressclass"
 	"github.com/peapod/peapod/api/networking/ipaddress"
@@ -139,6 +141,9 @@ func All() []*resource.Declaration {
 
 		flowschema.Declaration(),
 		prioritylevelconfiguration.Declaration(),
+
+		nodemetrics.Declaration(),
+		podmetrics.Declaration(),
 
 		ingress.Declaration(),
 		ingressclass.Declaration(),

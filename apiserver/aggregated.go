@@ -18,15 +18,19 @@ func (s *Server) aggregate(generic *genericapiserver.Config) error {
 		return nil
 	}
 	builtin := []schema.GroupVersion{apiextensionsv1.SchemeGroupVersion}
+	var yielding []schema.GroupVersion
 	for _, d := range s.config.Kinds {
 		if gv := d.GVK.GroupVersion(); !slices.Contains(builtin, gv) {
 			builtin = append(builtin, gv)
+			if d.Yields {
+				yielding = append(yielding, gv)
+			}
 		}
 	}
 	var err error
 	s.aggregation, err = aggregation.New(aggregation.Config{
-		Client: generic.LoopbackClientConfig, Builtin: builtin, Custom: s.custom.Defined(), Discovery: generic.AggregatedDiscoveryGroupManager,
-		Serializer: s.codecs, FrontProxy: s.config.FrontProxy,
+		Client: generic.LoopbackClientConfig, Builtin: builtin, Yielding: yielding, Custom: s.custom.Defined(),
+		Discovery: generic.AggregatedDiscoveryGroupManager, Serializer: s.codecs, FrontProxy: s.config.FrontProxy,
 	})
 	if err != nil {
 		return err

@@ -9,20 +9,24 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metainternalversion "k8s.io/apimachinery/pkg/apis/meta/internalversion"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/endpoints/request"
 	genericregistry "k8s.io/apiserver/pkg/registry/generic/registry"
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
 
 	"github.com/peapod/peapod/api/resource"
-	"github.com/peapod/peapod/apiserver/pki"
+	"github.com/peapod/peapod/apiserver/usage"
 )
 
 // KubeletClient is how the server shows itself to kubelets, and knows them.
@@ -31,11 +35,18 @@ type KubeletClient struct {
 	Cert dynamiccertificates.CertKeyContentProvider
 	// CA signs the kubelets' serving certificates.
 	CA dynamiccertificates.CAContentProvider
+	// Metrics is the client certificate with which it is asked what nodes and Pods use: who has it needs no other right. Optional:
+	// without it nothing is measured.
+	Metrics ShownCertificate
 }
+
+// ShownCertificate returns the client certificate for a connection, as tls.Config.GetClientCertificate does.
+type ShownCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error)
 
 // nodeConnector reaches the kubelets of registered nodes.
 type nodeConnector struct {
-	client KubeletClient
+	bundle dynamiccertificates.CAContentProvider
+	shown  ShownCertificate
 	store  func(schema.GroupResource) *genericregistry.Store
 	pods   *http.Transport
 
@@ -45,12 +56,18 @@ type nodeConnector struct {
 	transport *http.Transport
 }
 
-var _ resource.NodeConnector = (*nodeConnector)(nil)
+var (
+	_ resource.NodeConnector = (*nodeConnector)(nil)
+	_ usage.Kubelets         = (*nodeConnector)(nil)
+)
 
-func newNodeConnector(client KubeletClient, store func(schema.GroupResource) *genericregistry.Store) *nodeConnector {
+// newNodeConnector connects to kubelets whose certificates are signed by one of bundle.
+func newNodeConnector(bundle dynamiccertificates.CAContentProvider, shown ShownCertificate,
+	store func(schema.GroupResource) *genericregistry.Store) *nodeConnector {
 	dialer := &net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}
 	return &nodeConnector{
-		client: client,
+		bundle: bundle,
+		shown:  shown,
 		store:  store,
 		// Pods may serve TLS with any certificate: who asks for https asks for the encryption only, as upstream does.
 		pods: &http.Transport{
@@ -106,7 +123,7 @@ func internalAddress(node *corev1.Node) (string, error) {
 
 // kubeletTransport verifies that the kubelet's certificate is the cluster's, and for the address that is dialled.
 func (c *nodeConnector) kubeletTransport() (http.RoundTripper, error) {
-	bundle := c.client.CA.CurrentCABundleContent()
+	bundle := c.bundle.CurrentCABundleContent()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.transport != nil && c.ca == string(bundle) {
@@ -126,7 +143,7 @@ func (c *nodeConnector) kubeletTransport() (http.RoundTripper, error) {
 		TLSClientConfig: &tls.Config{
 			MinVersion:           tls.VersionTLS12,
 			RootCAs:              pool,
-			GetClientCertificate: pki.ClientCertificate(c.client.Cert),
+			GetClientCertificate: c.shown,
 		},
 		TLSHandshakeTimeout: 10 * time.Second,
 		MaxIdleConnsPerHost: 25,
@@ -135,12 +152,38 @@ func (c *nodeConnector) kubeletTransport() (http.RoundTripper, error) {
 	return c.transport, nil
 }
 
-// close drops the connections that are kept for later.
-func (c *nodeConnector) close() {
+// CloseIdle drops the connections that are kept for later.
+func (c *nodeConnector) CloseIdle() {
 	c.pods.CloseIdleConnections()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.transport != nil {
 		c.transport.CloseIdleConnections()
 	}
+}
+
+// newSampler makes what measures nodes and Pods.
+func (s *Server) newSampler(k *KubeletClient) (*usage.Sampler, error) {
+	return usage.New(usage.Config{Nodes: s.measuredNodes, Kubelets: newNodeConnector(k.CA, k.Metrics, s.store)})
+}
+
+// measuredNodes lists the nodes.
+func (s *Server) measuredNodes(ctx context.Context) ([]usage.Node, error) {
+	nodes := s.store(schema.GroupResource{Resource: "nodes"})
+	if nodes == nil {
+		return nil, errors.New("nodes are not served")
+	}
+	list, err := nodes.List(request.WithNamespace(ctx, ""), &metainternalversion.ListOptions{})
+	if err != nil {
+		return nil, err
+	}
+	var out []usage.Node
+	err = meta.EachListItem(list, func(obj runtime.Object) error {
+		n := obj.(*corev1.Node)
+		out = append(out, usage.Node{Name: n.Name, Ready: slices.ContainsFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool {
+			return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
+		})})
+		return nil
+	})
+	return out, err
 }

@@ -30,8 +30,10 @@ import (
 	"github.com/peapod/peapod/apiserver/customresource"
 	"github.com/peapod/peapod/apiserver/gather"
 	"github.com/peapod/peapod/apiserver/openapi"
+	"github.com/peapod/peapod/apiserver/pki"
 	"github.com/peapod/peapod/apiserver/registry"
 	"github.com/peapod/peapod/apiserver/router"
+	"github.com/peapod/peapod/apiserver/usage"
 	"github.com/peapod/peapod/internal/linger"
 )
 
@@ -50,6 +52,8 @@ type Server struct {
 	aggregation *aggregation.Aggregator
 	// counts is nil without flow control.
 	counts *objectCounts
+	// usage is nil where no kubelets are measured.
+	usage *usage.Sampler
 
 	accepting chan struct{}
 	ready     chan struct{}
@@ -190,7 +194,10 @@ func (s *Server) Run(ctx context.Context) error {
 	done.Wait()
 	customStopped()
 	if nodes, ok := s.env.Nodes.(*nodeConnector); ok {
-		nodes.close()
+		nodes.CloseIdle()
+	}
+	if s.usage != nil {
+		s.usage.Close()
 	}
 	if err != nil {
 		return fmt.Errorf("run API server: %w", err)
@@ -255,7 +262,14 @@ func (s *Server) environment() (resource.Env, error) {
 	}
 	env.ServiceIPs, env.NodePorts = s.ips, allocator(s.config.NodePorts, s.config.Claims)
 	if s.config.Kubelet != nil {
-		env.Nodes = newNodeConnector(*s.config.Kubelet, s.store)
+		k := s.config.Kubelet
+		env.Nodes = newNodeConnector(k.CA, pki.ClientCertificate(k.Cert), s.store)
+		if k.Metrics != nil {
+			if s.usage, err = s.newSampler(k); err != nil {
+				return env, err
+			}
+			env.Usage = s.usage
+		}
 	}
 	return env, nil
 }

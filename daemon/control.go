@@ -29,6 +29,7 @@ import (
 	"github.com/peapod/peapod/apiserver/admission"
 	"github.com/peapod/peapod/apiserver/authn"
 	"github.com/peapod/peapod/apiserver/authz"
+	"github.com/peapod/peapod/apiserver/authz/bootstrap"
 	flowobjects "github.com/peapod/peapod/apiserver/flowcontrol"
 	"github.com/peapod/peapod/apiserver/inprocess"
 	"github.com/peapod/peapod/apiserver/pki"
@@ -151,7 +152,9 @@ func newControl(s settled, k keyed) (*control, error) {
 		Kinds: api.All(), Storage: st.Decorator(), Claims: k.claims, Listener: k.listener,
 		ServingCert: keys.APIServer(), ClientCA: keys.ClientCA(), InProcess: c.transport,
 		Authenticator: who.Request(), Audiences: issuer.DefaultAudiences(), Authorizer: may, Rules: may, Admission: admit, Tokens: issuer,
-		Kubelet:      &apiserver.KubeletClient{Cert: keys.APIServerKubeletClient(), CA: keys.ServerCA()},
+		Kubelet: &apiserver.KubeletClient{
+			Cert: keys.APIServerKubeletClient(), CA: keys.ServerCA(), Metrics: keys.OnDemand(bootstrap.MetricsUser),
+		},
 		FrontProxy:   keys.FrontProxyClient(),
 		ServiceCIDRs: []netip.Prefix{ranges.Service},
 		Gates:        []apiserver.Gate{{Name: "bootstrap", Open: c.bootstrapped}},

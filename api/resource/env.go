@@ -13,6 +13,7 @@ import (
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	genericregistry "k8s.io/apiserver/pkg/registry/generic/registry"
+	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
 )
 
 // Parent is the storage that a subresource is part of.
@@ -39,6 +40,22 @@ type Env struct {
 	// ServiceIPs hands out cluster IPs, NodePorts hands out node ports.
 	ServiceIPs IPAllocator
 	NodePorts  PortAllocator
+	// Usage measures what nodes and Pods use; nil where no kubelets are reached.
+	Usage Usage
+}
+
+// Usage measures what nodes and Pods use.
+type Usage interface {
+	// Read returns what is known. While somebody asks that is what was measured last; else it is measured first, which takes seconds.
+	Read(ctx context.Context) (Reading, error)
+}
+
+// Reading is what was measured. It is read-only.
+type Reading interface {
+	// Node fills in times and usage of a node; false: they are not known.
+	Node(name string, into *metricsv1beta1.NodeMetrics) bool
+	// Pod fills in times and containers of a Pod that is on a node; false: they are not known.
+	Pod(node string, pod types.NamespacedName, into *metricsv1beta1.PodMetrics) bool
 }
 
 // TokenIssuer issues service-account tokens (KEP-1205). bound is the object that the token dies with, nil for the

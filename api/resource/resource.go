@@ -7,8 +7,10 @@
 package resource
 
 import (
+	"context"
 	"reflect"
 
+	metainternalversion "k8s.io/apimachinery/pkg/apis/meta/internalversion"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -65,8 +67,11 @@ type Declaration struct {
 	Convert func(*runtime.Scheme) error
 
 	// Virtual makes the storage of a kind that is answered rather than stored (the review kinds). It replaces
-	// everything generic.
+	// everything generic, but for the table of a Reader, which the kind's Printer prints.
 	Virtual func(Env) rest.Storage
+	// Yields says that another server may answer for the kind's group version: as long as an APIService leads to it. When that is
+	// gone, this server answers again.
+	Yields bool
 
 	// Subresources beyond status.
 	Subresources []Subresource
@@ -78,6 +83,16 @@ type Declaration struct {
 // Resource returns the group and plural name.
 func (d *Declaration) Resource() schema.GroupResource {
 	return schema.GroupResource{Group: d.GVK.Group, Resource: d.Plural}
+}
+
+// Reader is the storage of a virtual kind that is read, by name and as lists.
+type Reader interface {
+	rest.Storage
+	rest.Scoper
+	rest.SingularNameProvider
+	rest.Getter
+	NewList() runtime.Object
+	List(ctx context.Context, options *metainternalversion.ListOptions) (runtime.Object, error)
 }
 
 // Subresource is a named part of an object with REST storage of its own.

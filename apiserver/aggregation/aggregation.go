@@ -37,6 +37,8 @@ type Config struct {
 	// Builtin are the group versions that the server has by itself; Custom tells of those that users define.
 	Builtin []schema.GroupVersion
 	Custom  Custom
+	// Yielding are those of Builtin that other servers may take over, by APIServices that are not put right: until these are deleted.
+	Yielding []schema.GroupVersion
 	// Discovery is the server's.
 	Discovery aggregated.ResourceManager
 	// Serializer encodes answers.
@@ -83,7 +85,7 @@ func New(c Config) (*Aggregator, error) {
 	if a.services, err = newAPIServices(c.Client); err != nil {
 		return nil, err
 	}
-	if a.local, err = newRegistrar(a.services, c.Builtin, c.Custom); err != nil {
+	if a.local, err = newRegistrar(a.services, c); err != nil {
 		return nil, err
 	}
 	a.remote = keyqueue.Queue[string]{Name: "remote-api-services", Workers: remoteWorkers, Sync: a.syncRemote}
@@ -104,9 +106,12 @@ func (a *Aggregator) changed(obj any) {
 	if err != nil {
 		return
 	}
+	s, ok := obj.(*apiregistrationv1.APIService)
+	if ok {
+		a.local.lend(s)
+	}
 	a.local.queue.Add(name.Name)
 	// Most are local: only what is, or was, behind a Service is looked at.
-	s, ok := obj.(*apiregistrationv1.APIService)
 	if ok && s.Spec.Service == nil && a.backend(name.Name) == nil {
 		return
 	}

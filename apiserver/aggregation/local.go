@@ -30,6 +30,8 @@ type registrar struct {
 	services *apiServices
 	custom   Custom
 	builtin  map[string]*apiregistrationv1.APIService
+	// yielding are those of builtin that others may take over.
+	yielding map[string]bool
 	queue    keyqueue.Queue[string]
 
 	mu sync.Mutex
@@ -37,6 +39,8 @@ type registrar struct {
 	defined map[string]*apiregistrationv1.APIService
 	// before are those that were there when the server started; settled those that have been right since.
 	before, settled map[string]bool
+	// lent are those of yielding that another server has, or had before the APIService went: there is to be one of this server's then.
+	lent map[string]bool
 	// missing counts those of builtin that are not settled; registered is closed when it is zero.
 	missing    int
 	registered chan struct{}
@@ -45,12 +49,15 @@ type registrar struct {
 // startTogether is how many APIServices are made at once at the first start: they wait for the same write to disk.
 const startTogether = 16
 
-func newRegistrar(services *apiServices, builtin []schema.GroupVersion, custom Custom) (*registrar, error) {
+func newRegistrar(services *apiServices, c Config) (*registrar, error) {
 	r := &registrar{
-		services: services, custom: custom, builtin: map[string]*apiregistrationv1.APIService{},
-		before: map[string]bool{}, settled: map[string]bool{}, registered: make(chan struct{}),
+		services: services, custom: c.Custom, builtin: map[string]*apiregistrationv1.APIService{}, yielding: map[string]bool{},
+		before: map[string]bool{}, settled: map[string]bool{}, lent: map[string]bool{}, registered: make(chan struct{}),
 	}
-	for _, gv := range builtin {
+	for _, gv := range c.Yielding {
+		r.yielding[nameOf(gv)] = true
+	}
+	for _, gv := range c.Builtin {
 		if gv.Group != Group {
 			group, version := Priority(gv)
 			s := localService(gv, onStart, group, version)
@@ -63,12 +70,14 @@ func newRegistrar(services *apiServices, builtin []schema.GroupVersion, custom C
 	}
 	r.queue = keyqueue.Queue[string]{Name: "local-api-services", Sync: r.sync}
 	r.define(nil)
-	return r, custom.OnChange(r.define)
+	return r, c.Custom.OnChange(r.define)
 }
+
+func nameOf(gv schema.GroupVersion) string { return gv.Version + "." + gv.Group }
 
 func localService(gv schema.GroupVersion, managed string, group, version int) *apiregistrationv1.APIService {
 	return &apiregistrationv1.APIService{
-		ObjectMeta: metav1.ObjectMeta{Name: gv.Version + "." + gv.Group, Labels: map[string]string{automanaged: managed}},
+		ObjectMeta: metav1.ObjectMeta{Name: nameOf(gv), Labels: map[string]string{automanaged: managed}},
 		Spec: apiregistrationv1.APIServiceSpec{
 			Group: gv.Group, Version: gv.Version, GroupPriorityMinimum: int32(group), VersionPriority: int32(version),
 		},
@@ -152,8 +161,13 @@ func (r *registrar) run(ctx context.Context) {
 // sync makes, mends or removes an APIService of this server.
 func (r *registrar) sync(ctx context.Context, name string) error {
 	want, have := r.wanted(name), r.services.cached(name)
+	if have != nil && have.Spec.Service != nil && r.yielding[name] {
+		r.settle(name)
+		return nil
+	}
 	r.mu.Lock()
-	settled, before := r.settled[name], r.before[name]
+	back := have == nil && r.lent[name]
+	settled, before := r.settled[name] && !back, r.before[name]
 	r.mu.Unlock()
 	err := r.mend(ctx, want, have, settled, before)
 	if err == nil && have != nil && have.Spec.Service == nil {
@@ -207,6 +221,16 @@ func (r *registrar) available(ctx context.Context, have *apiregistrationv1.APISe
 	helper.SetAPIServiceCondition(next, want)
 	_, err := r.services.UpdateStatus(ctx, next, metav1.UpdateOptions{})
 	return err
+}
+
+// lend takes in whether an APIService, which may be gone, leads or led to another server.
+func (r *registrar) lend(s *apiregistrationv1.APIService) {
+	if !r.yielding[s.Name] {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.lent[s.Name] = s.Spec.Service != nil
 }
 
 // settle takes in that an APIService has been right once.

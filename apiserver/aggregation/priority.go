@@ -26,10 +26,12 @@ func Priority(gv schema.GroupVersion) (group, version int) {
 		"apiextensions.k8s.io": 16700, "scheduling.k8s.io": 16600, "coordination.k8s.io": 16500, "node.k8s.io": 16300,
 		"discovery.k8s.io": 16200, "resource.k8s.io": 16200, "flowcontrol.apiserver.k8s.io": 16100,
 		"internal.apiserver.k8s.io": 16000, "storagemigration.k8s.io": 15800,
+		// As metrics-server's: below custom resources, so that "pods" and "nodes" are those of the core.
+		"metrics.k8s.io": 100,
 	}
 	versions := map[schema.GroupVersion]int{
 		{Group: "", Version: "v1"}: 1, {Group: "autoscaling", Version: "v2"}: 30, {Group: "resource.k8s.io", Version: "v1"}: 21,
-		{Group: "flowcontrol.apiserver.k8s.io", Version: "v1"}: 21,
+		{Group: "flowcontrol.apiserver.k8s.io", Version: "v1"}: 21, {Group: "metrics.k8s.io", Version: "v1beta1"}: 100,
 	}
 	group, version = plainPriority, plainVersion
 	if p, ok := groups[gv.Group]; ok {

@@ -22,4 +22,5 @@ GOFLAGS=-mod=mod go tool openapi-gen \
 		resource/v1 scheduling/v1 scheduling/v1alpha3 storage/v1) \
 	$(meta api/resource apis/meta/v1 runtime util/intstr version) \
 	k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1 \
-	k8s.io/kube-aggregator/pkg/apis/apiregistration/v1
+	k8s.io/kube-aggregator/pkg/apis/apiregistration/v1 \
+	k8s.io/metrics/pkg/apis/metrics/v1beta1

@@ -13,6 +13,7 @@ package pki
 import (
 	"context"
 	"crypto/ecdsa"
+	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -187,6 +188,26 @@ func (p *PKI) KubeletServer() *Certificate { return p.byName[kubeletServer] }
 
 // TokenKeys returns the service-account keys: the first signs, all of them verify.
 func (p *PKI) TokenKeys() []*ecdsa.PrivateKey { return p.tokenKeys }
+
+// OnDemand returns what shows a client certificate that is made when it is first asked for, and again when it is due. It is kept in
+// memory alone.
+func (p *PKI) OnDemand(commonName string, groups ...string) func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+	w := wanted{name: commonName, ca: p.client, commonName: commonName, groups: groups, usage: x509.ExtKeyUsageClientAuth}
+	var mu sync.Mutex
+	var now *pair
+	return func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if now == nil || !renewalTime(now.leaf).After(p.cfg.Clock.Now()) {
+			next, err := p.issue(w, p.cfg.Life)
+			if err != nil {
+				return nil, err
+			}
+			now = next
+		}
+		return now.tls, nil
+	}
+}
 
 // Run renews what falls due until ctx ends.
 func (p *PKI) Run(ctx context.Context) error {

@@ -283,3 +283,43 @@ func TestRenewalFails(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestOnDemand: a certificate that is kept nowhere is made once, is for whom it says, and is made anew when it is due.
+func TestOnDemand(t *testing.T) {
+	dir := t.TempDir()
+	clock := newTellingClock()
+	p := open(t, Config{Dir: dir, Clock: clock})
+	before, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown := p.OnDemand("somebody", "some")
+	leaf := func() *x509.Certificate {
+		t.Helper()
+		c, err := shown(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		options, _ := p.ClientCA().VerifyOptions()
+		options.CurrentTime = clock.Now()
+		options.KeyUsages = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+		if _, err := c.Leaf.Verify(options); err != nil {
+			t.Error(err)
+		}
+		return c.Leaf
+	}
+	first := leaf()
+	if first.Subject.CommonName != "somebody" || len(first.Subject.Organization) != 1 || first.Subject.Organization[0] != "some" {
+		t.Errorf("it is for %v", first.Subject)
+	}
+	if leaf() != first {
+		t.Error("it is made each time that it is asked for")
+	}
+	clock.Step(defaultLife * 9 / 10)
+	if next := leaf(); next == first || !next.NotAfter.After(first.NotAfter) {
+		t.Errorf("when it was due it was %v", next.NotAfter)
+	}
+	if after, err := os.ReadDir(dir); err != nil || len(after) != len(before) {
+		t.Errorf("there are %d files, were %d: %v", len(after), len(before), err)
+	}
+}

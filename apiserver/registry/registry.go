@@ -43,7 +43,11 @@ type Storage struct {
 func New(d *resource.Declaration, c Config) (*Storage, error) {
 	s := &Storage{Declaration: d, REST: map[string]rest.Storage{}}
 	if d.Virtual != nil {
-		s.REST[d.Plural] = d.Virtual(c.Env)
+		st := d.Virtual(c.Env)
+		if r, ok := st.(resource.Reader); ok {
+			st = printedREST{r, newTable(d)}
+		}
+		s.REST[d.Plural] = st
 		return s, s.subresources(c.Env)
 	}
 	if d.Behaviour.BeginCreateAllocation != nil && d.Behaviour.Restore == nil {

@@ -79,6 +79,14 @@ func (r *statusREST) ConvertToTable(ctx context.Context, obj, o runtime.Object) 
 	return r.store.ConvertToTable(ctx, obj, o)
 }
 
+// printedREST serves a kind that is read and not stored.
+type printedREST struct {
+	resource.Reader
+	rest.TableConvertor
+}
+
+var _ rest.Lister = printedREST{}
+
 // twoPhase serves a kind that is deleted in two steps (resource.Deleter): it is the registry without the deletion of
 // collections, and with a delete that first only marks the object.
 type twoPhase struct {

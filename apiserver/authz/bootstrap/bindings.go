@@ -64,6 +64,7 @@ func ClusterRoleBindings() []rbacv1.ClusterRoleBinding {
 		bind("system:kube-dns", account("kube-dns")),
 		// The node authorizer grants what nodes may do: the role is bound to nobody.
 		bind("system:node"),
+		bind(MetricsUser, users(MetricsUser)...),
 	}
 	list = append(list, joiningBindings()...)
 	for _, role := range controllerRules() {
@@ -74,6 +75,9 @@ func ClusterRoleBindings() []rbacv1.ClusterRoleBinding {
 
 // NodeConfigMap, in kube-system, tells nodes what they must know of the cluster. They read it as the proxy's user.
 const NodeConfigMap = "peapod-node-config"
+
+// MetricsUser asks kubelets what is used, for metrics.k8s.io; its role is called the same.
+const MetricsUser = "peapod:metrics"
 
 // joinGroup is the group of bootstrap tokens with which nodes join.
 const joinGroup = "system:bootstrappers:kubeadm:default-node-token"

@@ -78,7 +78,17 @@ func userRoles() []rbacv1.ClusterRole {
 			rule(readVerbs, "policy", "poddisruptionbudgets poddisruptionbudgets/status"),
 			rule(readVerbs, "networking.k8s.io", "ingresses ingresses/status networkpolicies"),
 			rule(readVerbs, "resource.k8s.io", "resourceclaims resourceclaims/status resourceclaimtemplates")),
+		metricsReader(),
 	}
+}
+
+// metricsReader is a part of all three that people are given, as where metrics-server is installed.
+func metricsReader() rbacv1.ClusterRole {
+	r := clusterRole("system:aggregated-metrics-reader", rule(readVerbs, "metrics.k8s.io", "nodes pods"))
+	for _, l := range []string{aggregateToAdmin, aggregateToEdit, aggregateToView} {
+		r.Labels[l] = "true"
+	}
+	return r
 }
 
 // informationRoles tell about the server, the caller and health.
@@ -136,6 +146,7 @@ func NodeRules() []rbacv1.PolicyRule {
 func componentRoles() []rbacv1.ClusterRole {
 	return []rbacv1.ClusterRole{
 		clusterRole("system:node", NodeRules()...),
+		clusterRole(MetricsUser, rule("get", "core", "nodes/metrics")),
 		clusterRole("system:node-problem-detector",
 			rule("get", "core", "nodes"), rule("patch", "core", "nodes/status"), events()),
 		clusterRole("system:node-proxier",
