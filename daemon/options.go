@@ -66,16 +66,21 @@ func (o *Options) AddFlags(f *pflag.FlagSet) {
 	o.NodeOptions.AddFlags(f)
 	f.StringVar(&o.ClusterCIDR, "cluster-cidr", o.ClusterCIDR, "addresses of Pods, at least a /24 (default: a free /16, 10.244.0.0/16 first)")
 	f.StringVar(&o.ServiceCIDR, "service-cidr", o.ServiceCIDR, "addresses of Services, at least a /28 (default: a free /16, 10.96.0.0/16 first)")
+	o.AddEtcdFlags(f)
+	f.DurationVar(&o.EtcdCompactionInterval.Duration, "etcd-compaction-interval", o.EtcdCompactionInterval.Duration, "how much history etcd keeps; 0 leaves compaction to others")
+	f.DurationVar(&o.ClusterSigningDuration.Duration, "cluster-signing-duration", o.ClusterSigningDuration.Duration, "how long certificates that the cluster signs are valid; requests may ask for less")
+	f.DurationVar(&o.NodeMonitorGracePeriod.Duration, "node-monitor-grace-period", o.NodeMonitorGracePeriod.Duration, "how long a node may be silent before it counts as lost")
+	o.APIOptions.AddFlags(f)
+}
+
+// AddEtcdFlags adds the flags of those options by which a server of several finds the cluster and is let in.
+func (o *Options) AddEtcdFlags(f *pflag.FlagSet) {
 	f.StringSliceVar(&o.EtcdServers, "etcd-servers", o.EtcdServers, "keep the objects in this etcd, which other servers may share: URLs, comma separated (https, or http on loopback)")
 	f.StringVar(&o.EtcdCAFile, "etcd-cafile", o.EtcdCAFile, "file with the authorities that sign etcd's certificates")
 	f.StringVar(&o.EtcdCertFile, "etcd-certfile", o.EtcdCertFile, "file with the certificate to show to etcd")
 	f.StringVar(&o.EtcdKeyFile, "etcd-keyfile", o.EtcdKeyFile, "file with the key of that certificate")
 	f.StringVar(&o.EtcdPrefix, "etcd-prefix", o.EtcdPrefix, "what all keys in etcd begin with")
-	f.DurationVar(&o.EtcdCompactionInterval.Duration, "etcd-compaction-interval", o.EtcdCompactionInterval.Duration, "how much history etcd keeps; 0 leaves compaction to others")
-	f.DurationVar(&o.ClusterSigningDuration.Duration, "cluster-signing-duration", o.ClusterSigningDuration.Duration, "how long certificates that the cluster signs are valid; requests may ask for less")
-	f.DurationVar(&o.NodeMonitorGracePeriod.Duration, "node-monitor-grace-period", o.NodeMonitorGracePeriod.Duration, "how long a node may be silent before it counts as lost")
 	f.StringVar(&o.Token, "token", o.Token, "token that the servers of one etcd share (environment: "+TokenEnv+"); the first server makes one, in <data-dir>/server-token")
-	o.APIOptions.AddFlags(f)
 }
 
 // Load overlays o with what the configuration file says (file may be empty), except where one of the given flags, which are o's,

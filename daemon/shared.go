@@ -10,7 +10,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"k8s.io/apiserver/pkg/registry/generic"
 
@@ -100,32 +99,14 @@ func sameStorage(i instance.Instance, s settled, r sharedRecord) error {
 	return nil
 }
 
+// clusterKey names in etcd what the servers of one cluster have in common.
+const clusterKey = "cluster"
+
 // clusterData is what the servers of one cluster have in common. It lies in etcd, sealed with the servers' token.
 type clusterData struct {
 	Ranges instance.Ranges   `json:"ranges"`
 	Port   int               `json:"port"`
 	Files  map[string][]byte `json:"files"`
-}
-
-// serverTokenFile keeps the token that the servers of a cluster show each other.
-func serverTokenFile(i instance.Instance) string { return filepath.Join(i.DataDir, "server-token") }
-
-// leastToken is how short a token may be that a user chooses: it protects every key of the cluster in etcd.
-const leastToken = 16
-
-// serverToken is the token that was given, or the one that this server has used before; empty if there is neither.
-func serverToken(i instance.Instance, given string) (string, error) {
-	if given != "" && len(given) < leastToken {
-		return "", fmt.Errorf("--token: it must have at least %d characters", leastToken)
-	}
-	if given != "" {
-		return given, nil
-	}
-	b, err := os.ReadFile(serverTokenFile(i))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("read the servers' token: %w", err)
-	}
-	return strings.TrimSpace(string(b)), nil
 }
 
 // joinServers makes this data directory one of a server of the cluster in etcd: the first makes the cluster, the others get
@@ -136,12 +117,12 @@ func joinServers(ctx context.Context, st *etcd.Store, i instance.Instance, s *se
 		return err
 	}
 	dir := filepath.Join(i.DataDir, "pki")
-	sealed, made, err := st.Once(ctx, "cluster", func() ([]byte, error) {
+	sealed, made, err := st.Once(ctx, clusterKey, func() ([]byte, error) {
 		if r.ID != "" {
 			return nil, fmt.Errorf("etcd holds nothing below %s, but this server has had a cluster there: restore etcd from a backup, or run peapod uninstall first", s.EtcdPrefix)
 		}
 		if token == "" {
-			token = letters(52)
+			token = newServerToken()
 		}
 		// Before anything is sealed with it: a token that is lost is a cluster that is lost.
 		if err := keepToken(i, token); err != nil {
@@ -156,7 +137,11 @@ func joinServers(ctx context.Context, st *etcd.Store, i instance.Instance, s *se
 		if token == "" {
 			return fmt.Errorf("--token is needed: there is a cluster in etcd below %s; the token is in <data-dir>/server-token of each of its servers", s.EtcdPrefix)
 		}
-		if err := enterCluster(s, token, dir, sealed); err != nil {
+		err := enterCluster(s, token, dir, sealed)
+		if errors.Is(err, join.ErrWrongToken) {
+			token, err = enterRotated(i, s, dir, sealed, err)
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -176,13 +161,6 @@ func joinServers(ctx context.Context, st *etcd.Store, i instance.Instance, s *se
 			s.NodeName, st.Key(name)), os.Remove(sharedFile(i)))
 	}
 	return err
-}
-
-func keepToken(i instance.Instance, token string) error {
-	if err := atomicfile.Write(serverTokenFile(i), []byte(token+"\n"), 0o600); err != nil {
-		return fmt.Errorf("store the servers' token: %w", err)
-	}
-	return nil
 }
 
 // makeCluster makes the keys of a new cluster and returns them sealed.

@@ -1,6 +1,8 @@
 package daemon
 
 import (
+	"bytes"
+	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
@@ -11,7 +13,9 @@ import (
 	"github.com/spf13/pflag"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/peapod/peapod/apiserver/pki"
 	"github.com/peapod/peapod/daemon/instance"
+	"github.com/peapod/peapod/daemon/join"
 )
 
 // A data directory goes on with the objects that it began with, or says why not.
@@ -118,5 +122,71 @@ func TestServerToken(t *testing.T) {
 	}
 	if got, err := serverToken(i, ""); err != nil || got != "0123456789abcdef" {
 		t.Errorf("got %q, %v", got, err)
+	}
+}
+
+// A token that is changed opens nothing any more; a change that was interrupted is finished by the next, or by the server's start.
+func TestRotatedToken(t *testing.T) {
+	i := instance.Instance{DataDir: t.TempDir()}
+	const old = "the token that was stolen"
+	if _, err := RotateServerToken(t.Context(), i, DefaultOptions()); err == nil || !strings.Contains(err.Error(), "is not that of one of several servers") {
+		t.Errorf("where there is no server of several: %v", err)
+	}
+	sealed, err := join.Seal(old, []byte("keys"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	next := newServerToken()
+	if err := writeToken(nextTokenFile(i), next); err != nil {
+		t.Fatal(err)
+	}
+	if err := keepToken(i, old); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := readToken(nextTokenFile(i)); got != "" || err != nil {
+		t.Errorf("a token that was not used is kept: %q, %v", got, err)
+	}
+	changed, err := reseal(sealed, old, next)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := reseal(changed, old, next)
+	if err != nil || !bytes.Equal(again, changed) {
+		t.Errorf("the second time it is another, %v", err)
+	}
+	if _, err := join.Unseal(old, changed); !errors.Is(err, join.ErrWrongToken) {
+		t.Errorf("the old token: %v", err)
+	}
+	if data, err := join.Unseal(next, changed); err != nil || string(data) != "keys" {
+		t.Errorf("the new token: %q, %v", data, err)
+	}
+	if _, err := reseal(changed, old, newServerToken()); !errors.Is(err, join.ErrWrongToken) {
+		t.Errorf("neither token fits: %v", err)
+	}
+	// The process ended after etcd had it, and before server-token did.
+	first := filepath.Join(t.TempDir(), "pki")
+	if _, err := pki.Open(pki.Config{Dir: first}); err != nil {
+		t.Fatal(err)
+	}
+	data := clusterData{Port: DefaultOptions().Port}
+	if data.Files, err = pki.ReadShared(first); err != nil {
+		t.Fatal(err)
+	}
+	content, err := json.Marshal(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if changed, err = join.Seal(next, content); err != nil {
+		t.Fatal(err)
+	}
+	s := settled{Options: DefaultOptions()}
+	if _, err := enterRotated(i, &s, filepath.Join(i.DataDir, "pki"), changed, join.ErrWrongToken); !errors.Is(err, join.ErrWrongToken) {
+		t.Errorf("without a next token: %v", err)
+	}
+	if err := writeToken(nextTokenFile(i), next); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := enterRotated(i, &s, filepath.Join(i.DataDir, "pki"), changed, join.ErrWrongToken); err != nil || got != next {
+		t.Errorf("with it: %q, %v", got, err)
 	}
 }

@@ -17,9 +17,10 @@ func New(t *terminal.Terminal) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "token", Short: "Make, list and delete the tokens with which machines join",
 		Long: `Make, list and delete the tokens with which machines join the cluster as nodes. Run it where the server runs.
-A token says that its bearer may join, and pins the server's certificate authority, so that nobody can pose as the server.`,
+A token says that its bearer may join, and pins the server's certificate authority, so that nobody can pose as the server.
+The token that several servers share is another; 'rotate' changes it.`,
 	}
-	cmd.AddCommand(create(t), list(t), remove(t))
+	cmd.AddCommand(create(t), list(t), remove(t), rotate(t))
 	return cmd
 }
 
@@ -103,4 +104,40 @@ func remove(t *terminal.Terminal) *cobra.Command {
 			return err
 		},
 	}
+}
+
+func rotate(t *terminal.Terminal) *cobra.Command {
+	opts := daemon.DefaultOptions()
+	var file string
+	cmd := &cobra.Command{
+		Use: "rotate", Short: "Change the token that the servers of one etcd share", Args: cobra.NoArgs,
+		Long: `Change the token that the servers of one etcd share, and print the new one on standard output. Run it where one of
+them runs, with the same options of etcd. That server keeps the new token; the others run on, but start again only with it. With the
+old token nobody reads the cluster's keys in etcd any more. Whoever has had both that token and access to etcd may have read them
+before.`,
+		Example: `  # on one of the servers
+  peapod token rotate --etcd-servers https://10.0.0.9:2379 --etcd-cafile ca.crt --etcd-certfile client.crt --etcd-keyfile client.key
+
+  # on each of the others, at its next start
+  PEAPOD_TOKEN=... peapod server --etcd-servers ...`,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if err := opts.Load(file, c.Flags()); err != nil {
+				return err
+			}
+			i, err := t.Instance()
+			if err != nil {
+				return err
+			}
+			token, err := daemon.RotateServerToken(c.Context(), i, opts)
+			if err != nil {
+				return fmt.Errorf("rotate the servers' token: %w", err)
+			}
+			fmt.Fprintf(t.Err, "This server has the new token. Each other server needs it at its next start, as --token or %s.\n", daemon.TokenEnv)
+			_, err = fmt.Fprintln(t.Out, token)
+			return err
+		},
+	}
+	opts.AddEtcdFlags(cmd.Flags())
+	cmd.Flags().StringVar(&file, "config", "", "the server's file of options (flags win)")
+	return cmd
 }

@@ -42,8 +42,8 @@ func Seal(token string, data []byte) ([]byte, error) {
 	return json.Marshal(s)
 }
 
-// errWrongToken says no more: what was sealed under another token looks like what was tampered with.
-var errWrongToken = errors.New("it is not the token of this cluster's servers, which is in <data-dir>/server-token of each; or somebody has changed what is in etcd")
+// ErrWrongToken says no more: what was sealed under another token looks like what was tampered with.
+var ErrWrongToken = errors.New("it is not the token of this cluster's servers, which is in <data-dir>/server-token of each, or after peapod token rotate of the one where that was run; or somebody has changed what is in etcd")
 
 // Unseal returns what Seal was given with the same token.
 func Unseal(token string, content []byte) ([]byte, error) {
@@ -55,18 +55,18 @@ func Unseal(token string, content []byte) ([]byte, error) {
 		return nil, fmt.Errorf("the cluster's keys are sealed in form %d, this release knows form %d: run a newer one", s.Version, sealVersion)
 	}
 	if s.Iterations < 1 || s.Iterations > maxIterations {
-		return nil, errWrongToken
+		return nil, ErrWrongToken
 	}
 	box, err := s.box(token)
 	if err != nil {
 		return nil, err
 	}
 	if len(s.Nonce) != box.NonceSize() {
-		return nil, errWrongToken
+		return nil, ErrWrongToken
 	}
 	data, err := box.Open(nil, s.Nonce, s.Sealed, nil)
 	if err != nil {
-		return nil, errWrongToken
+		return nil, ErrWrongToken
 	}
 	return data, nil
 }

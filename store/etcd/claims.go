@@ -102,3 +102,30 @@ func (s *Store) Once(ctx context.Context, name string, create func() ([]byte, er
 	}
 	return value, true, nil
 }
+
+// Change puts what change makes of the value under name in its place, as one step: where somebody else writes meanwhile, it is called
+// again with what that left. There must be a value.
+func (s *Store) Change(ctx context.Context, name string, change func(value []byte) ([]byte, error)) error {
+	key := s.Key(name)
+	for {
+		r, err := s.client.Get(ctx, key)
+		if err != nil {
+			return fmt.Errorf("read %s in etcd: %w", name, err)
+		}
+		if len(r.Kvs) == 0 {
+			return fmt.Errorf("read %s in etcd: there is none below %s", name, s.Key(""))
+		}
+		value, err := change(r.Kvs[0].Value)
+		if err != nil {
+			return err
+		}
+		t, err := s.client.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(key), "=", r.Kvs[0].ModRevision)).
+			Then(clientv3.OpPut(key, string(value))).Commit()
+		if err != nil {
+			return fmt.Errorf("write %s in etcd: %w", name, err)
+		}
+		if t.Succeeded {
+			return nil
+		}
+	}
+}

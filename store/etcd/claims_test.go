@@ -91,3 +91,38 @@ func TestOnce(t *testing.T) {
 		t.Errorf("got %v, made %d times", got, times)
 	}
 }
+
+// What several change at once has all of their changes.
+func TestChange(t *testing.T) {
+	servers := testserver.RunEtcd(t, nil).Endpoints()
+	same := func(c *Config) { c.Servers = servers }
+	stores := []*Store{openTest(t, same), openTest(t, same)}
+	add := func(v []byte) ([]byte, error) { return append(v, 'x'), nil }
+	if err := stores[0].Change(t.Context(), "keys", add); err == nil {
+		t.Error("what is not there is changed")
+	}
+	if _, _, err := stores[0].Once(t.Context(), "keys", func() ([]byte, error) { return []byte("="), nil }); err != nil {
+		t.Fatal(err)
+	}
+	broken := errors.New("no")
+	if err := stores[0].Change(t.Context(), "keys", func([]byte) ([]byte, error) { return nil, broken }); !errors.Is(err, broken) {
+		t.Errorf("a change that fails: %v", err)
+	}
+	// The first is overtaken between its look and its write.
+	overtaken := false
+	err := stores[0].Change(t.Context(), "keys", func(v []byte) ([]byte, error) {
+		if !overtaken {
+			overtaken = true
+			if err := stores[1].Change(t.Context(), "keys", add); err != nil {
+				return nil, err
+			}
+		}
+		return add(v)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v, made, err := stores[1].Once(t.Context(), "keys", nil); err != nil || made || string(v) != "=xx" {
+		t.Errorf("after two changes: %q, %t, %v", v, made, err)
+	}
+}

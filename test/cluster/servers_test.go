@@ -77,6 +77,7 @@ func TestSeveralServers(t *testing.T) {
 	}{
 		{"a server without the token, or with another, joins nothing", wrongServerToken},
 		{"a second server joins", secondServer},
+		{"the servers' token is changed", rotateToken},
 		{"addresses are given once", addressesOnce},
 		{"custom resources", customResources},
 		{"an agent joins", agentJoins},
@@ -106,6 +107,25 @@ func wrongServerToken(s *several) {
 		}
 		must(s.T, os.RemoveAll(s.second.data))
 	}
+}
+
+// rotateToken has a stolen token open nothing, while a server runs on; the other one starts again with the new token. The first does so
+// at the end.
+func rotateToken(s *several) {
+	stolen := s.token()
+	s.second.end(unix.SIGTERM)
+	out := s.first.do(append([]string{"token", "rotate"}, s.etcd.flags()...)...)
+	if now := s.token(); now == stolen || !strings.Contains(out, now) {
+		s.Errorf("the token was not changed, or the new one not printed: %s", out)
+	}
+	args := append([]string{"server", "--port", port, "--node-name", "two", "--node-ip", s.second.ip}, s.etcd.flags()...)
+	for _, more := range [][]string{nil, {"--token", stolen}} {
+		if out, err := s.second.peapod(append(args, more...)...); err == nil || !strings.Contains(out, "it is not the token of this cluster's servers") {
+			s.Errorf("a server with the old token: %v: %s", err, out)
+		}
+	}
+	s.startServer(s.second, "--token", s.token())
+	s.on(s.first, "wait", "--for=condition=Ready", "node/one", "node/two", "--timeout=60s")
 }
 
 func secondServer(s *several) {
