@@ -3,6 +3,7 @@ package nft
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 
 	"github.com/google/nftables"
@@ -236,4 +237,23 @@ func emitElements(call elementCall, set *nftables.Set, s *Set, keys []string) er
 		keys = keys[n:]
 	}
 	return nil
+}
+
+// Names returns the names of all inet tables that begin with prefix.
+func Names(prefix string) ([]string, error) {
+	conn, err := nftables.New()
+	if err != nil {
+		return nil, fmt.Errorf("open nftables socket: %w", err)
+	}
+	tables, err := conn.ListTablesOfFamily(nftables.TableFamilyINet)
+	if err != nil {
+		return nil, fmt.Errorf("list nftables tables: %w", err)
+	}
+	var names []string
+	for _, t := range tables {
+		if strings.HasPrefix(t.Name, prefix) {
+			names = append(names, t.Name)
+		}
+	}
+	return names, nil
 }
