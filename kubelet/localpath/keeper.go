@@ -158,13 +158,26 @@ func (k *Keeper) remove(ctx context.Context, v *corev1.PersistentVolume) error {
 		k.cfg.Recorder.Event(v, corev1.EventTypeWarning, "VolumeFailedDelete", err.Error())
 		return err
 	}
-	// Of the version that was looked at: finalizers are a list.
-	rest := slices.DeleteFunc(slices.Clone(v.Finalizers), func(f string) bool { return f == localpath.Finalizer })
-	err := k.patch(ctx, v, map[string]any{"finalizers": rest, "resourceVersion": v.ResourceVersion})
-	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
-		return nil // its event brings it back
+	return k.letGo(ctx, v)
+}
+
+// letGo takes the finalizer off the volume, if its place among the finalizers is still what the informer shows. A patch of the whole
+// list would bring back what others took off it meanwhile, which a node may not.
+func (k *Keeper) letGo(ctx context.Context, v *corev1.PersistentVolume) error {
+	at := fmt.Sprintf("/metadata/finalizers/%d", slices.Index(v.Finalizers, localpath.Finalizer))
+	body, err := json.Marshal([]map[string]any{
+		{"op": "test", "path": "/metadata/uid", "value": v.UID},
+		{"op": "test", "path": at, "value": localpath.Finalizer},
+		{"op": "remove", "path": at},
+	})
+	if err != nil {
+		return err
 	}
-	return err
+	_, err = k.cfg.Client.CoreV1().PersistentVolumes().Patch(ctx, v.Name, types.JSONPatchType, body, metav1.PatchOptions{})
+	if err == nil || apierrors.IsInvalid(err) || apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
+		return nil // where it is another now, its event brings it back
+	}
+	return fmt.Errorf("write volume %s: %w", v.Name, err)
 }
 
 var errNotDirectory = errors.New("is not a directory")
