@@ -33,6 +33,7 @@ func TestContainers(t *testing.T) {
 		"started of late":                  {[]containers{{"c": read(-12, 0, 6)}}, 500, 12},
 		"just started":                     {[]containers{{"c": read(-9, 0, 6)}}, -1, 0},
 		"restarted between samples":        {[]containers{{"c": read(-100, 0, 5)}, {"c": read(10, 15, 4)}}, -1, 0},
+		"restarted, and used more":         {[]containers{{"c": read(-100, 0, 5)}, {"c": read(10, 15, 6)}}, -1, 0},
 		"restarted, then sampled":          {[]containers{{"c": read(-100, 0, 5)}, {"c": read(10, 15, 4)}, {"c": read(10, 30, 7)}}, 200, 15},
 		"restarted long ago":               {[]containers{{"c": read(-100, 0, 5)}, {"c": read(3, 15, 6)}}, 500, 12},
 		"counter fell":                     {[]containers{{"c": read(-100, 0, 5)}, {"c": read(-100, 15, 4)}}, -1, 0},
