@@ -55,6 +55,8 @@ type Server struct {
 	// usage is nil where no kubelets are measured.
 	usage *usage.Sampler
 
+	// installed is closed when every path is served.
+	installed chan struct{}
 	accepting chan struct{}
 	ready     chan struct{}
 }
@@ -64,7 +66,7 @@ func New(config Config) (*Server, error) {
 	if err := config.complete(); err != nil {
 		return nil, fmt.Errorf("configure API server: %w", err)
 	}
-	s := &Server{config: config, accepting: make(chan struct{}), ready: make(chan struct{})}
+	s := &Server{config: config, installed: make(chan struct{}), accepting: make(chan struct{}), ready: make(chan struct{})}
 	if err := s.build(); err != nil {
 		return nil, fmt.Errorf("set up API server: %w", err)
 	}
@@ -145,7 +147,7 @@ func (s *Server) genericConfig() *genericapiserver.Config {
 		if s.aggregation != nil {
 			api = s.aggregation.Wrap(api)
 		}
-		return deepHandler(genericapiserver.DefaultBuildHandlerChain(api, c))
+		return deepHandler(s.handlerChain(api, c))
 	}
 	if a := s.config.Audit; a != nil {
 		c.AuditPolicyRuleEvaluator, c.AuditBackend = a.Policy, a.Backend
@@ -184,6 +186,7 @@ func (s *Server) Run(ctx context.Context) error {
 
 	watchReady, stop := context.WithCancel(ctx)
 	var done sync.WaitGroup
+	done.Go(func() { s.awaitInstalled(watchReady) })
 	done.Go(func() { s.awaitReady(watchReady) })
 	done.Go(func() { mend(watchReady) })
 	if s.aggregation != nil {
