@@ -10,7 +10,7 @@ import (
 	"github.com/peapod/peapod/internal/deepstack"
 )
 
-// A request passes through three goroutines: that of its connection's server, one that may outlive its time-out, and for
+// A request passes through three goroutines: that of its connection's server, one that may outlive its time-out (from the network), and for
 // writes one that finishes what it has begun. Here, and in registry's Update, is where each of them comes to first.
 
 // deepHandler is for the first goroutine.

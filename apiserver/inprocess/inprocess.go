@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/warning"
 	"k8s.io/client-go/rest"
 )
 
@@ -63,6 +64,12 @@ func (t *Transport) Authenticator() authenticator.Request {
 	})
 }
 
+// Within says whether a request with context ctx comes from within the process.
+func Within(ctx context.Context) bool {
+	_, ok := ctx.Value(identity{}).(user.Info)
+	return ok
+}
+
 // caller is the transport as one identity uses it.
 type caller struct {
 	t  *Transport
@@ -84,8 +91,8 @@ func (c *caller) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	// The caller's context may belong to another request, whose values are none of this one's: only its end is shared.
 	ctx, cancel := context.WithCancelCause(context.WithValue(context.Background(), identity{}, c.as))
-	served := serverRequest(ctx, req)
 	w := newResponse(ctx, cancel, req)
+	served := serverRequest(warning.WithWarningRecorder(ctx, w), req)
 	unhook := context.AfterFunc(req.Context(), func() { w.abort(context.Cause(req.Context())) })
 	go func() {
 		defer closeBody(req)

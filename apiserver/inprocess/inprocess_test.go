@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
 	"go.uber.org/goleak"
 	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/warning"
 
 	"github.com/peapod/peapod/apiserver/inprocess"
 )
@@ -190,6 +192,25 @@ func TestWaitsForTheHandler(t *testing.T) {
 	transport.Bind(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	if err := <-got; err != nil {
 		t.Error(err)
+	}
+}
+
+// Warnings reach the caller with the headers, once each. What still goes on when these are sent may warn, and changes nothing.
+func TestWarnings(t *testing.T) {
+	_, c := bound(func(w http.ResponseWriter, req *http.Request) {
+		warning.AddWarning(req.Context(), "", "careful")
+		warning.AddWarning(req.Context(), "", "careful")
+		warning.AddWarning(req.Context(), "agent", "more")
+		w.WriteHeader(http.StatusOK)
+		warning.AddWarning(req.Context(), "", "late")
+	})
+	resp, err := get(t, c, t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if got, want := resp.Header.Values("Warning"), []string{`299 - "careful"`, `299 agent "more"`}; !slices.Equal(got, want) {
+		t.Errorf("warnings %q, want %q", got, want)
 	}
 }
 

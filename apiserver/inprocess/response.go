@@ -8,9 +8,12 @@ import (
 	"io"
 	"net/http"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"sync"
 
+	utilnet "k8s.io/apimachinery/pkg/util/net"
+	"k8s.io/apiserver/pkg/warning"
 	"k8s.io/klog/v2"
 )
 
@@ -28,14 +31,17 @@ type response struct {
 
 	header http.Header // the handler's until started is closed
 
-	mu     sync.Mutex
-	change sync.Cond // on buf or err
-	status int       // 0 until the headers are sent
-	sent   http.Header
-	buf    bytes.Buffer
-	err    error // what a read gets once buf is empty; nil while the handler runs
-	gone   error // what a write gets; nil while the caller reads
+	mu       sync.Mutex
+	change   sync.Cond // on buf or err
+	warnings []string  // to go with the headers
+	status   int       // 0 until the headers are sent
+	sent     http.Header
+	buf      bytes.Buffer
+	err      error // what a read gets once buf is empty; nil while the handler runs
+	gone     error // what a write gets; nil while the caller reads
 }
+
+var _ warning.Recorder = (*response)(nil)
 
 func newResponse(ctx context.Context, cancel context.CancelCauseFunc, req *http.Request) *response {
 	r := &response{req: req, ctx: ctx, cancel: cancel, started: make(chan struct{}), header: http.Header{}}
@@ -92,6 +98,23 @@ func (r *response) abort(err error) {
 	r.cancel(err)
 }
 
+// AddWarning implements warning.Recorder. It may be called by what goes on after the handler has given up, and has no effect once
+// the headers are sent; so it does not touch the handler's.
+func (r *response) AddWarning(agent, text string) {
+	if agent == "" {
+		agent = "-" // unknown, by RFC 7234
+	}
+	header, err := utilnet.NewWarningHeader(299, agent, text)
+	if err != nil || text == "" {
+		return // as for callers from the network: nothing, or not a text for a header
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.status == 0 && !slices.Contains(r.warnings, header) {
+		r.warnings = append(r.warnings, header)
+	}
+}
+
 // result is the response as the caller gets it. Called once started is closed.
 func (r *response) result() *http.Response {
 	length := int64(-1)
@@ -121,6 +144,9 @@ func (r *response) WriteHeader(status int) {
 		return
 	}
 	r.status, r.sent = status, r.header.Clone()
+	for _, text := range r.warnings {
+		r.sent.Add("Warning", text)
+	}
 	close(r.started)
 }
 
