@@ -21,9 +21,9 @@ import (
 
 // Config is what a Keeper is made from. The zero value is fine.
 type Config struct {
-	// Quiet is how long after a garbage collection, with no other following, the process counts as idle; by default 5 s. As
-	// the runtime collects every two minutes even if nothing happens, an idle process looks no oftener than that at whether
-	// there is something to give back.
+	// Quiet is how long after a garbage collection, with no other following and little allocated, the process counts as idle; by
+	// default 5 s. As the runtime collects every two minutes even if nothing happens, an idle process looks no oftener than that
+	// at whether there is something to give back.
 	Quiet time.Duration
 	// Trimmed is called after memory was given back, with how many bytes of the heap; it may be nil.
 	Trimmed func(bytes uint64)
@@ -41,6 +41,8 @@ const (
 	// extra is what a heap larger than headroom may grow by beyond that rule, at most, in bytes. Up to there it gets twice as
 	// much for what it has more than headroom, which makes a heap that is small when idle no larger.
 	extra = 256 << 20
+	// allocations is the metric of all bytes that were ever allocated.
+	allocations = "/gc/heap/allocs:bytes"
 	// worthwhile is how much there must be to give back, in bytes: it takes a collection, some 20 ms of processor time.
 	worthwhile = 4 << 20
 )
@@ -52,6 +54,8 @@ type Keeper struct {
 	collected chan struct{}
 	stopped   atomic.Bool
 	percent   int
+	// allocated is how many bytes had been allocated when rested was last called.
+	allocated uint64
 }
 
 // New makes a Keeper and gives the heap room from now on.
@@ -75,7 +79,12 @@ func (k *Keeper) Run(ctx context.Context) error {
 		case <-k.collected:
 			k.tune()
 			idle.Reset(k.cfg.Quiet)
+			k.rested()
 		case <-idle.C:
+			if !k.rested() {
+				idle.Reset(k.cfg.Quiet)
+				continue
+			}
 			// The collection that trim makes is waited for as any other; what it leaves is not worthwhile.
 			if spare := reclaimable(); spare >= worthwhile {
 				if err := trim(); err != nil {
@@ -89,6 +98,14 @@ func (k *Keeper) Run(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// rested says whether little was allocated since it was last called. A large heap has room for more than Quiet of work between
+// collections: that none comes does not mean that the process is idle.
+func (k *Keeper) rested() bool {
+	before := k.allocated
+	k.allocated = read(allocations)[0]
+	return k.allocated-before <= headroom
 }
 
 // await has the next collection, and all after it, told to Run.

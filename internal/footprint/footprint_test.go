@@ -125,6 +125,19 @@ func TestIdleProcessShrinks(t *testing.T) {
 	}
 }
 
+// A process that allocates is busy, also if its heap is so large that nothing is collected meanwhile.
+func TestBusyWithoutCollections(t *testing.T) {
+	k := New(Config{})
+	k.rested()
+	if !k.rested() {
+		t.Error("a process that did nothing is busy")
+	}
+	work(2 * headroom)
+	if k.rested() {
+		t.Error("a process that allocated more than headroom is idle")
+	}
+}
+
 // What was written into a mapping of the executable before it became read-only stays: the loader does that to the addresses of
 // functions.
 func TestWhatTheLoaderWroteStays(t *testing.T) {
