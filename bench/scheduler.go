@@ -5,20 +5,19 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
 )
 
 // schedulings are the sizes of the cluster, which grows, and how many Pods are placed on it then.
-var schedulings = []struct{ nodes, pods int }{{100, 2000}, {1000, 2000}, {5000, 10000}}
+var schedulings = []struct{ nodes, pods int }{{100, 2000}, {1000, 2000}, {most, 10000}}
 
 // heartbeat is how often a hollow node renews its lease: twice in what it may be silent for, so that most of the requests are
 // what is measured.
@@ -80,7 +79,12 @@ type hollow struct {
 
 	mu    sync.Mutex
 	nodes int // that there are, or will be in a moment
+	// leases are those of the nodes that there are, as they were last written.
+	leases [most]atomic.Pointer[coordinationv1.Lease]
 }
+
+// most is how many nodes the last of schedulings has.
+const most = 5000
 
 // place makes Pods for all nodes.
 func (h *hollow) place(ctx context.Context, nodes, pods int) ([]figure, error) {
@@ -151,10 +155,12 @@ func (h *hollow) make(ctx context.Context, from, to int) error {
 		lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: coordinationv1.LeaseSpec{
 			HolderIdentity: &name, LeaseDurationSeconds: new(int32(40)), RenewTime: new(metav1.NowMicro()),
 		}}
-		if _, err := client.CoordinationV1().Leases(corev1.NamespaceNodeLease).Create(ctx, lease, metav1.CreateOptions{}); err != nil {
+		lease, err := client.CoordinationV1().Leases(corev1.NamespaceNodeLease).Create(ctx, lease, metav1.CreateOptions{})
+		if err != nil {
 			return fmt.Errorf("create lease: %w", err)
 		}
-		_, err := client.CoreV1().Nodes().Create(ctx, hollowNode(from+i), metav1.CreateOptions{})
+		h.leases[from+i].Store(lease)
+		_, err = client.CoreV1().Nodes().Create(ctx, hollowNode(from+i), metav1.CreateOptions{})
 		return err
 	})
 	return err
@@ -193,7 +199,7 @@ func (h *hollow) beat(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// beatSome renews the leases that are one heart's, one after the other.
+// beatSome renews the leases that are one heart's, one after the other, as kubelets do: each is written over as it was last seen.
 func (h *hollow) beatSome(ctx context.Context, client kubernetes.Interface, heart int) error {
 	leases := client.CoordinationV1().Leases(corev1.NamespaceNodeLease)
 	for next := heart; ; next += len(h.hearts) {
@@ -204,11 +210,14 @@ func (h *hollow) beatSome(ctx context.Context, client kubernetes.Interface, hear
 			next = heart
 		}
 		sent := time.Now()
-		if next < nodes {
-			body := fmt.Appendf(nil, `{"spec":{"renewTime":%q}}`, sent.UTC().Format(metav1.RFC3339Micro))
-			_, err := leases.Patch(ctx, hollowName(next), types.MergePatchType, body, metav1.PatchOptions{})
-			// A node that is still to be made has no lease.
-			if err != nil && !apierrors.IsNotFound(err) && ctx.Err() == nil {
+		if lease := h.leases[next].Load(); next < nodes && lease != nil { // a node that is still to be made has none
+			lease = lease.DeepCopy()
+			lease.Spec.RenewTime = &metav1.MicroTime{Time: sent}
+			lease, err := leases.Update(ctx, lease, metav1.UpdateOptions{})
+			switch {
+			case err == nil:
+				h.leases[next].Store(lease)
+			case ctx.Err() == nil:
 				return fmt.Errorf("renew lease of %s: %w", hollowName(next), err)
 			}
 		}
