@@ -217,10 +217,13 @@ func TestChurn(t *testing.T) {
 		var a nft.Applier
 		nettest.Must(t, a.Apply(c.s.desired.table(name)))
 		c.s.desired.commit()
+		kernel := newDesired(both)
 		follow := func() {
 			t.Helper()
 			c.s.settle()
-			nettest.Must(t, a.Update(name, c.s.desired.pending()))
+			u := c.s.desired.pending()
+			nettest.Must(t, a.Update(name, u))
+			update(&kernel, u)
 			c.s.desired.commit()
 			sameAsKernel(t, c.s, name)
 		}
@@ -229,7 +232,7 @@ func TestChurn(t *testing.T) {
 				c.step(t)
 			}
 			follow()
-			c.check(t, c.s.desired.table(name))
+			c.check(t, kernel.table(name))
 		}
 		for _, p := range c.policies {
 			c.s.setPolicy(types.NamespacedName{Namespace: p.Namespace, Name: p.Name}, nil)
@@ -239,6 +242,22 @@ func TestChurn(t *testing.T) {
 			t.Errorf("without policies %d things are left", n)
 		}
 		nettest.Must(t, a.Delete(name))
+	}
+}
+
+// update changes a table as the kernel does.
+func update(d *desired, u nft.Update) {
+	for _, chain := range u.Come {
+		d.chains[chain.Name] = chain
+	}
+	for _, delta := range u.Elements {
+		for _, key := range delta.Gone {
+			delete(d.sets[delta.Set], key)
+		}
+		maps.Copy(d.sets[delta.Set], delta.Come)
+	}
+	for _, name := range u.Gone {
+		delete(d.chains, name)
 	}
 }
 
