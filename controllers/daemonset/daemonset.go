@@ -156,6 +156,9 @@ func (c *controller) sync(ctx context.Context, key cache.ObjectName) error {
 		return err
 	}
 	current, err := c.history.Ensure(ctx, ds, &ds.Spec.Template, revisions, &ds.Status.CollisionCount)
+	if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
+		return nil // nothing can be made there, and the set goes too
+	}
 	if err != nil {
 		return err
 	}

@@ -112,6 +112,8 @@ func (c *controller) claim(ctx context.Context, set *appsv1.StatefulSet, templat
 	switch {
 	case err == nil:
 		c.control.Recorder.Eventf(set, corev1.EventTypeNormal, "SuccessfulCreate", "Create Claim %s Pod %s in StatefulSet %s success", claim.Name, pod, set.Name)
+	case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
+		return nil // nothing can be made there, and the set goes too
 	case !apierrors.IsAlreadyExists(err):
 		c.control.Recorder.Eventf(set, corev1.EventTypeWarning, "FailedCreate", "Create Claim %s for Pod %s in StatefulSet %s failed error: %v", claim.Name, pod, set.Name, err)
 	}

@@ -139,6 +139,9 @@ func (c *controller) sync(ctx context.Context, key cache.ObjectName) error {
 		return c.write(ctx, shown, todo.status)
 	}
 	update, err := c.history.Ensure(ctx, set, &set.Spec.Template, revisions, &set.Status.CollisionCount)
+	if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
+		return nil // nothing can be made there, and the set goes too
+	}
 	if err != nil {
 		return err
 	}
