@@ -6,10 +6,13 @@ import (
 	"fmt"
 
 	"github.com/spf13/pflag"
+	"k8s.io/apiserver/pkg/authentication/authenticator"
 
 	"github.com/peapod/peapod/apiserver"
 	"github.com/peapod/peapod/apiserver/admission/configuration"
 	"github.com/peapod/peapod/apiserver/auditing"
+	"github.com/peapod/peapod/apiserver/authn"
+	"github.com/peapod/peapod/apiserver/authn/issuers"
 	"github.com/peapod/peapod/apiserver/encryption"
 )
 
@@ -18,6 +21,8 @@ type (
 	AuditOptions = auditing.Options
 	// EncryptionOptions are what is encrypted in the store.
 	EncryptionOptions = encryption.Options
+	// IssuerOptions are whose tokens are believed.
+	IssuerOptions = issuers.Options
 )
 
 // APIOptions are what a user may set of the API server beyond where it is. Names, defaults and meanings are kube-apiserver's; what
@@ -25,6 +30,7 @@ type (
 type APIOptions struct {
 	AuditOptions
 	EncryptionOptions
+	IssuerOptions
 	// AdmissionControlConfigFile configures plugins of admission.
 	AdmissionControlConfigFile string `json:"admissionControlConfigFile,omitempty"`
 	// MaxRequestsInflight and MaxMutatingRequestsInflight are how many requests that read and that write are served at once; more
@@ -36,7 +42,7 @@ type APIOptions struct {
 }
 
 func defaultAPIOptions() APIOptions {
-	return APIOptions{AuditOptions: auditing.DefaultOptions(),
+	return APIOptions{AuditOptions: auditing.DefaultOptions(), IssuerOptions: issuers.DefaultOptions(),
 		MaxRequestsInflight: apiserver.DefaultMaxReads, MaxMutatingRequestsInflight: apiserver.DefaultMaxWrites}
 }
 
@@ -44,6 +50,7 @@ func defaultAPIOptions() APIOptions {
 func (o *APIOptions) AddFlags(f *pflag.FlagSet) {
 	o.AuditOptions.AddFlags(f)
 	o.EncryptionOptions.AddFlags(f)
+	o.IssuerOptions.AddFlags(f)
 	f.StringVar(&o.AdmissionControlConfigFile, "admission-control-config-file", o.AdmissionControlConfigFile, "file with the configuration of admission plugins")
 	f.IntVar(&o.MaxRequestsInflight, "max-requests-inflight", o.MaxRequestsInflight, "how many requests that read are served at once")
 	f.IntVar(&o.MaxMutatingRequestsInflight, "max-mutating-requests-inflight", o.MaxMutatingRequestsInflight, "how many requests that write are served at once")
@@ -66,6 +73,7 @@ type guards struct {
 	// encryption is nil where nothing is encrypted.
 	encryption *encryption.Encryption
 	admission  configuration.Configuration
+	trust      issuers.Trust
 }
 
 // open reads the files that the options name. It comes before anything is changed on the machine: a mistake in one is an error of the start.
@@ -75,6 +83,9 @@ func (o *APIOptions) open(ctx context.Context, server string) (g guards, err err
 		return g, err
 	}
 	if g.admission, err = configuration.Load(o.AdmissionControlConfigFile); err != nil {
+		return g, err
+	}
+	if g.trust, err = issuers.New(ctx, issuers.Config{Options: o.IssuerOptions, Issuer: authn.DefaultURL, Audiences: authenticator.Audiences{authn.DefaultURL}, Server: server}); err != nil {
 		return g, err
 	}
 	if g.encryption, err = encryption.New(ctx, o.EncryptionOptions, server); err != nil {

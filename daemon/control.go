@@ -132,6 +132,7 @@ func newControl(s settled, k keyed) (*control, error) {
 	}
 	who, err := authn.New(authn.Config{
 		InProcess: c.transport.Authenticator(), ClientCA: keys.ClientCA(), Issuer: issuer, Informers: c.informers, Client: c.system,
+		Others: k.guards.trust.Tokens, Anonymous: k.guards.trust.Anonymous,
 	})
 	if err != nil {
 		return nil, err

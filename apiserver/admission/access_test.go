@@ -26,6 +26,7 @@ import (
 	"github.com/peapod/peapod/apiserver/admission/configuration"
 	"github.com/peapod/peapod/apiserver/admission/priority"
 	"github.com/peapod/peapod/apiserver/authn"
+	"github.com/peapod/peapod/apiserver/authn/issuers"
 	"github.com/peapod/peapod/apiserver/authz"
 	"github.com/peapod/peapod/apiserver/authz/bootstrap"
 	"github.com/peapod/peapod/apiserver/pki"
@@ -55,8 +56,8 @@ func startOn(t *testing.T, fs vfs.FS) *cluster {
 	return startWith(t, fs, configuration.Configuration{})
 }
 
-// startWith runs one whose plugins are configured.
-func startWith(t *testing.T, fs vfs.FS, plugins configuration.Configuration) *cluster {
+// startWith runs one whose plugins are configured, and that may believe others' tokens.
+func startWith(t *testing.T, fs vfs.FS, plugins configuration.Configuration, trust ...issuers.Trust) *cluster {
 	t.Helper()
 	c := &cluster{}
 	var err error
@@ -78,8 +79,11 @@ func startWith(t *testing.T, fs vfs.FS, plugins configuration.Configuration) *cl
 			t.Fatal(err)
 		}
 		factory := informers.NewSharedInformerFactory(c.system, 0)
-		authenticator, err := authn.New(authn.Config{InProcess: cfg.InProcess.Authenticator(), ClientCA: c.pki.ClientCA(),
-			Issuer: c.issuer, Informers: factory, Client: c.system})
+		who := authn.Config{InProcess: cfg.InProcess.Authenticator(), ClientCA: c.pki.ClientCA(), Issuer: c.issuer, Informers: factory, Client: c.system}
+		for _, t := range trust {
+			who.Others, who.Anonymous = t.Tokens, t.Anonymous
+		}
+		authenticator, err := authn.New(who)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,5 +1,5 @@
 // Package authn says who sends a request: a component in this process, the bearer of a client certificate, the bearer
-// of a service-account or bootstrap token, or, on the few paths open to everybody, nobody in particular. Whoever presents a bad
+// of a service-account or bootstrap token or of one that others have issued, or, on the few paths open to everybody, nobody in particular. Whoever presents a bad
 // credential is refused, also on those paths.
 package authn
 
@@ -32,6 +32,10 @@ type Config struct {
 	// have synced: what they do not know is asked for.
 	Informers informers.SharedInformerFactory
 	Client    kubernetes.Interface
+	// Others knows the bearers of tokens that others have issued. Optional.
+	Others authenticator.Token
+	// Anonymous says where one may go without a credential. Optional: to the paths that are open to everybody.
+	Anonymous *apiserver.AnonymousAuthConfig
 }
 
 // Authenticator tells who sends a request.
@@ -61,11 +65,19 @@ func New(cfg Config) (*Authenticator, error) {
 		bearertoken.New(t),
 		websocket.NewProtocolAuthenticator(t),
 		bearertoken.New(bootstrapTokens{cfg.Client, time.Now}))
+	if cfg.Others != nil {
+		list = append(list, bearertoken.New(cfg.Others), websocket.NewProtocolAuthenticator(cfg.Others))
+	}
+	if cfg.Anonymous == nil {
+		cfg.Anonymous = &apiserver.AnonymousAuthConfig{Enabled: true, Conditions: openToAll()}
+	}
 	known := group.NewAuthenticatedGroupAdder(union.New(list...))
-	return &Authenticator{
-		// A bad credential stops here and is not taken for none at all.
-		request: union.NewFailOnError(known, anonymous.NewAuthenticator(openToAll())),
-	}, nil
+	// A bad credential stops here and is not taken for none at all.
+	a := &Authenticator{request: union.NewFailOnError(known)}
+	if cfg.Anonymous.Enabled {
+		a.request = union.NewFailOnError(known, anonymous.NewAuthenticator(cfg.Anonymous.Conditions))
+	}
+	return a, nil
 }
 
 // Request authenticates the requests that the server receives.

@@ -22,9 +22,12 @@ import (
 	"github.com/peapod/peapod/api/resource"
 )
 
+// DefaultURL is the name of the cluster's issuer of tokens.
+const DefaultURL = "https://kubernetes.default.svc.cluster.local"
+
 // IssuerConfig says who issues service-account tokens.
 type IssuerConfig struct {
-	// URL is the issuer's name in tokens: https://kubernetes.default.svc.cluster.local if empty.
+	// URL is the issuer's name in tokens: DefaultURL if empty.
 	URL string
 	// KeysURL is where clients find the public keys; URL + /openid/v1/jwks if empty.
 	KeysURL string
@@ -62,7 +65,7 @@ func NewIssuer(cfg IssuerConfig) (*Issuer, error) {
 		return nil, errors.New("make token issuer: no key given")
 	}
 	if cfg.URL == "" {
-		cfg.URL = "https://kubernetes.default.svc.cluster.local"
+		cfg.URL = DefaultURL
 	}
 	if u, err := url.Parse(cfg.URL); err != nil || u.Scheme != "https" || u.Host == "" {
 		return nil, fmt.Errorf("make token issuer: issuer %q is not an https URL", cfg.URL)
