@@ -1,0 +1,90 @@
+package e2e
+
+import (
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// burner is a Pod whose one container would use a whole core, and has a twentieth; the other sleeps.
+const burner = `
+apiVersion: v1
+kind: Pod
+metadata: {name: burner, labels: {app: burner}}
+spec:
+  containers:
+  - {name: hot, image: busybox, command: [sh, -c, "while :; do :; done"], resources: {limits: {cpu: 50m, memory: 64Mi}}}
+  - {name: cold, image: busybox, command: [sleep, "1000000"]}
+`
+
+// millicores reads the column of CPU of a line of kubectl top.
+func millicores(line string, column int) int {
+	fields := strings.Fields(line)
+	if len(fields) <= column {
+		return -1
+	}
+	n, err := strconv.Atoi(strings.TrimSuffix(fields[column], "m"))
+	if err != nil {
+		return -1
+	}
+	return n
+}
+
+// What Pods and nodes use is known without an add-on, to those who may know it.
+func TestTop(t *testing.T) {
+	t.Parallel()
+	s := newSpace(t)
+	s.apply(burner)
+	s.ready("burner")
+	// It is measured from time to time.
+	s.until([]string{"top", "pod", "burner", "--containers", "--no-headers"}, "near its limit of 50m", func(r result) bool {
+		lines := strings.Split(strings.TrimSpace(r.stdout), "\n")
+		if r.code != 0 || len(lines) != 2 {
+			return false
+		}
+		hot := millicores(lines[1], 2)
+		return strings.Contains(lines[0], "cold") && millicores(lines[0], 2) <= 5 && hot >= 30 && hot <= 60
+	})
+	contains(t, "top pod", s.kubectl("top", "pod", "--sort-by=cpu", "-l", "app=burner"), "NAME", "CPU(cores)", "MEMORY(bytes)", "burner")
+	equal(t, "nothing by a label", s.kubectl("top", "pod", "-l", "app=other"), "")
+	contains(t, "top pod -A", s.kubectl("top", "pod", "-A"), "NAMESPACE", s.name)
+	node := strings.Split(s.kubectl("top", "node"), "\n")
+	contains(t, "top node", node[0], "NAME", "CPU(cores)", "CPU(%)", "MEMORY(bytes)", "MEMORY(%)")
+	if got := millicores(node[1], 1); got < 30 {
+		t.Errorf("node uses %dm: %s", got, node[1])
+	}
+	contains(t, "table", s.kubectl("get", "podmetrics"), "NAME", "CPU", "MEMORY", "WINDOW", "burner")
+	contains(t, "explain", s.kubectl("explain", "podmetrics.containers"), "metrics.k8s.io", "usage")
+	contains(t, "who answers", s.kubectl("get", "apiservice", "v1beta1.metrics.k8s.io"), "Local", "True")
+
+	s.kubectl("create", "serviceaccount", "viewer")
+	s.kubectl("create", "serviceaccount", "nobody")
+	s.kubectl("create", "rolebinding", "viewer", "--clusterrole=view", "--serviceaccount="+s.name+":viewer")
+	viewer, nobody := "--as=system:serviceaccount:"+s.name+":viewer", "--as=system:serviceaccount:"+s.name+":nobody"
+	contains(t, "a viewer's", s.kubectl("get", "podmetrics", viewer), "burner")
+	s.fails([]string{"get", "nodemetrics", viewer}, "Forbidden", `cannot list resource "nodes" in API group "metrics.k8s.io" at the cluster scope`)
+	s.fails([]string{"get", "podmetrics", nobody}, "Forbidden", `cannot list resource "pods" in API group "metrics.k8s.io"`)
+}
+
+// An autoscaler by CPU makes a Deployment larger whose Pods use more than their share.
+func TestAutoscalerByCPU(t *testing.T) {
+	t.Parallel()
+	s := newSpace(t)
+	s.apply(`
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: busy}
+spec:
+  selector: {matchLabels: {app: busy}}
+  template:
+    metadata: {labels: {app: busy}}
+    spec:
+      containers:
+      - {name: hot, image: busybox, command: [sh, -c, "while :; do :; done"], resources: {requests: {cpu: 5m}, limits: {cpu: 30m}}}
+`)
+	s.kubectl("autoscale", "deployment", "busy", "--min=1", "--max=2", "--cpu=50%")
+	s.kubectl("wait", "--for=jsonpath={.spec.replicas}=2", "deployment/busy", "--timeout=240s")
+	s.event("busy", "SuccessfulRescale", "New size: 2; reason: cpu resource utilization (percentage of request) above target")
+	s.kubectl("wait", "--for=condition=ScalingActive", "hpa/busy", "--timeout=120s")
+	contains(t, "describe", s.kubectl("describe", "hpa", "busy"), "resource cpu on pods", "ValidMetricFound")
+}
