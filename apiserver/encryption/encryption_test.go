@@ -91,7 +91,9 @@ func create(t *testing.T, c kubernetes.Interface, name string) {
 // check reads a Secret all ways and fails unless it is whole.
 func check(t *testing.T, c kubernetes.Interface, name string) {
 	t.Helper()
-	ctx, secrets := t.Context(), c.CoreV1().Secrets("default")
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	secrets := c.CoreV1().Secrets("default")
 	if got, err := secrets.Get(ctx, name, metav1.GetOptions{}); err != nil || string(got.Data["k"]) != text {
 		t.Errorf("get %s: %v, %v", name, got, err)
 	}
