@@ -4,6 +4,10 @@
 // with that process: the node's service proxy leaves it alone, says so in an event HostPortInUse of the Service, and the node
 // in an annotation (package refusedports). The status leaves the node out until the port is free.
 //
+// A Service with externalTrafficPolicy Local is answered only where it has endpoints, so that its status names those nodes alone, or
+// all while there is none. A status has room for maxAddresses of each family: more help no client, and would be written anew for each
+// node that comes or goes. Only the addresses that are named are answered.
+//
 // A Service with a loadBalancerClass belongs to somebody else's controller and is left alone.
 package loadbalancer
 
@@ -21,6 +25,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
+	discoverylisters "k8s.io/client-go/listers/discovery/v1"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 
@@ -53,6 +58,7 @@ func balance(svc *corev1.Service) string {
 type controller struct {
 	client   kubernetes.Interface
 	services cache.Indexer
+	slices   discoverylisters.EndpointSliceLister
 	pool     pool
 	recorder record.EventRecorder
 	// refused are the Services that have been told that another one has their port. Only the one worker uses it.
@@ -62,12 +68,13 @@ type controller struct {
 // New returns the controller. Since Services compete for ports it decides for all at once, under one key.
 func New(d engine.Deps) (engine.Runner, error) {
 	services, nodes := d.Informers.Core().V1().Services(), d.Informers.Core().V1().Nodes()
+	endpoints := d.Informers.Discovery().V1().EndpointSlices()
 	if err := services.Informer().AddIndexers(cache.Indexers{byBalance: func(obj any) ([]string, error) {
 		return []string{balance(obj.(*corev1.Service))}, nil
 	}}); err != nil {
 		return nil, fmt.Errorf("index services: %w", err)
 	}
-	c := &controller{client: d.Client, services: services.Informer().GetIndexer(), recorder: d.Recorder, refused: map[types.UID]bool{}}
+	c := &controller{client: d.Client, services: services.Informer().GetIndexer(), slices: endpoints.Lister(), recorder: d.Recorder, refused: map[types.UID]bool{}}
 	all := cache.ObjectName{Name: "services"}
 	loop := &engine.Loop{Name: Name, Sync: func(ctx context.Context, _ cache.ObjectName) error { return c.sync(ctx) }}
 	onService, err := services.Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
@@ -107,7 +114,11 @@ func New(d engine.Deps) (engine.Runner, error) {
 	if err != nil {
 		return nil, fmt.Errorf("watch nodes: %w", err)
 	}
-	loop.Synced = []cache.DoneChecker{onService.HasSyncedChecker(), onNode.HasSyncedChecker()}
+	onSlice, err := endpoints.Informer().AddEventHandler(c.onSlice(func() { loop.Add(all) }))
+	if err != nil {
+		return nil, fmt.Errorf("watch endpoint slices: %w", err)
+	}
+	loop.Synced = []cache.DoneChecker{onService.HasSyncedChecker(), onNode.HasSyncedChecker(), onSlice.HasSyncedChecker()}
 	return loop, nil
 }
 
@@ -136,7 +147,7 @@ func (c *controller) sync(ctx context.Context) error {
 	for svc, mine := range assign(balanced) {
 		want := corev1.LoadBalancerStatus{}
 		if mine {
-			want = c.pool.ingress(svc)
+			want = c.pool.ingress(svc, c.serving(svc))
 		} else if refused[svc.UID] = true; !c.refused[svc.UID] {
 			c.recorder.Event(svc, corev1.EventTypeWarning, "SyncLoadBalancerFailed",
 				"Error syncing load balancer: another service has one of the ports on the nodes' addresses")

@@ -8,9 +8,12 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	discoverylisters "k8s.io/client-go/listers/discovery/v1"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/utils/ptr"
 
 	"github.com/peapod/peapod/internal/refusedports"
 )
@@ -61,12 +64,86 @@ func TestIngressOfNodes(t *testing.T) {
 	} {
 		svc := &corev1.Service{Spec: corev1.ServiceSpec{IPFamilies: []corev1.IPFamily{corev1.IPv4Protocol}, Ports: c.ports}}
 		var got []string
-		for _, in := range p.ingress(svc).Ingress {
+		for _, in := range p.ingress(svc, nil).Ingress {
 			got = append(got, in.IP)
 		}
 		if strings.Join(got, " ") != c.want {
 			t.Errorf("ports %v: %v, want %s", c.ports, got, c.want)
 		}
+	}
+}
+
+// A status stays small however many nodes there are, and the same when nodes change that it does not name.
+func TestIngressIsBounded(t *testing.T) {
+	var p pool
+	svc := &corev1.Service{Spec: corev1.ServiceSpec{IPFamilies: []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol},
+		Ports: []corev1.ServicePort{{Protocol: corev1.ProtocolTCP, Port: 80}}}}
+	node := func(i int) *corev1.Node {
+		return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint("node-", i)}, Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{
+			{Type: corev1.NodeInternalIP, Address: fmt.Sprintf("10.0.%d.%d", 100+i/100, 100+i%100)},
+			{Type: corev1.NodeInternalIP, Address: fmt.Sprintf("fd00::%x", 0x1000+i)},
+		}}}
+	}
+	for i := range 5000 {
+		p.set(node(i))
+	}
+	full := p.ingress(svc, nil)
+	if len(full.Ingress) != 2*maxAddresses || full.Ingress[0].IP != "10.0.100.100" {
+		t.Fatalf("%d addresses, the first %s", len(full.Ingress), full.Ingress[0].IP)
+	}
+	p.remove("node-4999")
+	if !equality.Semantic.DeepEqual(full, p.ingress(svc, nil)) {
+		t.Error("a node that the status does not name changes it")
+	}
+	p.remove("node-0")
+	if got := p.ingress(svc, nil); len(got.Ingress) != 2*maxAddresses || equality.Semantic.DeepEqual(full, got) {
+		t.Error("no other address takes the place of one that is gone")
+	}
+	if got := p.ingress(svc, map[string]bool{"node-4000": true, "gone": true}); len(got.Ingress) != 2 || got.Ingress[0].IP != "10.0.140.100" {
+		t.Errorf("of one node that serves: %v", got.Ingress)
+	}
+}
+
+// With externalTrafficPolicy Local a status names the nodes that have endpoints, and follows them.
+func TestServingNodes(t *testing.T) {
+	svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "web"}, Spec: corev1.ServiceSpec{
+		Type: corev1.ServiceTypeLoadBalancer, ExternalTrafficPolicy: corev1.ServiceExternalTrafficPolicyLocal}}
+	services := cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{})
+	held := cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc})
+	if err := services.Add(svc); err != nil {
+		t.Fatal(err)
+	}
+	c := &controller{services: services, slices: discoverylisters.NewEndpointSliceLister(held)}
+	heard := 0
+	handler := c.onSlice(func() { heard++ })
+	at := func(node string, ready, ending bool) discoveryv1.Endpoint {
+		return discoveryv1.Endpoint{NodeName: &node, Conditions: discoveryv1.EndpointConditions{Ready: &ready, Serving: ptr.To(ready || ending), Terminating: &ending}}
+	}
+	for _, step := range []struct {
+		service   string
+		endpoints []discoveryv1.Endpoint
+		want      string
+		heard     int
+	}{
+		{"web", nil, "map[]", 1},
+		{"web", []discoveryv1.Endpoint{at("a", false, false)}, "map[]", 2},
+		{"web", []discoveryv1.Endpoint{at("a", false, true)}, "map[a:true]", 3},
+		{"web", []discoveryv1.Endpoint{at("a", false, true), at("b", true, false)}, "map[b:true]", 4},
+		{"other", []discoveryv1.Endpoint{at("c", true, false)}, "map[b:true]", 4},
+	} {
+		slice := &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: step.service + "-1",
+			Labels: map[string]string{discoveryv1.LabelServiceName: step.service}}, Endpoints: step.endpoints}
+		if err := held.Update(slice); err != nil {
+			t.Fatal(err)
+		}
+		handler.OnUpdate(slice, slice)
+		if got := fmt.Sprint(c.serving(svc)); got != step.want || heard != step.heard {
+			t.Errorf("%s, %d endpoints: %s, heard %d times; want %s, %d", step.service, len(step.endpoints), got, heard, step.want, step.heard)
+		}
+	}
+	svc.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyCluster
+	if got := c.serving(svc); got != nil {
+		t.Errorf("policy Cluster: %v", got)
 	}
 }
 
@@ -90,7 +167,7 @@ func TestPoolFollowsChanges(t *testing.T) {
 		if random.IntN(9) == 0 {
 			n.Labels[corev1.LabelNodeExcludeBalancers] = ""
 		}
-		was := p.ingress(svc)
+		was := p.ingress(svc, nil)
 		var changed bool
 		if nodes[n.Name] != nil && random.IntN(3) == 0 {
 			delete(nodes, n.Name)
@@ -103,7 +180,7 @@ func TestPoolFollowsChanges(t *testing.T) {
 		for _, n := range nodes {
 			fresh.set(n)
 		}
-		got, want := p.ingress(svc), fresh.ingress(svc)
+		got, want := p.ingress(svc, nil), fresh.ingress(svc, nil)
 		if !equality.Semantic.DeepEqual(got, want) {
 			t.Fatalf("step %d: the status is %v, not %v", step, got, want)
 		}

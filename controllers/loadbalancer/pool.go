@@ -92,9 +92,13 @@ func (p *pool) find(ip string) (at int, found bool) {
 	return slices.BinarySearchFunc(p.addresses, ip, func(a address, ip string) int { return strings.Compare(a.ip, ip) })
 }
 
+// maxAddresses bounds the addresses of one family in a status.
+const maxAddresses = 64
+
 // ingress is the status of a Service that has its ports: the addresses of its families, sorted, of the nodes that do not refuse
-// one of the ports.
-func (p *pool) ingress(svc *corev1.Service) corev1.LoadBalancerStatus {
+// one of the ports, and of those alone that are serving unless that is nil; the first maxAddresses of each family. Nodes that are not
+// among those are none of its changes.
+func (p *pool) ingress(svc *corev1.Service, serving map[string]bool) corev1.LoadBalancerStatus {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	without := map[string]int{} // by how many of the nodes that say to have it an address is refused
@@ -106,10 +110,30 @@ func (p *pool) ingress(svc *corev1.Service) corev1.LoadBalancerStatus {
 			without[ip]++
 		}
 	}
+	var at map[string]bool // the addresses of those that serve; nil: all
+	if serving != nil {
+		at = map[string]bool{}
+		for name := range serving {
+			for _, ip := range p.nodes[name].addresses {
+				at[ip] = true
+			}
+		}
+	}
 	var s corev1.LoadBalancerStatus
+	room := map[corev1.IPFamily]int{}
+	for _, family := range svc.Spec.IPFamilies {
+		room[family] = maxAddresses
+	}
 	for _, a := range p.addresses {
-		if slices.Contains(svc.Spec.IPFamilies, a.family) && a.nodes > without[a.ip] {
-			s.Ingress = append(s.Ingress, corev1.LoadBalancerIngress{IP: a.ip, IPMode: ptr.To(corev1.LoadBalancerIPModeVIP)})
+		if len(room) == 0 {
+			break
+		}
+		if room[a.family] == 0 || a.nodes <= without[a.ip] || at != nil && !at[a.ip] {
+			continue
+		}
+		s.Ingress = append(s.Ingress, corev1.LoadBalancerIngress{IP: a.ip, IPMode: ptr.To(corev1.LoadBalancerIPModeVIP)})
+		if room[a.family]--; room[a.family] == 0 {
+			delete(room, a.family)
 		}
 	}
 	return s
