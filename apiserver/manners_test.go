@@ -196,6 +196,41 @@ func testStatus(t *testing.T, s *servertest.Server) {
 	}
 }
 
+// TestPuts: which kinds a PUT makes, and which it replaces only where the writer has seen what there is.
+func TestPuts(t *testing.T) {
+	s := servertest.Start(t, nil)
+	c := s.Client(t)
+	namespace(t, c, "n")
+	for _, x := range []struct {
+		path, body      string
+		makes, versions bool
+	}{
+		{"/api/v1/namespaces/n/configmaps/x", `{"metadata":{"name":"x"}}`, false, false},
+		{"/api/v1/namespaces/n/limitranges/x", `{"metadata":{"name":"x"},"spec":{"limits":[]}}`, true, false},
+		{"/apis/node.k8s.io/v1/runtimeclasses/x", `{"metadata":{"name":"x"},"handler":"h"}`, true, true},
+		{"/apis/storage.k8s.io/v1/csinodes/x", `{"metadata":{"name":"x"},"spec":{"drivers":[]}}`, false, true},
+	} {
+		put := func() (int, string) {
+			status, _, answer := do(t, s, "PUT", x.path, x.body, "Content-Type", "application/json")
+			return status, answer
+		}
+		status, answer := put()
+		if want := map[bool]int{false: http.StatusNotFound, true: http.StatusCreated}[x.makes]; status != want {
+			t.Errorf("PUT %s where there is none: %d %s, want %d", x.path, status, answer, want)
+		}
+		if !x.makes {
+			if status, _, answer := do(t, s, "POST", strings.TrimSuffix(x.path, "/x"), x.body, "Content-Type", "application/json"); status != http.StatusCreated {
+				t.Fatalf("POST %s: %d %s", x.path, status, answer)
+			}
+		}
+		status, answer = put()
+		if want := map[bool]int{false: http.StatusOK, true: http.StatusUnprocessableEntity}[x.versions]; status != want ||
+			x.versions && !strings.Contains(answer, "metadata.resourceVersion: Invalid value") {
+			t.Errorf("PUT %s without a version: %d %s, want %d", x.path, status, answer, want)
+		}
+	}
+}
+
 func TestNamespaceEndsInTwoSteps(t *testing.T) {
 	s := servertest.Start(t, nil)
 	all := s.Client(t).CoreV1().Namespaces()

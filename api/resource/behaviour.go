@@ -113,13 +113,6 @@ type GarbageCollected interface {
 	DefaultGarbageCollectionPolicy(ctx context.Context) rest.GarbageCollectionPolicy
 }
 
-// WriteRules overrides what is otherwise false and true: PUT of a name that does not exist creates it, and PUT without
-// a resourceVersion is accepted.
-type WriteRules interface {
-	AllowCreateOnUpdate() bool
-	AllowUnconditionalUpdate() bool
-}
-
 // Expiring gives objects a life time in seconds, after which the store drops them (Event). Zero means for ever.
 type Expiring[T Object] interface {
 	TTL(obj T) uint64
@@ -171,8 +164,6 @@ type Behaviour struct {
 	BeginDelete            func(ctx context.Context, obj runtime.Object)
 	Finished               func(obj runtime.Object) bool
 	GarbageCollection      func(ctx context.Context) rest.GarbageCollectionPolicy
-	CreateOnUpdate         bool
-	UnconditionalUpdate    bool
 	TTL                    func(obj runtime.Object) uint64
 	BeginCreateAllocation  func(ctx context.Context, env Env, obj runtime.Object, dry bool) (func(ok bool), error)
 	BeginUpdateAllocation  func(ctx context.Context, env Env, obj, old runtime.Object, dry bool) (func(ok bool), error)
@@ -184,7 +175,7 @@ type Behaviour struct {
 
 // behaviourOf erases the types of whatever kind implements.
 func behaviourOf[T Object](kind any) Behaviour {
-	b := Behaviour{UnconditionalUpdate: true}
+	b := Behaviour{}
 	// zero is the typed nil that stands for "no old object".
 	var zero T
 	as := func(o runtime.Object) T {
@@ -232,9 +223,6 @@ func behaviourOf[T Object](kind any) Behaviour {
 		b.SelectableFields = func(o runtime.Object) fields.Set { return k.SelectableFields(as(o)) }
 	}
 	deletion(&b, kind, as)
-	if k, ok := kind.(WriteRules); ok {
-		b.CreateOnUpdate, b.UnconditionalUpdate = k.AllowCreateOnUpdate(), k.AllowUnconditionalUpdate()
-	}
 	if k, ok := kind.(Allocator[T]); ok {
 		b.BeginCreateAllocation = func(ctx context.Context, env Env, o runtime.Object, dry bool) (func(bool), error) {
 			return k.BeginCreate(ctx, env, as(o), dry)

@@ -55,6 +55,10 @@ type Declaration struct {
 
 	// Generation says that metadata.generation is kept: 1 at first, raised whenever .spec changes.
 	Generation bool
+	// CreateOnUpdate has a PUT of a name that does not exist create the object.
+	CreateOnUpdate bool
+	// VersionedUpdate refuses a PUT without resourceVersion, which otherwise replaces whatever there is.
+	VersionedUpdate bool
 	// ReturnDeleted says that a delete that removes the object answers with it, rather than with a Status.
 	ReturnDeleted bool
 

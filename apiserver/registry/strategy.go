@@ -76,10 +76,10 @@ func (s strategy) WarningsOnUpdate(ctx context.Context, obj, old runtime.Object)
 
 func (strategy) Canonicalize(runtime.Object) {}
 
-func (s strategy) AllowCreateOnUpdate(context.Context) bool { return s.d.Behaviour.CreateOnUpdate }
+func (s strategy) AllowCreateOnUpdate(context.Context) bool { return s.d.CreateOnUpdate }
 
 func (s strategy) AllowUnconditionalUpdate(context.Context) bool {
-	return s.d.Behaviour.UnconditionalUpdate
+	return !s.d.VersionedUpdate
 }
 
 func (s strategy) DefaultGarbageCollectionPolicy(ctx context.Context) rest.GarbageCollectionPolicy {

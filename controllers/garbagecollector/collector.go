@@ -19,12 +19,11 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/discovery"
-	"k8s.io/client-go/discovery/cached/memory"
 	"k8s.io/client-go/metadata"
-	"k8s.io/client-go/restmapper"
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/peapod/peapod/controllers/engine"
+	"github.com/peapod/peapod/internal/kindmapper"
 )
 
 // Name is that of the service account in kube-system as which the controller acts; upstream's, so that the bootstrap role
@@ -36,7 +35,7 @@ type Collector struct {
 	metadata   metadata.Interface
 	extensions apiextensions.Interface
 	discover   discovery.DiscoveryInterface
-	mapper     meta.ResettableRESTMapper
+	mapper     kindmapper.Mapper
 
 	mu    sync.Mutex
 	graph *graph
@@ -48,7 +47,7 @@ type Collector struct {
 func New(d engine.Deps) (engine.Runner, error) {
 	c := &Collector{
 		metadata: d.Metadata, extensions: d.Extensions, discover: d.Client.Discovery(), graph: newGraph(),
-		mapper: restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(d.Client.Discovery())),
+		mapper: kindmapper.New(d.Client.Discovery()),
 	}
 	c.remove = engine.Queue[types.UID]{Name: Name, Workers: 8, Sync: c.consider}
 	c.orphan = engine.Queue[types.UID]{Name: Name + "-orphan", Workers: 2, Sync: c.letGo}
@@ -198,12 +197,7 @@ func (c *Collector) resolve(ref metav1.OwnerReference, namespace string) (identi
 	if err != nil {
 		return identity{}, fmt.Errorf("read owner reference %s %s: %w", ref.Kind, ref.Name, err)
 	}
-	gk := schema.GroupKind{Group: gv.Group, Kind: ref.Kind}
-	mapping, err := c.mapper.RESTMapping(gk, gv.Version)
-	if meta.IsNoMatchError(err) {
-		c.mapper.Reset() // the kind may be new
-		mapping, err = c.mapper.RESTMapping(gk, gv.Version)
-	}
+	mapping, err := c.mapper.RESTMapping(schema.GroupKind{Group: gv.Group, Kind: ref.Kind}, gv.Version)
 	if err != nil {
 		return identity{}, fmt.Errorf("find kind of owner %s %s: %w", ref.Kind, ref.Name, err)
 	}

@@ -13,6 +13,7 @@ import (
 	"k8s.io/client-go/metadata/metadatainformer"
 	"k8s.io/client-go/tools/cache"
 
+	"github.com/peapod/peapod/internal/kindmapper"
 	"github.com/peapod/peapod/internal/synced"
 )
 
@@ -20,7 +21,7 @@ import (
 // such quotas pays nothing.
 type kinds struct {
 	metadata metadata.Interface
-	mapper   meta.ResettableRESTMapper
+	mapper   kindmapper.Mapper
 	// deleted is called with the namespace of each object that goes.
 	deleted func(gr schema.GroupResource, namespace string)
 
@@ -89,31 +90,19 @@ func identity(obj any) (any, error) {
 	}}, nil
 }
 
-// resolve finds the version in which a kind with namespaces is served. The kind may be new.
+// resolve finds the version in which a kind with namespaces is served.
 func (k *kinds) resolve(gr schema.GroupResource) (schema.GroupVersionResource, bool, error) {
-	find := func() (schema.GroupVersionResource, bool, error) {
-		gvk, err := k.mapper.KindFor(gr.WithVersion(""))
-		if err != nil {
-			return schema.GroupVersionResource{}, false, err
+	gvk, err := k.mapper.KindFor(gr.WithVersion(""))
+	if err == nil {
+		var m *meta.RESTMapping
+		if m, err = k.mapper.RESTMapping(gvk.GroupKind(), gvk.Version); err == nil {
+			return m.Resource, m.Scope.Name() == meta.RESTScopeNameNamespace && m.Resource.GroupResource() == gr, nil
 		}
-		m, err := k.mapper.RESTMapping(gvk.GroupKind(), gvk.Version)
-		if err != nil {
-			return schema.GroupVersionResource{}, false, err
-		}
-		return m.Resource, m.Scope.Name() == meta.RESTScopeNameNamespace && m.Resource.GroupResource() == gr, nil
-	}
-	gvr, served, err := find()
-	if meta.IsNoMatchError(err) {
-		k.mapper.Reset()
-		gvr, served, err = find()
 	}
 	if meta.IsNoMatchError(err) {
-		return gvr, false, nil
+		return schema.GroupVersionResource{}, false, nil
 	}
-	if err != nil {
-		return gvr, false, fmt.Errorf("find kind %s: %w", gr, err)
-	}
-	return gvr, served, nil
+	return schema.GroupVersionResource{}, false, fmt.Errorf("find kind %s: %w", gr, err)
 }
 
 // list returns the objects of a kind that is watched.

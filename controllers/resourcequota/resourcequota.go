@@ -18,13 +18,12 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	quota "k8s.io/apiserver/pkg/quota/v1"
 	"k8s.io/apiserver/pkg/quota/v1/generic"
-	"k8s.io/client-go/discovery/cached/memory"
 	corelisters "k8s.io/client-go/listers/core/v1"
-	"k8s.io/client-go/restmapper"
 	"k8s.io/client-go/tools/cache"
 
 	costs "github.com/peapod/peapod/api/resource/quota"
 	"github.com/peapod/peapod/controllers/engine"
+	"github.com/peapod/peapod/internal/kindmapper"
 )
 
 // Name is that of the service account in kube-system as which the controller acts; upstream's, so that the bootstrap role
@@ -55,7 +54,7 @@ func New(d engine.Deps) (engine.Runner, error) {
 	c.loop = &engine.Loop{Name: Name, Workers: 5, Sync: c.sync}
 	c.kinds = &kinds{
 		metadata: d.Metadata, deleted: c.returned, watches: map[schema.GroupResource]*watch{},
-		mapper: restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(d.Client.Discovery())),
+		mapper: kindmapper.New(d.Client.Discovery()),
 	}
 	c.typed = map[schema.GroupResource]cache.SharedIndexInformer{
 		corev1.Resource("pods"):                   core.Pods().Informer(),

@@ -104,7 +104,7 @@ func TestAddressesKeepIt(t *testing.T) {
 	awaitGone(t, w, "more")
 }
 
-// Another ServiceCIDR that has the addresses lets it go, unless that is being deleted itself.
+// Another ServiceCIDR that has the addresses lets it go.
 func TestAnotherHasThem(t *testing.T) {
 	w := world(t)
 	add(t, w, "more", "10.9.0.0/24")
@@ -118,6 +118,24 @@ func TestAnotherHasThem(t *testing.T) {
 	await(t, w, "same", metav1.ConditionFalse, terminating, blocked)
 	add(t, w, "large", "10.8.0.0/15")
 	awaitGone(t, w, "same")
+}
+
+// Another ServiceCIDR that has the addresses does not count once it is being deleted itself.
+func TestBothAreDeleted(t *testing.T) {
+	w := world(t)
+	add(t, w, "large", "10.8.0.0/15")
+	add(t, w, "small", "10.9.0.0/24")
+	service(t, w, "one", "10.9.0.7")
+	service(t, w, "two", "10.8.0.7")
+	remove(t, w, "large")
+	await(t, w, "large", metav1.ConditionFalse, terminating, blocked)
+	remove(t, w, "small")
+	await(t, w, "small", metav1.ConditionFalse, terminating, blocked)
+	if err := w.Client.CoreV1().Services(controltest.Namespace).Delete(t.Context(), "one", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	awaitGone(t, w, "small")
+	await(t, w, "large", metav1.ConditionFalse, terminating, blocked)
 }
 
 // An address that a user has taken is no Service's and keeps nothing.

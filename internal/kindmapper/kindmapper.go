@@ -27,6 +27,11 @@ func (m Mapper) RESTMappings(kind schema.GroupKind, versions ...string) ([]*meta
 	return again(m, func() ([]*meta.RESTMapping, error) { return m.ResettableRESTMapper.RESTMappings(kind, versions...) })
 }
 
+// KindFor implements meta.RESTMapper.
+func (m Mapper) KindFor(resource schema.GroupVersionResource) (schema.GroupVersionKind, error) {
+	return again(m, func() (schema.GroupVersionKind, error) { return m.ResettableRESTMapper.KindFor(resource) })
+}
+
 // KindsFor implements meta.RESTMapper.
 func (m Mapper) KindsFor(resource schema.GroupVersionResource) ([]schema.GroupVersionKind, error) {
 	return again(m, func() ([]schema.GroupVersionKind, error) { return m.ResettableRESTMapper.KindsFor(resource) })

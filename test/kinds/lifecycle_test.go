@@ -221,7 +221,7 @@ func (o *life) update(name string, w watch.Interface) {
 	}
 	u.SetResourceVersion("")
 	_, err := o.client.Update(o.Context(), u, metav1.UpdateOptions{DryRun: []string{metav1.DryRunAll}})
-	if allowed := o.d.Behaviour.UnconditionalUpdate; allowed != (err == nil) {
+	if allowed := !o.d.VersionedUpdate; allowed != (err == nil) {
 		o.Errorf("updated whatever it is: %v", err)
 	}
 }

@@ -14,10 +14,11 @@ import (
 // Declaration returns the declaration of the kind.
 func Declaration() *resource.Declaration {
 	return resource.Declare[admissionv1.MutatingAdmissionPolicy](resource.Declaration{
-		GVK:        admissionv1.SchemeGroupVersion.WithKind("MutatingAdmissionPolicy"),
-		Plural:     "mutatingadmissionpolicies",
-		Generation: true,
-		Categories: []string{"api-extensions"},
+		GVK:             admissionv1.SchemeGroupVersion.WithKind("MutatingAdmissionPolicy"),
+		Plural:          "mutatingadmissionpolicies",
+		Generation:      true,
+		Categories:      []string{"api-extensions"},
+		VersionedUpdate: true, // who replaces it must have seen it
 	}, func() runtime.Object { return &admissionv1.MutatingAdmissionPolicyList{} }, kind{})
 }
 
@@ -27,7 +28,6 @@ var (
 	_ resource.Defaulter[*admissionv1.MutatingAdmissionPolicy]       = kind{}
 	_ resource.Validator[*admissionv1.MutatingAdmissionPolicy]       = kind{}
 	_ resource.UpdateValidator[*admissionv1.MutatingAdmissionPolicy] = kind{}
-	_ resource.WriteRules                                            = kind{}
 	_ resource.Printer[*admissionv1.MutatingAdmissionPolicy]         = kind{}
 )
 
@@ -36,12 +36,6 @@ func (kind) Default(obj *admissionv1.MutatingAdmissionPolicy) {
 	hook.DefaultFailurePolicy(&obj.Spec.FailurePolicy)
 	hook.DefaultMatch(obj.Spec.MatchConstraints)
 }
-
-// AllowCreateOnUpdate implements resource.WriteRules.
-func (kind) AllowCreateOnUpdate() bool { return false }
-
-// AllowUnconditionalUpdate implements resource.WriteRules: who replaces a policy must have seen it.
-func (kind) AllowUnconditionalUpdate() bool { return false }
 
 // Columns are those of `kubectl get mutatingadmissionpolicies`.
 func (kind) Columns() []metav1.TableColumnDefinition {

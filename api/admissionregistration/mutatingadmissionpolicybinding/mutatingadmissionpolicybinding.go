@@ -17,10 +17,11 @@ import (
 // Declaration returns the declaration of the kind.
 func Declaration() *resource.Declaration {
 	return resource.Declare[admissionv1.MutatingAdmissionPolicyBinding](resource.Declaration{
-		GVK:        admissionv1.SchemeGroupVersion.WithKind("MutatingAdmissionPolicyBinding"),
-		Plural:     "mutatingadmissionpolicybindings",
-		Generation: true,
-		Categories: []string{"api-extensions"},
+		GVK:             admissionv1.SchemeGroupVersion.WithKind("MutatingAdmissionPolicyBinding"),
+		Plural:          "mutatingadmissionpolicybindings",
+		Generation:      true,
+		Categories:      []string{"api-extensions"},
+		VersionedUpdate: true, // who replaces it must have seen it
 	}, func() runtime.Object { return &admissionv1.MutatingAdmissionPolicyBindingList{} }, kind{})
 }
 
@@ -30,7 +31,6 @@ var (
 	_ resource.Defaulter[*admissionv1.MutatingAdmissionPolicyBinding]       = kind{}
 	_ resource.Validator[*admissionv1.MutatingAdmissionPolicyBinding]       = kind{}
 	_ resource.UpdateValidator[*admissionv1.MutatingAdmissionPolicyBinding] = kind{}
-	_ resource.WriteRules                                                   = kind{}
 	_ resource.Printer[*admissionv1.MutatingAdmissionPolicyBinding]         = kind{}
 )
 
@@ -53,12 +53,6 @@ func (kind) ValidateUpdate(_ context.Context, obj, _ *admissionv1.MutatingAdmiss
 	errs = append(errs, hook.Mutable(s.MatchResources, hook.Spec.Child("matchResources"))...)
 	return errs
 }
-
-// AllowCreateOnUpdate implements resource.WriteRules.
-func (kind) AllowCreateOnUpdate() bool { return false }
-
-// AllowUnconditionalUpdate implements resource.WriteRules: who replaces a binding must have seen it.
-func (kind) AllowUnconditionalUpdate() bool { return false }
 
 // Columns are those of `kubectl get mutatingadmissionpolicybindings`.
 func (kind) Columns() []metav1.TableColumnDefinition {

@@ -21,8 +21,9 @@ func Declaration() *resource.Declaration {
 		GVK:    admissionv1.SchemeGroupVersion.WithKind("MutatingWebhookConfiguration"),
 		Plural: "mutatingwebhookconfigurations",
 		// There is no spec: see PrepareForUpdate.
-		Generation: true,
-		Categories: []string{"api-extensions"},
+		Generation:      true,
+		Categories:      []string{"api-extensions"},
+		VersionedUpdate: true, // who replaces it must have seen it
 	}, func() runtime.Object { return &admissionv1.MutatingWebhookConfigurationList{} }, kind{})
 }
 
@@ -34,7 +35,6 @@ var (
 	_ resource.Validator[*admissionv1.MutatingWebhookConfiguration]       = kind{}
 	_ resource.UpdateValidator[*admissionv1.MutatingWebhookConfiguration] = kind{}
 	_ resource.Warner[*admissionv1.MutatingWebhookConfiguration]          = kind{}
-	_ resource.WriteRules                                                 = kind{}
 	_ resource.Printer[*admissionv1.MutatingWebhookConfiguration]         = kind{}
 )
 
@@ -66,12 +66,6 @@ func (kind) ValidateUpdate(_ context.Context, obj, old *admissionv1.MutatingWebh
 func (kind) Warnings(_ context.Context, obj, _ *admissionv1.MutatingWebhookConfiguration) []string {
 	return hook.WebhookWarnings(obj.Webhooks)
 }
-
-// AllowCreateOnUpdate implements resource.WriteRules.
-func (kind) AllowCreateOnUpdate() bool { return false }
-
-// AllowUnconditionalUpdate implements resource.WriteRules: who replaces a configuration must have seen it.
-func (kind) AllowUnconditionalUpdate() bool { return false }
 
 // Columns are those of `kubectl get mutatingwebhookconfigurations`.
 func (kind) Columns() []metav1.TableColumnDefinition {

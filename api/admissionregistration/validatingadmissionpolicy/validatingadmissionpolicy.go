@@ -14,12 +14,13 @@ import (
 // Declaration returns the declaration of the kind.
 func Declaration() *resource.Declaration {
 	return resource.Declare[admissionv1.ValidatingAdmissionPolicy](resource.Declaration{
-		GVK:         admissionv1.SchemeGroupVersion.WithKind("ValidatingAdmissionPolicy"),
-		Plural:      "validatingadmissionpolicies",
-		Status:      true,
-		StatusAlone: true,
-		Generation:  true,
-		Categories:  []string{"api-extensions"},
+		GVK:             admissionv1.SchemeGroupVersion.WithKind("ValidatingAdmissionPolicy"),
+		Plural:          "validatingadmissionpolicies",
+		Status:          true,
+		StatusAlone:     true,
+		Generation:      true,
+		Categories:      []string{"api-extensions"},
+		VersionedUpdate: true, // who replaces it must have seen it
 	}, func() runtime.Object { return &admissionv1.ValidatingAdmissionPolicyList{} }, kind{})
 }
 
@@ -30,7 +31,6 @@ var (
 	_ resource.StatusValidator[*admissionv1.ValidatingAdmissionPolicy] = kind{}
 	_ resource.Validator[*admissionv1.ValidatingAdmissionPolicy]       = kind{}
 	_ resource.UpdateValidator[*admissionv1.ValidatingAdmissionPolicy] = kind{}
-	_ resource.WriteRules                                              = kind{}
 	_ resource.Printer[*admissionv1.ValidatingAdmissionPolicy]         = kind{}
 )
 
@@ -39,12 +39,6 @@ func (kind) Default(obj *admissionv1.ValidatingAdmissionPolicy) {
 	hook.DefaultFailurePolicy(&obj.Spec.FailurePolicy)
 	hook.DefaultMatch(obj.Spec.MatchConstraints)
 }
-
-// AllowCreateOnUpdate implements resource.WriteRules.
-func (kind) AllowCreateOnUpdate() bool { return false }
-
-// AllowUnconditionalUpdate implements resource.WriteRules: who replaces a policy must have seen it.
-func (kind) AllowUnconditionalUpdate() bool { return false }
 
 // Columns are those of `kubectl get validatingadmissionpolicies`.
 func (kind) Columns() []metav1.TableColumnDefinition {

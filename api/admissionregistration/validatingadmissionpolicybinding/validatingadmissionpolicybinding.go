@@ -19,10 +19,11 @@ import (
 // Declaration returns the declaration of the kind.
 func Declaration() *resource.Declaration {
 	return resource.Declare[admissionv1.ValidatingAdmissionPolicyBinding](resource.Declaration{
-		GVK:        admissionv1.SchemeGroupVersion.WithKind("ValidatingAdmissionPolicyBinding"),
-		Plural:     "validatingadmissionpolicybindings",
-		Generation: true,
-		Categories: []string{"api-extensions"},
+		GVK:             admissionv1.SchemeGroupVersion.WithKind("ValidatingAdmissionPolicyBinding"),
+		Plural:          "validatingadmissionpolicybindings",
+		Generation:      true,
+		Categories:      []string{"api-extensions"},
+		VersionedUpdate: true, // who replaces it must have seen it
 	}, func() runtime.Object { return &admissionv1.ValidatingAdmissionPolicyBindingList{} }, kind{})
 }
 
@@ -32,7 +33,6 @@ var (
 	_ resource.Defaulter[*admissionv1.ValidatingAdmissionPolicyBinding]       = kind{}
 	_ resource.Validator[*admissionv1.ValidatingAdmissionPolicyBinding]       = kind{}
 	_ resource.UpdateValidator[*admissionv1.ValidatingAdmissionPolicyBinding] = kind{}
-	_ resource.WriteRules                                                     = kind{}
 	_ resource.Printer[*admissionv1.ValidatingAdmissionPolicyBinding]         = kind{}
 )
 
@@ -75,12 +75,6 @@ func actions(list []admissionv1.ValidationAction, path *field.Path) field.ErrorL
 	}
 	return errs
 }
-
-// AllowCreateOnUpdate implements resource.WriteRules.
-func (kind) AllowCreateOnUpdate() bool { return false }
-
-// AllowUnconditionalUpdate implements resource.WriteRules: who replaces a binding must have seen it.
-func (kind) AllowUnconditionalUpdate() bool { return false }
 
 // Columns are those of `kubectl get validatingadmissionpolicybindings`.
 func (kind) Columns() []metav1.TableColumnDefinition {

@@ -19,10 +19,11 @@ import (
 // Declaration returns the declaration of the kind.
 func Declaration() *resource.Declaration {
 	return resource.Declare[apiregistrationv1.APIService](resource.Declaration{
-		GVK:        apiregistrationv1.SchemeGroupVersion.WithKind("APIService"),
-		Plural:     "apiservices",
-		Categories: []string{"api-extensions"},
-		Status:     true,
+		GVK:             apiregistrationv1.SchemeGroupVersion.WithKind("APIService"),
+		Plural:          "apiservices",
+		Categories:      []string{"api-extensions"},
+		Status:          true,
+		VersionedUpdate: true,
 	}, func() runtime.Object { return &apiregistrationv1.APIServiceList{} }, kind{})
 }
 
@@ -35,7 +36,6 @@ var (
 	_ resource.Validator[*apiregistrationv1.APIService]       = kind{}
 	_ resource.StatusValidator[*apiregistrationv1.APIService] = kind{}
 	_ resource.Printer[*apiregistrationv1.APIService]         = kind{}
-	_ resource.WriteRules                                     = kind{}
 )
 
 // defaultPort is that of HTTPS.
@@ -54,10 +54,6 @@ func (kind) PrepareForCreate(_ context.Context, obj *apiregistrationv1.APIServic
 		helper.SetAPIServiceCondition(obj, helper.NewLocalAvailableAPIServiceCondition())
 	}
 }
-
-// AllowCreateOnUpdate and AllowUnconditionalUpdate are upstream's: neither.
-func (kind) AllowCreateOnUpdate() bool      { return false }
-func (kind) AllowUnconditionalUpdate() bool { return false }
 
 // Columns are those of `kubectl get apiservices`.
 func (kind) Columns() []metav1.TableColumnDefinition {

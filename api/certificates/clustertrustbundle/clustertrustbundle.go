@@ -25,8 +25,9 @@ import (
 // Declaration returns the declaration of the kind.
 func Declaration() *resource.Declaration {
 	return resource.Declare[bundle](resource.Declaration{
-		GVK:    certificatesv1.SchemeGroupVersion.WithKind("ClusterTrustBundle"),
-		Plural: "clustertrustbundles",
+		GVK:             certificatesv1.SchemeGroupVersion.WithKind("ClusterTrustBundle"),
+		Plural:          "clustertrustbundles",
+		VersionedUpdate: true,
 	}, func() runtime.Object { return &certificatesv1.ClusterTrustBundleList{} }, kind{})
 }
 

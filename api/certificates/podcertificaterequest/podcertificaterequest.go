@@ -16,11 +16,12 @@ import (
 // Declaration returns the declaration of the kind.
 func Declaration() *resource.Declaration {
 	return resource.Declare[pcr](resource.Declaration{
-		GVK:         certificatesv1.SchemeGroupVersion.WithKind("PodCertificateRequest"),
-		Plural:      "podcertificaterequests",
-		Namespaced:  true,
-		Status:      true,
-		StatusAlone: true,
+		GVK:             certificatesv1.SchemeGroupVersion.WithKind("PodCertificateRequest"),
+		Plural:          "podcertificaterequests",
+		Namespaced:      true,
+		Status:          true,
+		StatusAlone:     true,
+		VersionedUpdate: true,
 	}, func() runtime.Object { return &certificatesv1.PodCertificateRequestList{} }, kind{})
 }
 

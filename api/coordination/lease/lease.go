@@ -18,9 +18,11 @@ import (
 // Declaration returns the declaration of the kind.
 func Declaration() *resource.Declaration {
 	return resource.Declare[coordinationv1.Lease](resource.Declaration{
-		GVK:        coordinationv1.SchemeGroupVersion.WithKind("Lease"),
-		Plural:     "leases",
-		Namespaced: true,
+		GVK:             coordinationv1.SchemeGroupVersion.WithKind("Lease"),
+		Plural:          "leases",
+		Namespaced:      true,
+		CreateOnUpdate:  true, // a holder makes the lease that is not there yet
+		VersionedUpdate: true, // a blind PUT would steal the lease
 	}, func() runtime.Object { return &coordinationv1.LeaseList{} }, kind{})
 }
 
@@ -29,7 +31,6 @@ type kind struct{}
 var (
 	_ resource.Validator[*coordinationv1.Lease] = kind{}
 	_ resource.Printer[*coordinationv1.Lease]   = kind{}
-	_ resource.WriteRules                       = kind{}
 )
 
 // Validate checks the spec, on create and update alike.
@@ -67,12 +68,6 @@ func validateStrategy(s coordinationv1.CoordinatedLeaseStrategy, path *field.Pat
 	}
 	return errs
 }
-
-// AllowCreateOnUpdate lets a holder PUT a lease that is not there yet.
-func (kind) AllowCreateOnUpdate() bool { return true }
-
-// AllowUnconditionalUpdate refuses a blind PUT, which would steal the lease.
-func (kind) AllowUnconditionalUpdate() bool { return false }
 
 // Columns are those of `kubectl get leases`.
 func (kind) Columns() []metav1.TableColumnDefinition {

@@ -24,11 +24,12 @@ import (
 // Declaration returns the declaration of the kind.
 func Declaration() *resource.Declaration {
 	return resource.Declare[corev1.Endpoints](resource.Declaration{
-		GVK:        corev1.SchemeGroupVersion.WithKind("Endpoints"),
-		Plural:     "endpoints",
-		Singular:   "endpoints",
-		ShortNames: []string{"ep"},
-		Namespaced: true,
+		GVK:            corev1.SchemeGroupVersion.WithKind("Endpoints"),
+		Plural:         "endpoints",
+		Singular:       "endpoints",
+		ShortNames:     []string{"ep"},
+		Namespaced:     true,
+		CreateOnUpdate: true,
 	}, func() runtime.Object { return &corev1.EndpointsList{} }, kind{})
 }
 
@@ -40,7 +41,6 @@ var (
 	_ resource.UpdateValidator[*corev1.Endpoints] = kind{}
 	_ resource.Warner[*corev1.Endpoints]          = kind{}
 	_ resource.Printer[*corev1.Endpoints]         = kind{}
-	_ resource.WriteRules                         = kind{}
 )
 
 // Default makes TCP the protocol of ports that name none.
@@ -53,12 +53,6 @@ func (kind) Default(obj *corev1.Endpoints) {
 		}
 	}
 }
-
-// AllowCreateOnUpdate lets a PUT create Endpoints.
-func (kind) AllowCreateOnUpdate() bool { return true }
-
-// AllowUnconditionalUpdate takes a PUT without resourceVersion.
-func (kind) AllowUnconditionalUpdate() bool { return true }
 
 // Validate checks new Endpoints.
 func (kind) Validate(_ context.Context, obj *corev1.Endpoints) field.ErrorList {

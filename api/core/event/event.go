@@ -23,10 +23,11 @@ const ttl = 60 * 60
 // Declaration returns the declaration of the kind.
 func Declaration() *resource.Declaration {
 	return resource.Declare[corev1.Event](resource.Declaration{
-		GVK:        corev1.SchemeGroupVersion.WithKind("Event"),
-		Plural:     "events",
-		ShortNames: []string{"ev"},
-		Namespaced: true,
+		GVK:            corev1.SchemeGroupVersion.WithKind("Event"),
+		Plural:         "events",
+		ShortNames:     []string{"ev"},
+		Namespaced:     true,
+		CreateOnUpdate: true, // the Event may have expired since its recorder saw it
 	}, func() runtime.Object { return &corev1.EventList{} }, kind{})
 }
 
@@ -40,7 +41,6 @@ var (
 	_ resource.Printer[*corev1.Event]         = kind{}
 	_ resource.Expiring[*corev1.Event]        = kind{}
 	_ resource.GarbageCollected               = kind{}
-	_ resource.WriteRules                     = kind{}
 )
 
 // TTL is the same for every Event.
@@ -50,12 +50,6 @@ func (kind) TTL(*corev1.Event) uint64 { return ttl }
 func (kind) DefaultGarbageCollectionPolicy(context.Context) rest.GarbageCollectionPolicy {
 	return rest.Unsupported
 }
-
-// AllowCreateOnUpdate lets a recorder PUT an Event that has expired meanwhile.
-func (kind) AllowCreateOnUpdate() bool { return true }
-
-// AllowUnconditionalUpdate takes a PUT without resourceVersion.
-func (kind) AllowUnconditionalUpdate() bool { return true }
 
 // SelectableFields are the fields that a field selector may name.
 func (kind) SelectableFields(obj *corev1.Event) fields.Set {

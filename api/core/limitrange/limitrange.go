@@ -13,10 +13,11 @@ import (
 // no columns of its own.
 func Declaration() *resource.Declaration {
 	return resource.Declare[corev1.LimitRange](resource.Declaration{
-		GVK:        corev1.SchemeGroupVersion.WithKind("LimitRange"),
-		Plural:     "limitranges",
-		ShortNames: []string{"limits"},
-		Namespaced: true,
+		GVK:            corev1.SchemeGroupVersion.WithKind("LimitRange"),
+		Plural:         "limitranges",
+		ShortNames:     []string{"limits"},
+		Namespaced:     true,
+		CreateOnUpdate: true,
 	}, func() runtime.Object { return &corev1.LimitRangeList{} }, kind{})
 }
 
@@ -25,14 +26,7 @@ type kind struct{}
 var (
 	_ resource.Defaulter[*corev1.LimitRange] = kind{}
 	_ resource.Validator[*corev1.LimitRange] = kind{}
-	_ resource.WriteRules                    = kind{}
 )
-
-// AllowCreateOnUpdate lets a PUT create a LimitRange.
-func (kind) AllowCreateOnUpdate() bool { return true }
-
-// AllowUnconditionalUpdate takes a PUT without resourceVersion.
-func (kind) AllowUnconditionalUpdate() bool { return true }
 
 // Default derives what containers are given from what they may have: limits from the maximum, requests from the limits
 // and, where there are none, from the minimum.

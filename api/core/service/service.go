@@ -28,8 +28,9 @@ func Declaration() *resource.Declaration {
 		Namespaced: true,
 		Status:     true,
 		// Clients that delete a Service get it back, to read what it had.
-		ReturnDeleted: true,
-		Subresources:  Subresources(),
+		ReturnDeleted:  true,
+		Subresources:   Subresources(),
+		CreateOnUpdate: true,
 	}, func() runtime.Object { return &corev1.ServiceList{} }, kind{})
 }
 
@@ -47,19 +48,12 @@ var (
 	_ resource.Printer[*corev1.Service]         = kind{}
 	_ resource.Allocator[*corev1.Service]       = kind{}
 	_ resource.Restorer[*corev1.Service]        = kind{}
-	_ resource.WriteRules                       = kind{}
 )
 
 // ValidateName takes DNS labels: the name is part of host names.
 func (kind) ValidateName(name string, prefix bool) []string {
 	return apivalidation.NameIsDNSLabel(name, prefix)
 }
-
-// AllowCreateOnUpdate lets a PUT create a Service.
-func (kind) AllowCreateOnUpdate() bool { return true }
-
-// AllowUnconditionalUpdate takes a PUT without resourceVersion.
-func (kind) AllowUnconditionalUpdate() bool { return true }
 
 // PrepareForUpdate drops what a change of type leaves behind.
 func (kind) PrepareForUpdate(_ context.Context, obj, old *corev1.Service) { dropLeftovers(obj, old) }

@@ -23,8 +23,10 @@ import (
 // Declaration returns the declaration of the kind.
 func Declaration() *resource.Declaration {
 	return resource.Declare[nodev1.RuntimeClass](resource.Declaration{
-		GVK:    nodev1.SchemeGroupVersion.WithKind("RuntimeClass"),
-		Plural: "runtimeclasses",
+		GVK:             nodev1.SchemeGroupVersion.WithKind("RuntimeClass"),
+		Plural:          "runtimeclasses",
+		CreateOnUpdate:  true,
+		VersionedUpdate: true,
 	}, func() runtime.Object { return &nodev1.RuntimeClassList{} }, kind{})
 }
 

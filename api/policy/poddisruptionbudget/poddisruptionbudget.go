@@ -22,12 +22,13 @@ import (
 // Declaration returns the declaration of the kind.
 func Declaration() *resource.Declaration {
 	return resource.Declare[policyv1.PodDisruptionBudget](resource.Declaration{
-		GVK:        policyv1.SchemeGroupVersion.WithKind("PodDisruptionBudget"),
-		Plural:     "poddisruptionbudgets",
-		ShortNames: []string{"pdb"},
-		Namespaced: true,
-		Status:     true,
-		Generation: true,
+		GVK:             policyv1.SchemeGroupVersion.WithKind("PodDisruptionBudget"),
+		Plural:          "poddisruptionbudgets",
+		ShortNames:      []string{"pdb"},
+		Namespaced:      true,
+		Status:          true,
+		Generation:      true,
+		VersionedUpdate: true, // the controller and evictions write the same object
 	}, func() runtime.Object { return &policyv1.PodDisruptionBudgetList{} }, kind{})
 }
 
@@ -38,14 +39,7 @@ var (
 	_ resource.UpdateValidator[*policyv1.PodDisruptionBudget] = kind{}
 	_ resource.StatusValidator[*policyv1.PodDisruptionBudget] = kind{}
 	_ resource.Printer[*policyv1.PodDisruptionBudget]         = kind{}
-	_ resource.WriteRules                                     = kind{}
 )
-
-// AllowCreateOnUpdate refuses a PUT of what does not exist.
-func (kind) AllowCreateOnUpdate() bool { return false }
-
-// AllowUnconditionalUpdate refuses a PUT without resourceVersion: the controller and evictions write the same object.
-func (kind) AllowUnconditionalUpdate() bool { return false }
 
 // Validate checks a new budget.
 func (kind) Validate(_ context.Context, obj *policyv1.PodDisruptionBudget) field.ErrorList {

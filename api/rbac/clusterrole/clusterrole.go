@@ -17,9 +17,10 @@ import (
 // Declaration returns the declaration of the kind.
 func Declaration() *resource.Declaration {
 	return resource.Declare[rbacv1.ClusterRole](resource.Declaration{
-		GVK:        rbacv1.SchemeGroupVersion.WithKind("ClusterRole"),
-		Plural:     "clusterroles",
-		Namespaced: false,
+		GVK:            rbacv1.SchemeGroupVersion.WithKind("ClusterRole"),
+		Plural:         "clusterroles",
+		Namespaced:     false,
+		CreateOnUpdate: true,
 	}, func() runtime.Object { return &rbacv1.ClusterRoleList{} }, kind{})
 }
 
@@ -29,7 +30,6 @@ var (
 	_ resource.Validator[*rbacv1.ClusterRole] = kind{}
 	_ resource.Printer[*rbacv1.ClusterRole]   = kind{}
 	_ resource.NameValidator                  = kind{}
-	_ resource.WriteRules                     = kind{}
 )
 
 // Validate checks rules and aggregation, on create and update alike.
@@ -54,12 +54,6 @@ func (kind) Validate(_ context.Context, obj *rbacv1.ClusterRole) field.ErrorList
 
 // ValidateName is described at policy.ValidateName.
 func (kind) ValidateName(name string, prefix bool) []string { return policy.ValidateName(name, prefix) }
-
-// AllowCreateOnUpdate lets a PUT make the role.
-func (kind) AllowCreateOnUpdate() bool { return true }
-
-// AllowUnconditionalUpdate takes a PUT without a resourceVersion.
-func (kind) AllowUnconditionalUpdate() bool { return true }
 
 // Columns are those of `kubectl get clusterroles`.
 func (kind) Columns() []metav1.TableColumnDefinition { return policy.RoleColumns() }

@@ -16,9 +16,10 @@ import (
 // Declaration returns the declaration of the kind.
 func Declaration() *resource.Declaration {
 	return resource.Declare[rbacv1.ClusterRoleBinding](resource.Declaration{
-		GVK:        rbacv1.SchemeGroupVersion.WithKind("ClusterRoleBinding"),
-		Plural:     "clusterrolebindings",
-		Namespaced: false,
+		GVK:            rbacv1.SchemeGroupVersion.WithKind("ClusterRoleBinding"),
+		Plural:         "clusterrolebindings",
+		Namespaced:     false,
+		CreateOnUpdate: true,
 	}, func() runtime.Object { return &rbacv1.ClusterRoleBindingList{} }, kind{})
 }
 
@@ -30,7 +31,6 @@ var (
 	_ resource.UpdateValidator[*rbacv1.ClusterRoleBinding] = kind{}
 	_ resource.Printer[*rbacv1.ClusterRoleBinding]         = kind{}
 	_ resource.NameValidator                               = kind{}
-	_ resource.WriteRules                                  = kind{}
 )
 
 // Default fills in API groups.
@@ -48,12 +48,6 @@ func (k kind) ValidateUpdate(ctx context.Context, obj, old *rbacv1.ClusterRoleBi
 
 // ValidateName is described at policy.ValidateName.
 func (kind) ValidateName(name string, prefix bool) []string { return policy.ValidateName(name, prefix) }
-
-// AllowCreateOnUpdate lets a PUT make the binding.
-func (kind) AllowCreateOnUpdate() bool { return true }
-
-// AllowUnconditionalUpdate takes a PUT without a resourceVersion.
-func (kind) AllowUnconditionalUpdate() bool { return true }
 
 // Columns are those of `kubectl get clusterrolebindings`.
 func (kind) Columns() []metav1.TableColumnDefinition {

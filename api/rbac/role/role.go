@@ -16,9 +16,10 @@ import (
 // Declaration returns the declaration of the kind.
 func Declaration() *resource.Declaration {
 	return resource.Declare[rbacv1.Role](resource.Declaration{
-		GVK:        rbacv1.SchemeGroupVersion.WithKind("Role"),
-		Plural:     "roles",
-		Namespaced: true,
+		GVK:            rbacv1.SchemeGroupVersion.WithKind("Role"),
+		Plural:         "roles",
+		Namespaced:     true,
+		CreateOnUpdate: true,
 	}, func() runtime.Object { return &rbacv1.RoleList{} }, kind{})
 }
 
@@ -28,7 +29,6 @@ var (
 	_ resource.Validator[*rbacv1.Role] = kind{}
 	_ resource.Printer[*rbacv1.Role]   = kind{}
 	_ resource.NameValidator           = kind{}
-	_ resource.WriteRules              = kind{}
 )
 
 // Validate checks the rules, on create and update alike.
@@ -38,12 +38,6 @@ func (kind) Validate(_ context.Context, obj *rbacv1.Role) field.ErrorList {
 
 // ValidateName is described at policy.ValidateName.
 func (kind) ValidateName(name string, prefix bool) []string { return policy.ValidateName(name, prefix) }
-
-// AllowCreateOnUpdate lets a PUT make the role.
-func (kind) AllowCreateOnUpdate() bool { return true }
-
-// AllowUnconditionalUpdate takes a PUT without a resourceVersion.
-func (kind) AllowUnconditionalUpdate() bool { return true }
 
 // Columns are those of `kubectl get roles`.
 func (kind) Columns() []metav1.TableColumnDefinition { return policy.RoleColumns() }

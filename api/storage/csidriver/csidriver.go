@@ -23,10 +23,11 @@ import (
 // Declaration returns the declaration of the kind.
 func Declaration() *resource.Declaration {
 	return resource.Declare[storagev1.CSIDriver](resource.Declaration{
-		GVK:           storagev1.SchemeGroupVersion.WithKind("CSIDriver"),
-		Plural:        "csidrivers",
-		Generation:    true,
-		ReturnDeleted: true,
+		GVK:             storagev1.SchemeGroupVersion.WithKind("CSIDriver"),
+		Plural:          "csidrivers",
+		Generation:      true,
+		ReturnDeleted:   true,
+		VersionedUpdate: true,
 	}, func() runtime.Object { return &storagev1.CSIDriverList{} }, kind{})
 }
 

@@ -20,9 +20,10 @@ import (
 // Declaration returns the declaration of the kind.
 func Declaration() *resource.Declaration {
 	return resource.Declare[storagev1.CSINode](resource.Declaration{
-		GVK:           storagev1.SchemeGroupVersion.WithKind("CSINode"),
-		Plural:        "csinodes",
-		ReturnDeleted: true,
+		GVK:             storagev1.SchemeGroupVersion.WithKind("CSINode"),
+		Plural:          "csinodes",
+		ReturnDeleted:   true,
+		VersionedUpdate: true,
 	}, func() runtime.Object { return &storagev1.CSINodeList{} }, kind{})
 }
 

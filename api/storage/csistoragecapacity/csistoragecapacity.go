@@ -18,9 +18,10 @@ import (
 // Declaration returns the declaration of the kind. It has no columns of its own, and none upstream.
 func Declaration() *resource.Declaration {
 	return resource.Declare[storagev1.CSIStorageCapacity](resource.Declaration{
-		GVK:        storagev1.SchemeGroupVersion.WithKind("CSIStorageCapacity"),
-		Plural:     "csistoragecapacities",
-		Namespaced: true,
+		GVK:             storagev1.SchemeGroupVersion.WithKind("CSIStorageCapacity"),
+		Plural:          "csistoragecapacities",
+		Namespaced:      true,
+		VersionedUpdate: true, // capacities are counted by one and used by others
 	}, func() runtime.Object { return &storagev1.CSIStorageCapacityList{} }, kind{})
 }
 
@@ -30,14 +31,7 @@ var (
 	_ resource.Validator[*storagev1.CSIStorageCapacity]       = kind{}
 	_ resource.UpdateValidator[*storagev1.CSIStorageCapacity] = kind{}
 	_ resource.Warner[*storagev1.CSIStorageCapacity]          = kind{}
-	_ resource.WriteRules                                     = kind{}
 )
-
-// AllowCreateOnUpdate refuses a PUT of what does not exist.
-func (kind) AllowCreateOnUpdate() bool { return false }
-
-// AllowUnconditionalUpdate refuses a PUT that does not say what it has seen: capacities are counted by one and used by others.
-func (kind) AllowUnconditionalUpdate() bool { return false }
 
 // Validate checks a new object.
 func (kind) Validate(_ context.Context, obj *storagev1.CSIStorageCapacity) field.ErrorList {

@@ -23,11 +23,12 @@ import (
 // Declaration returns the declaration of the kind.
 func Declaration() *resource.Declaration {
 	return resource.Declare[storagev1.VolumeAttachment](resource.Declaration{
-		GVK:           storagev1.SchemeGroupVersion.WithKind("VolumeAttachment"),
-		Plural:        "volumeattachments",
-		Status:        true,
-		StatusAlone:   true,
-		ReturnDeleted: true,
+		GVK:             storagev1.SchemeGroupVersion.WithKind("VolumeAttachment"),
+		Plural:          "volumeattachments",
+		Status:          true,
+		StatusAlone:     true,
+		ReturnDeleted:   true,
+		VersionedUpdate: true,
 	}, func() runtime.Object { return &storagev1.VolumeAttachmentList{} }, kind{})
 }
 
