@@ -183,7 +183,7 @@ func newNode(i instance.Instance, s settled, e *containers, m membership) (*node
 	n.kubelet, err = kubelet.New(kubelet.Config{
 		NodeAnnotations: map[string]string{localpath.DirectoryAnnotation: volumesDir(i)},
 		NodeName:        s.NodeName, NodeIPs: []string{ip.String()}, PodCIDRs: []string{m.podCIDR.String()},
-		KubeletPort: port, Pressure: n.evict, Gate: n.evict,
+		KubeletPort: port, Pressure: n.evict, Gate: n.evict, Sysctls: s.sysctls,
 		Client: client, Runtime: e.service, Images: e.images, Volumes: n.volumes, Network: m.network,
 		RootDir: root, LogDir: logDir(i), CgroupRoot: cgroupRoot(i), ClusterDomain: m.domain,
 		ClusterDNS: []string{dnsAddress(m.service).String()}, SeccompProfileRoot: seccompDir(i),
@@ -199,7 +199,7 @@ func newNode(i instance.Instance, s settled, e *containers, m membership) (*node
 	n.server = server.New(server.Config{
 		Listener: m.listener, ServingCert: m.serving, ClientCA: m.clientCA, Authenticator: who, Authorizer: may,
 		NodeName: s.NodeName, Pods: n.kubelet.Pods(), Runtime: e.service, Streams: e.service.StreamHandler(),
-		Stats: n.stats, Settings: func() any { return n.settings(port) },
+		Stats: n.stats, Settings: func() any { return n.settings(s, port) },
 	})
 	return n, nil
 }

@@ -65,7 +65,7 @@ func (n *node) imageRoom(ctx context.Context) (available, capacity int64, err er
 }
 
 // settings is what the kubelet runs with, in the terms of its configuration file.
-func (n *node) settings(port int32) any {
+func (n *node) settings(s settled, port int32) any {
 	yes, no, zero := true, false, int32(0)
 	duration := func(d time.Duration) metav1.Duration { return metav1.Duration{Duration: d} }
 	full, left := n.images.Thresholds()
@@ -89,6 +89,7 @@ func (n *node) settings(port int32) any {
 		EvictionHard: hard, EvictionPressureTransitionPeriod: duration(5 * time.Minute),
 		CgroupDriver: "cgroupfs", CgroupsPerQOS: &yes, SerializeImagePulls: &no, SeccompDefault: &yes,
 		ContainerLogMaxSize: "10Mi", ContainerLogMaxFiles: &files,
+		AllowedUnsafeSysctls: s.AllowedUnsafeSysctls,
 	}
 	c.Kind, c.APIVersion = "KubeletConfiguration", kubeletconfig.SchemeGroupVersion.String()
 	return c

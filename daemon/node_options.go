@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	cliflag "k8s.io/component-base/cli/flag"
 
+	"github.com/peapod/peapod/kubelet/admit"
 	"github.com/peapod/peapod/kubelet/evict"
 	"github.com/peapod/peapod/kubelet/imagegc"
 )
@@ -32,6 +33,9 @@ type NodeOptions struct {
 	// InsecureRegistries are image registries (host or host:port) that are spoken to over plain HTTP. Those on loopback
 	// always may be.
 	InsecureRegistries []string `json:"insecureRegistries,omitempty"`
+	// AllowedUnsafeSysctls are kernel settings that Pods may have beyond the safe ones: names, or beginnings of names
+	// before a *. They are a kubelet's.
+	AllowedUnsafeSysctls []string `json:"allowedUnsafeSysctls,omitempty"`
 }
 
 func defaultNodeOptions() NodeOptions {
@@ -52,6 +56,7 @@ func (o *NodeOptions) AddFlags(f *pflag.FlagSet) {
 	f.Int64Var(&o.ImageGCHighThreshold, "image-gc-high-threshold", o.ImageGCHighThreshold, "how full the disk gets, in percent, before unused images are removed; 100 never removes one")
 	f.Int64Var(&o.ImageGCLowThreshold, "image-gc-low-threshold", o.ImageGCLowThreshold, "how full in percent that leaves the disk")
 	f.StringSliceVar(&o.InsecureRegistries, "insecure-registries", o.InsecureRegistries, "image registries (host or host:port) spoken to over plain HTTP, comma separated; those on loopback always may be")
+	f.StringSliceVar(&o.AllowedUnsafeSysctls, "allowed-unsafe-sysctls", o.AllowedUnsafeSysctls, "kernel settings that Pods of this node may have beyond the safe ones, comma separated; a name may end in *")
 }
 
 // defaultEviction is the default as the flag has it.
@@ -63,27 +68,37 @@ func defaultEviction() string {
 	return strings.Join(parts, ",")
 }
 
-// settle checks every option. An invalid address is one to find; thresholds are the defaults where the user gave none.
-func (o *NodeOptions) settle() (ip netip.Addr, hard []evict.Threshold, err error) {
+// settledNode are options of a node that have been checked and parsed.
+type settledNode struct {
+	nodeIP  netip.Addr // invalid: find it
+	evict   []evict.Threshold
+	sysctls *admit.Sysctls
+}
+
+// settle checks every option. Thresholds are the defaults where the user gave none.
+func (o *NodeOptions) settle() (n settledNode, err error) {
 	if o.KubeletPort < 0 || o.KubeletPort > 65535 {
-		return ip, nil, fmt.Errorf("--kubelet-port %d: must be between 0 and 65535", o.KubeletPort)
+		return n, fmt.Errorf("--kubelet-port %d: must be between 0 and 65535", o.KubeletPort)
 	}
 	if msgs := validation.IsDNS1123Subdomain(o.NodeName); len(msgs) > 0 {
-		return ip, nil, fmt.Errorf("--node-name %q: %s", o.NodeName, strings.Join(msgs, "; "))
+		return n, fmt.Errorf("--node-name %q: %s", o.NodeName, strings.Join(msgs, "; "))
 	}
 	if o.NodeIP != "" {
-		if ip, err = netip.ParseAddr(o.NodeIP); err != nil || ip.IsUnspecified() || ip.IsLoopback() {
-			return ip, nil, fmt.Errorf("--node-ip %q: not an address that other nodes can reach this machine at", o.NodeIP)
+		if n.nodeIP, err = netip.ParseAddr(o.NodeIP); err != nil || n.nodeIP.IsUnspecified() || n.nodeIP.IsLoopback() {
+			return n, fmt.Errorf("--node-ip %q: not an address that other nodes can reach this machine at", o.NodeIP)
 		}
 	}
 	if low, high := o.ImageGCLowThreshold, o.ImageGCHighThreshold; low < 0 || low >= high || high > 100 {
-		return ip, nil, fmt.Errorf("--image-gc-low-threshold %d, --image-gc-high-threshold %d: the first must be less than the second, and both between 0 and 100", low, high)
+		return n, fmt.Errorf("--image-gc-low-threshold %d, --image-gc-high-threshold %d: the first must be less than the second, and both between 0 and 100", low, high)
 	}
-	hard = evict.DefaultThresholds()
+	n.evict = evict.DefaultThresholds()
 	if o.EvictionHard != nil {
-		if hard, err = evict.ParseThresholds(o.EvictionHard); err != nil {
-			return ip, nil, fmt.Errorf("--eviction-hard: %w", err)
+		if n.evict, err = evict.ParseThresholds(o.EvictionHard); err != nil {
+			return n, fmt.Errorf("--eviction-hard: %w", err)
 		}
 	}
-	return ip, hard, nil
+	if n.sysctls, err = admit.NewSysctls(o.AllowedUnsafeSysctls); err != nil {
+		return n, fmt.Errorf("--allowed-unsafe-sysctls: %w", err)
+	}
+	return n, nil
 }

@@ -14,7 +14,6 @@ import (
 	"github.com/peapod/peapod/controllers/certificates"
 	"github.com/peapod/peapod/controllers/nodelifecycle"
 	"github.com/peapod/peapod/daemon/instance"
-	"github.com/peapod/peapod/kubelet/evict"
 	kubeletnode "github.com/peapod/peapod/kubelet/node"
 	"github.com/peapod/peapod/store/etcd"
 )
@@ -130,10 +129,9 @@ func load[T any, P flagged[T]](o P, loaded T, file string, given *pflag.FlagSet)
 // settled are options that have been checked and parsed.
 type settled struct {
 	Options
-	bind   netip.Addr
-	nodeIP netip.Addr // invalid: find it
-	evict  []evict.Threshold
-	want   instance.Ranges
+	settledNode
+	bind netip.Addr
+	want instance.Ranges
 }
 
 // settle checks every option. Errors name the flag, the value and what would do.
@@ -146,7 +144,7 @@ func (o Options) settle() (settled, error) {
 	if o.Port < 1 || o.Port > 65535 {
 		return s, fmt.Errorf("--port %d: must be between 1 and 65535", o.Port)
 	}
-	if s.nodeIP, s.evict, err = o.NodeOptions.settle(); err != nil {
+	if s.settledNode, err = o.NodeOptions.settle(); err != nil {
 		return s, err
 	}
 	if s.want.Cluster, err = parseCIDR("cluster-cidr", o.ClusterCIDR, 24); err != nil {

@@ -11,6 +11,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	internalapi "k8s.io/cri-api/pkg/apis"
 
+	"github.com/peapod/peapod/kubelet/admit"
 	"github.com/peapod/peapod/kubelet/node"
 	"github.com/peapod/peapod/kubelet/pod"
 )
@@ -44,6 +45,8 @@ type Config struct {
 	// Gate is asked before each Pod's own fit is checked, such as eviction,
 	// which keeps Pods off a node that is short of something; optional.
 	Gate pod.Gate
+	// Sysctls are those that Pods may set; nil: the safe ones.
+	Sysctls *admit.Sysctls
 	// RootDir holds <RootDir>/pods/<uid>; on disk.
 	RootDir string
 	// LogDir holds the containers' logs, <namespace>_<name>_<uid> each Pod.

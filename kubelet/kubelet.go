@@ -107,7 +107,7 @@ func (k *Kubelet) wire() error {
 		Probes:   k.prober,
 		Hooks:    checker,
 		Status:   k.status,
-		Admitter: admit.Behind(cfg.Gate, admit.New(k.node.Get)),
+		Admitter: admit.Behind(cfg.Gate, admit.New(k.node.Get, cfg.Sysctls)),
 		Recorder: k.recorder, Node: k.describe, Allocatable: k.node.Allocatable,
 		RootDir: cfg.RootDir, LogDir: cfg.LogDir, Relist: cfg.Relist,
 	})

@@ -23,10 +23,18 @@ import (
 type Node func() (*v1.Node, error)
 
 // Admitter checks Pods against a node; it implements pod.Admitter.
-type Admitter struct{ node Node }
+type Admitter struct {
+	node    Node
+	sysctls *Sysctls
+}
 
-// New makes an Admitter.
-func New(node Node) *Admitter { return &Admitter{node: node} }
+// New makes an Admitter. Without sysctls, Pods may have the safe ones.
+func New(node Node, sysctls *Sysctls) *Admitter {
+	if sysctls == nil {
+		sysctls, _ = NewSysctls(nil) // fails by what it is given
+	}
+	return &Admitter{node: node, sysctls: sysctls}
+}
 
 // Behind asks gate about new Pods, unless it is nil, and then next.
 func Behind(gate pod.Gate, next pod.Admitter) pod.Admitter {
@@ -56,6 +64,9 @@ func (a *Admitter) Admit(ctx context.Context, p *v1.Pod, others []*v1.Pod) *pod.
 		return &pod.Refusal{Reason: "InvalidNodeInfo", Message: "Kubelet cannot get node info."}
 	}
 	if r := system(p, node); r != nil {
+		return r
+	}
+	if r := a.sysctls.refuse(p); r != nil {
 		return r
 	}
 	if r := fits(p, others, node); r != nil {

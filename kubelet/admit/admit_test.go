@@ -38,14 +38,14 @@ status: {containerStatuses: [{name: c, allocatedResources: {cpu: 500m}, resource
 			t.Fatal(err)
 		}
 		reason, message := "", ""
-		if r := New(func() (*v1.Node, error) { return node, nil }).Resize(t.Context(), p, []*v1.Pod{o}); r != nil {
+		if r := New(func() (*v1.Node, error) { return node, nil }, nil).Resize(t.Context(), p, []*v1.Pod{o}); r != nil {
 			reason, message = r.Reason, r.Message
 		}
 		if reason != c.reason || message != c.message {
 			t.Errorf("%s:\n got %s %s\nwant %s %s", c.requests, reason, message, c.reason, c.message)
 		}
 	}
-	if r := New(func() (*v1.Node, error) { return nil, errors.New("x") }).Resize(t.Context(), &v1.Pod{}, nil); r == nil || r.Reason != "Deferred" {
+	if r := New(func() (*v1.Node, error) { return nil, errors.New("x") }, nil).Resize(t.Context(), &v1.Pod{}, nil); r == nil || r.Reason != "Deferred" {
 		t.Errorf("without a node: %+v", r)
 	}
 }
@@ -82,7 +82,7 @@ func TestAdmit(t *testing.T) {
 			t.Fatal(err)
 		}
 		reason, message := "", ""
-		if r := New(func() (*v1.Node, error) { return node, nil }).Admit(t.Context(), p, []*v1.Pod{o}); r != nil {
+		if r := New(func() (*v1.Node, error) { return node, nil }, nil).Admit(t.Context(), p, []*v1.Pod{o}); r != nil {
 			reason, message = r.Reason, r.Message
 		}
 		if reason != c.reason || message != c.message {
@@ -90,10 +90,10 @@ func TestAdmit(t *testing.T) {
 		}
 	}
 	full := []*v1.Pod{{}, {}, {}}
-	if r := New(func() (*v1.Node, error) { return node, nil }).Admit(t.Context(), &v1.Pod{}, full); r == nil || r.Reason != "OutOfpods" {
+	if r := New(func() (*v1.Node, error) { return node, nil }, nil).Admit(t.Context(), &v1.Pod{}, full); r == nil || r.Reason != "OutOfpods" {
 		t.Errorf("a fourth pod: %+v", r)
 	}
-	if r := New(func() (*v1.Node, error) { return nil, errors.New("x") }).Admit(t.Context(), &v1.Pod{}, nil); r == nil || r.Reason != "InvalidNodeInfo" {
+	if r := New(func() (*v1.Node, error) { return nil, errors.New("x") }, nil).Admit(t.Context(), &v1.Pod{}, nil); r == nil || r.Reason != "InvalidNodeInfo" {
 		t.Errorf("without a node: %+v", r)
 	}
 }

@@ -279,7 +279,7 @@ func (s *stage) start(pods ...*v1.Pod) {
 			return handler, nil
 		},
 		Images: image.New(image.Config{Images: s.images, Secrets: secrets{}}), Probes: prober, Hooks: checker,
-		Status: s.board, Admitter: admit.New(func() (*v1.Node, error) { return &s.node, nil }), Recorder: s.events, Clock: clock.RealClock{},
+		Status: s.board, Admitter: admit.New(func() (*v1.Node, error) { return &s.node, nil }, nil), Recorder: s.events, Clock: clock.RealClock{},
 		Node: func() (*criconfig.Node, error) {
 			return &criconfig.Node{Name: "n1", HostIPs: []string{"192.0.2.1"}, ClusterDomain: "cluster.local", LogDir: filepath.Join(s.dir, "logs")}, nil
 		},
