@@ -105,6 +105,7 @@ func TestQuota(t *testing.T) {
 	c.quotaController(t)
 	for name, run := range map[string]func(*testing.T, *cluster){
 		"refusals": quotaRefusals, "race": quotaRace, "resize": quotaResize, "failed": quotaOfFailedRequest, "update": quotaOfUpdate,
+		"scope": quotaOfScope,
 	} {
 		t.Run(name, func(t *testing.T) { t.Parallel(); run(t, c) })
 	}
@@ -134,6 +135,26 @@ func quotaRefusals(t *testing.T, c *cluster) {
 	fine(t, err)
 	_, err = maps.Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "b"}}, metav1.CreateOptions{})
 	refused(t, err, "exceeded quota: q, requested: count/configmaps=1, used: count/configmaps=1, limited: count/configmaps=1")
+}
+
+// A Pod that gets a deadline is charged to the quota of those that have one, before another one asks.
+func quotaOfScope(t *testing.T, c *cluster) {
+	c.quota(t, "scope", corev1.ResourceQuotaSpec{Hard: corev1.ResourceList{}})
+	_, err := c.system.CoreV1().ResourceQuotas("scope").Create(ctx, &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Name: "deadlines"},
+		Spec: corev1.ResourceQuotaSpec{Hard: resources("pods", "1"), Scopes: []corev1.ResourceQuotaScope{corev1.ResourceQuotaScopeTerminating}}}, metav1.CreateOptions{})
+	fine(t, err)
+	pods := c.system.CoreV1().Pods("scope")
+	first, err := pods.Create(ctx, podOf("first", nil, nil), metav1.CreateOptions{})
+	fine(t, err)
+	c.awaitQuota(t, "scope", func(s corev1.ResourceQuotaStatus) bool { return s.Hard.Pods().Value() == 1 && s.Used.Pods().IsZero() })
+	deadline := int64(3600)
+	first.Spec.ActiveDeadlineSeconds = &deadline
+	_, err = pods.Update(ctx, first, metav1.UpdateOptions{})
+	fine(t, err)
+	second := podOf("second", nil, nil)
+	second.Spec.ActiveDeadlineSeconds = &deadline
+	_, err = pods.Create(ctx, second, metav1.CreateOptions{})
+	refused(t, err, "exceeded quota: deadlines, requested: pods=1, used: pods=1, limited: pods=1")
 }
 
 // Many create at once, while others delete: what is there never exceeds the quota.

@@ -36,8 +36,13 @@ func podEvaluator(list ListFunc) quota.Evaluator {
 	return &evaluator{
 		resource: pods, list: listOf(pods, list), bounds: boundsPods, constraints: podConstraints, inScope: podInScope,
 		handles: func(a admission.Attributes) bool {
-			return a.GetSubresource() == "" && a.GetOperation() == admission.Create ||
-				a.GetSubresource() == "resize" && a.GetOperation() == admission.Update
+			switch a.GetSubresource() {
+			case "":
+				return a.GetOperation() == admission.Create || a.GetOperation() == admission.Update && changesScope(a)
+			case "resize":
+				return a.GetOperation() == admission.Update
+			}
+			return false
 		},
 		usage: func(obj runtime.Object) (corev1.ResourceList, error) {
 			pod, err := typed[*corev1.Pod](obj)
@@ -136,17 +141,27 @@ func podConstraints(required []corev1.ResourceName, obj runtime.Object) error {
 	return fmt.Errorf("must specify %s", strings.Join(text, "; "))
 }
 
+// changesScope says whether a change of a Pod's spec takes it from one scope to another: a deadline may be set later.
+func changesScope(a admission.Attributes) bool {
+	pod, err := typed[*corev1.Pod](a.GetObject())
+	old, oldErr := typed[*corev1.Pod](a.GetOldObject())
+	return err == nil && oldErr == nil && terminating(pod) != terminating(old)
+}
+
+func terminating(p *corev1.Pod) bool {
+	return p.Spec.ActiveDeadlineSeconds != nil && *p.Spec.ActiveDeadlineSeconds >= 0
+}
+
 func podInScope(r corev1.ScopedResourceSelectorRequirement, obj runtime.Object) (bool, error) {
 	pod, err := typed[*corev1.Pod](obj)
 	if err != nil {
 		return false, err
 	}
-	terminating := pod.Spec.ActiveDeadlineSeconds != nil && *pod.Spec.ActiveDeadlineSeconds >= 0
 	switch r.ScopeName {
 	case corev1.ResourceQuotaScopeTerminating:
-		return terminating, nil
+		return terminating(pod), nil
 	case corev1.ResourceQuotaScopeNotTerminating:
-		return !terminating, nil
+		return !terminating(pod), nil
 	case corev1.ResourceQuotaScopeBestEffort:
 		return qos.GetPodQOS(pod) == corev1.PodQOSBestEffort, nil
 	case corev1.ResourceQuotaScopeNotBestEffort:
