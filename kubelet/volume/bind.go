@@ -37,14 +37,16 @@ func bindNames(flags uintptr) []string {
 	return out
 }
 
-// bindFlags reads the mount options of a persistent volume.
-func bindFlags(options []string) (flags uintptr, err error) {
+// bindFlags reads the mount options of a persistent volume: those that each mount of it has for itself, and others, of which
+// only a file system can know; for a bind mount they are the error.
+func bindFlags(options []string) (flags uintptr, others []string, err error) {
 	for _, list := range options {
 		for option := range strings.SplitSeq(list, ",") {
 			o, ok := bindOptions[option]
 			switch {
 			case !ok:
-				return 0, fmt.Errorf("mount option %q is not supported for local volumes: remove it from the mountOptions of the volume and its class", option)
+				others = append(others, option)
+				err = fmt.Errorf("mount option %q is not supported for local directories: remove it from the mountOptions of the volume and its class", option)
 			case o.clear:
 				flags &^= o.flag
 			default:
@@ -52,7 +54,7 @@ func bindFlags(options []string) (flags uintptr, err error) {
 			}
 		}
 	}
-	return flags, nil
+	return flags, others, err
 }
 
 // bindDirectory mounts the directory source at target too, which is made. It is idempotent.
@@ -62,7 +64,7 @@ func bindDirectory(source, target string, flags uintptr) error {
 	case errors.Is(err, unix.ENOENT):
 		return fmt.Errorf("path %q does not exist", source)
 	case errors.Is(err, unix.ENOTDIR):
-		return fmt.Errorf("path %q is not a directory: this node does not mount block devices as file systems", source)
+		return fmt.Errorf("path %q is neither a directory nor a block device", source)
 	case err != nil:
 		return fmt.Errorf("open %q: %w", source, err)
 	}
@@ -79,13 +81,18 @@ func bindDirectory(source, target string, flags uintptr) error {
 			return fmt.Errorf("bind %q: %w", source, err)
 		}
 	}
+	return setMountFlags(target, flags)
+}
+
+// setMountFlags adds flags to the mount at target alone, not to what else is mounted of its file system.
+func setMountFlags(target string, flags uintptr) error {
 	if flags == 0 {
 		return nil
 	}
 	// A bind mount takes flags only when it is mounted again, and loses those that are not said then.
 	var st unix.Statfs_t
 	if err := unix.Statfs(target, &st); err != nil {
-		return fmt.Errorf("look at mount of %q: %w", source, err)
+		return fmt.Errorf("look at mount at %q: %w", target, err)
 	}
 	const kept = unix.ST_RDONLY | unix.ST_NOSUID | unix.ST_NODEV | unix.ST_NOEXEC | unix.ST_NOATIME | unix.ST_NODIRATIME // of the values of MS_*
 	old := uintptr(st.Flags) & kept
@@ -93,7 +100,7 @@ func bindDirectory(source, target string, flags uintptr) error {
 		old |= unix.MS_RELATIME
 	}
 	if err := unix.Mount("", target, "", unix.MS_BIND|unix.MS_REMOUNT|old|flags, ""); err != nil {
-		return fmt.Errorf("set flags of mount of %q: %w", source, err)
+		return fmt.Errorf("set flags of mount at %q: %w", target, err)
 	}
 	return nil
 }

@@ -234,18 +234,26 @@ func (m *Manager) checkNode(v *v1.PersistentVolume) error {
 	return nil
 }
 
-// setUpLocal binds a local volume's directory to the Pod's own and gives it to the Pod's group. Of several Pods with one
-// volume the first decides whose group it is.
+// setUpLocal mounts a local volume, a directory or a block device with a file system, at the Pod's own place for it, and
+// gives it to the Pod's group. Of several Pods with one volume the first decides whose group it is.
 func (m *Manager) setUpLocal(p *v1.Pod, volume *v1.PersistentVolume, c *claimed) error {
-	flags, err := bindFlags(volume.Spec.MountOptions)
-	if err != nil {
+	source := volume.Spec.Local.Path
+	info, err := os.Stat(source)
+	device := err == nil && isBlockDevice(info.Mode())
+	flags, others, err := bindFlags(volume.Spec.MountOptions)
+	if err != nil && !device {
 		return err
 	}
 	if c.readOnly {
 		flags |= flagReadOnly
 	}
 	c.readOnly, c.options = flags&flagReadOnly != 0, bindNames(flags)
-	if err := bindDirectory(volume.Spec.Local.Path, c.path, flags); err != nil {
+	if device {
+		err = mountDevice(source, volume.Spec.Local.FSType, others, c.path, flags)
+	} else {
+		err = bindDirectory(source, c.path, flags)
+	}
+	if err != nil {
 		return err
 	}
 	gid := fsGroup(p)

@@ -219,7 +219,7 @@ func TestClaimsOfOthers(t *testing.T) {
 		"no such path": {func(_ *v1.PersistentVolumeClaim, v *v1.PersistentVolume) { v.Spec.Local.Path = "/nowhere/at/all" },
 			claimVolume(false), `MountVolume.SetUp failed for volume "pv" : path "/nowhere/at/all" does not exist`},
 		"unknown option": {func(_ *v1.PersistentVolumeClaim, v *v1.PersistentVolume) { v.Spec.MountOptions = []string{"hard"} },
-			claimVolume(false), `MountVolume.SetUp failed for volume "pv" : mount option "hard" is not supported for local volumes: remove it from the mountOptions of the volume and its class`},
+			claimVolume(false), `MountVolume.SetUp failed for volume "pv" : mount option "hard" is not supported for local directories: remove it from the mountOptions of the volume and its class`},
 		"options of hostPath": {func(_ *v1.PersistentVolumeClaim, v *v1.PersistentVolume) {
 			v.Spec.MountOptions, v.Spec.PersistentVolumeSource = []string{"ro"}, v1.PersistentVolumeSource{HostPath: &v1.HostPathVolumeSource{Path: v.Spec.Local.Path}}
 		}, claimVolume(false), `MountVolume.SetUp failed for volume "pv" : mount options are not supported for this volume type`},
