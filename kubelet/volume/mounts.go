@@ -227,7 +227,8 @@ func openBeneath(root int, path string) (int, error) {
 	return unix.Openat2(root, path, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS})
 }
 
-// makeBeneath makes the directory path in root and those on the way, with the mode of the volume itself.
+// makeBeneath makes the directory path in root and those on the way, with the mode of the volume itself. A directory that
+// was there keeps its own.
 func makeBeneath(root int, path string) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(root, &st); err != nil {
@@ -239,17 +240,24 @@ func makeBeneath(root int, path string) error {
 	}
 	defer func() { unix.Close(parent) }()
 	for _, element := range strings.Split(path, "/") {
-		if err := unix.Mkdirat(parent, element, st.Mode&0o777); err != nil && err != unix.EEXIST {
-			return fmt.Errorf("make %q: %w", element, err)
+		made := unix.Mkdirat(parent, element, st.Mode&0o777)
+		if made != nil && made != unix.EEXIST {
+			return fmt.Errorf("make %q: %w", element, made)
 		}
 		how := &unix.OpenHow{Flags: unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS}
 		next, err := unix.Openat2(parent, element, how)
 		if err != nil {
 			return fmt.Errorf("open %q: %w", element, err)
 		}
-		// Umask has taken from the mode; a directory that was there keeps its own.
 		unix.Close(parent)
 		parent = next
+		if made != nil {
+			continue
+		}
+		// The umask has taken from the mode, and setgid was not in it.
+		if err := unix.Fchmod(parent, st.Mode&0o7777); err != nil {
+			return fmt.Errorf("set mode of %q: %w", element, err)
+		}
 	}
 	return nil
 }

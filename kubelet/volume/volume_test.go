@@ -322,6 +322,33 @@ func TestSubPathCannotLeaveTheVolume(t *testing.T) {
 	}
 }
 
+// TestSubPathHasTheModeOfTheVolume: what is made in a volume can be written by whom the volume can.
+func TestSubPathHasTheModeOfTheVolume(t *testing.T) {
+	m, _ := newManager(t)
+	p := podWith(v1.Volume{Name: "v", VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{}}})
+	p.Spec.SecurityContext = &v1.PodSecurityContext{FSGroup: ptr.To[int64](2000)}
+	if err := m.Prepare(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+	p.Spec.Containers[0].VolumeMounts[0].SubPath = "a/b"
+	if _, err := m.Mounts(t.Context(), p, &p.Spec.Containers[0], nil); err != nil {
+		t.Fatal(err)
+	}
+	var want unix.Stat_t
+	for _, sub := range []string{"", "a", "a/b"} {
+		var st unix.Stat_t
+		if err := unix.Stat(filepath.Join(m.volumeDir(p.UID, &p.Spec.Volumes[0]), sub), &st); err != nil {
+			t.Fatal(err)
+		}
+		if sub == "" {
+			want = st
+		}
+		if st.Mode != want.Mode || st.Gid != 2000 || st.Mode&unix.S_ISGID == 0 || st.Mode&0o777 != 0o777 {
+			t.Errorf("%q: mode %o of group %d", sub, st.Mode, st.Gid)
+		}
+	}
+}
+
 func TestHostPathTypes(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "file")
