@@ -123,8 +123,21 @@ func (s *Server) storageOptions(gv schema.GroupVersion) (generic.RESTOptionsGett
 	if err != nil {
 		return nil, err
 	}
-	config.Codec, config.EncodeVersioner = codec, versioner
+	config.Codec, config.EncodeVersioner = untyped{codec}, versioner
 	return restOptions{config, s.config.Storage, s.config.Encryption}, nil
+}
+
+// untyped decodes stored objects without the kind and version that their Go type says anyway: so an item of a list in JSON
+// names neither, as with Kubernetes, where what is decoded is an internal type that has none. Encoders add them to what they
+// send by itself.
+type untyped struct{ runtime.Codec }
+
+func (u untyped) Decode(data []byte, defaults *schema.GroupVersionKind, into runtime.Object) (runtime.Object, *schema.GroupVersionKind, error) {
+	obj, gvk, err := u.Codec.Decode(data, defaults, into)
+	if err == nil {
+		obj.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{})
+	}
+	return obj, gvk, err
 }
 
 type restOptions struct {

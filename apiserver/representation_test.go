@@ -85,6 +85,25 @@ func TestPartialObjectMetadata(t *testing.T) {
 	}
 }
 
+// TestItemsDoNotNameTheirKind: the list does, of kinds with a Go type; one object and an event of a watch name their own.
+func TestItemsDoNotNameTheirKind(t *testing.T) {
+	s := servertest.Start(t, nil)
+	namespace(t, s.Client(t), "n")
+	must(s.Client(t).CoreV1().ConfigMaps("n").Create(ctx, configMap("a"), metav1.CreateOptions{}))(t)
+	for _, query := range []string{"", "?resourceVersion=0", "?limit=1", "?labelSelector=x!%3Dy", "?fieldSelector=metadata.name%3Da"} {
+		_, _, body := do(t, s, "GET", "/api/v1/namespaces/n/configmaps"+query, "")
+		if !strings.HasPrefix(body, `{"kind":"ConfigMapList","apiVersion":"v1","metadata":{`) || !strings.Contains(body, `"items":[{"metadata":{"name":"a"`) {
+			t.Errorf("%s: %s", query, body)
+		}
+	}
+	if _, _, body := do(t, s, "GET", "/api/v1/namespaces/n/configmaps/a", ""); !strings.HasPrefix(body, `{"kind":"ConfigMap","apiVersion":"v1","metadata":{`) {
+		t.Errorf("one: %s", body)
+	}
+	if _, _, body := do(t, s, "GET", "/api/v1/namespaces/n/configmaps?watch=1&timeoutSeconds=1", ""); !strings.HasPrefix(body, `{"type":"ADDED","object":{"kind":"ConfigMap","apiVersion":"v1","metadata":{`) {
+		t.Errorf("watched: %s", body)
+	}
+}
+
 func TestEncodings(t *testing.T) {
 	s := servertest.Start(t, nil)
 	config := s.Config("admin")
