@@ -7,10 +7,10 @@ import (
 	"net/netip"
 	"os"
 
-	"github.com/opencontainers/cgroups"
 	"golang.org/x/sys/unix"
 
 	"github.com/peapod/peapod/daemon/instance"
+	"github.com/peapod/peapod/kubelet/cgroup"
 	"github.com/peapod/peapod/kubelet/volume"
 )
 
@@ -100,7 +100,8 @@ func Uninstall(ctx context.Context, i instance.Instance) error {
 			return err
 		}
 	}
-	if err := removeCgroups(i); err != nil {
+	// A process that is in them yet is the instance's own, such as a supervisor whose socket is lost.
+	if err := cgroup.RemoveAll(ctx, cgroupRoot(i)); err != nil {
 		return err
 	}
 	if err := i.CloseRun(); err != nil {
@@ -125,28 +126,4 @@ func removeDir(dir string) error {
 		}
 	}
 	return err
-}
-
-// removeCgroups removes the instance's cgroups from every hierarchy.
-func removeCgroups(i instance.Instance) error {
-	roots := []string{"/sys/fs/cgroup"}
-	if !cgroups.IsCgroup2UnifiedMode() {
-		mounts, err := cgroups.GetCgroupMounts(true)
-		if err != nil {
-			return fmt.Errorf("find cgroup hierarchies: %w", err)
-		}
-		roots = roots[:0]
-		for _, m := range mounts {
-			roots = append(roots, m.Mountpoint)
-		}
-		if cgroups.IsCgroup2HybridMode() {
-			roots = append(roots, "/sys/fs/cgroup/unified")
-		}
-	}
-	for _, root := range roots {
-		if err := cgroups.RemovePath(root + cgroupRoot(i)); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("remove cgroup %s%s: %w", root, cgroupRoot(i), err)
-		}
-	}
-	return nil
 }

@@ -244,13 +244,14 @@ func (t *Tree) Remove(ctx context.Context, uid types.UID) error {
 	var errs []error
 	for _, class := range []v1.PodQOSClass{v1.PodQOSGuaranteed, v1.PodQOSBurstable, v1.PodQOSBestEffort} {
 		p := path.Join(t.class(class), "pod"+string(uid))
-		errs = append(errs, remove(ctx, p))
+		errs = append(errs, RemoveAll(ctx, p))
 	}
 	return errors.Join(errs...)
 }
 
-// remove deletes one cgroup and what is below it in every hierarchy.
-func remove(ctx context.Context, p string) error {
+// RemoveAll deletes one cgroup and what is below it in every hierarchy, and kills the
+// processes in them first. Idempotent.
+func RemoveAll(ctx context.Context, p string) error {
 	mounts, err := hierarchies()
 	if err != nil {
 		return err
@@ -287,7 +288,7 @@ func killBelow(ctx context.Context, dir, p string) error {
 		if err := killIn(p, pid); err != nil {
 			return fmt.Errorf("kill process %d: %w", pid, err)
 		}
-		klog.FromContext(ctx).Info("Killed a process that a Pod left", "pid", pid, "cgroup", p)
+		klog.FromContext(ctx).Info("Killed a process that was left", "pid", pid, "cgroup", p)
 	}
 	return nil
 }

@@ -39,7 +39,7 @@ func openTree(t *testing.T) (*Tree, string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := remove(context.Background(), root); err != nil {
+		if err := RemoveAll(context.Background(), root); err != nil {
 			t.Error(err)
 		}
 	})

@@ -1,0 +1,52 @@
+package daemon
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/cgroups"
+
+	"github.com/peapod/peapod/daemon/instance"
+)
+
+// TestUninstallEndsWhatIsLeft: a process in the instance's cgroups that nothing else knows of does not outlive it.
+func TestUninstallEndsWhatIsLeft(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("makes cgroups, which needs root")
+	}
+	i, err := instance.At(filepath.Join(t.TempDir(), "data"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := "/sys/fs/cgroup"
+	if !cgroups.IsCgroup2UnifiedMode() {
+		root = "/sys/fs/cgroup/pids"
+	}
+	dir := filepath.Join(root, cgroupRoot(i), "supervisor")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	left := exec.Command("sleep", "1000000")
+	if err := left.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(left.Process.Pid)), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := Uninstall(t.Context(), i); err != nil {
+		t.Error(err)
+		_ = left.Process.Kill()
+	}
+	if err := left.Wait(); err == nil || !strings.Contains(err.Error(), "killed") {
+		t.Errorf("it ended with %v", err)
+	}
+	if _, err := os.Stat(filepath.Dir(dir)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the cgroup is there yet: %v", err)
+	}
+}
