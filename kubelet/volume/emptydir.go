@@ -18,10 +18,12 @@ func (m *Manager) setUpEmptyDir(p *v1.Pod, v *v1.Volume) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("make directory: %w", err)
 	}
+	mode := os.FileMode(0o777)
 	switch medium := v.EmptyDir.Medium; {
 	case medium == v1.StorageMediumDefault:
 	case medium == v1.StorageMediumMemory:
-		options := "mode=0777"
+		options := "mode=1777"
+		mode |= os.ModeSticky // as of any tmpfs, which Kubernetes leaves so
 		if size := memorySize(p, v.EmptyDir.SizeLimit); size > 0 {
 			options += fmt.Sprintf(",size=%d", size)
 		}
@@ -43,7 +45,7 @@ func (m *Manager) setUpEmptyDir(p *v1.Pod, v *v1.Volume) error {
 	default:
 		return fmt.Errorf("storage medium %q is not supported by this node", medium)
 	}
-	if err := os.Chmod(dir, 0o777); err != nil {
+	if err := os.Chmod(dir, mode); err != nil {
 		return fmt.Errorf("set mode of directory: %w", err)
 	}
 	if gid := fsGroup(p); gid != nil {
@@ -166,7 +168,7 @@ func ownTree(dir string, gid int, policy *v1.PodFSGroupChangePolicy) error {
 		if err != nil || info.Mode()&fs.ModeSymlink != 0 {
 			return err
 		}
-		mode := info.Mode().Perm() | 0o660
+		mode := info.Mode()&(fs.ModePerm|fs.ModeSticky) | 0o660
 		if d.IsDir() {
 			mode |= 0o110 | fs.ModeSetgid
 		}

@@ -227,6 +227,9 @@ func TestEmptyDirInMemoryWithLimitAndGroup(t *testing.T) {
 		t.Errorf("mounted %d times", len(mounts))
 	}
 	var st unix.Stat_t
+	if err := unix.Stat(mem, &st); err != nil || st.Gid != 2000 || st.Mode&0o7777 != unix.S_ISVTX|unix.S_ISGID|0o777 {
+		t.Errorf("tmpfs of group %d, mode %o (%v)", st.Gid, st.Mode, err)
+	}
 	if err := unix.Stat(m.volumeDir(p.UID, &p.Spec.Volumes[1]), &st); err != nil || st.Gid != 2000 || st.Mode&unix.S_ISGID == 0 {
 		t.Errorf("directory of group %d, mode %o (%v)", st.Gid, st.Mode, err)
 	}
