@@ -19,9 +19,10 @@ type Config struct {
 	// MaxObjectBytes bounds an encoded object and its key together. The default is etcd's bound of a request, 1.5 MiB.
 	MaxObjectBytes int
 	// HistoryBytes bounds the memory of the history from which watches and paged lists are served, for all resources
-	// together; a single resource gets at most half of it. The default is 16 MiB.
+	// together; a single resource gets at most half of it. The default is 16 MiB. However many objects there are, there is room for
+	// one change of each, which takes as much memory again as they do.
 	HistoryBytes int64
-	// HistoryEvents bounds the history of each resource. The default is 16,384 events.
+	// HistoryEvents bounds the history of each resource, where that has not more objects. The default is 16,384 events.
 	HistoryEvents int
 	// HistoryAge is how long history is kept where the other bounds allow it. The default is ten minutes.
 	HistoryAge time.Duration

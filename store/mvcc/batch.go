@@ -99,9 +99,10 @@ func (s *State) Publish(b *Batch, now int64, see func(*Resource, Event)) {
 			s.unowned = e.Rev
 			continue
 		}
-		before := r.bytes
+		bytes, turnover := r.bytes, r.turnover()
 		r.append(e, now)
-		s.logBytes += r.bytes - before
+		s.logBytes += r.bytes - bytes
+		s.turnover += r.turnover() - turnover
 		s.trim(r, now)
 		if see != nil {
 			see(r, e)

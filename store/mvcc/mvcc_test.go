@@ -235,23 +235,26 @@ func (h *harness) expire() {
 
 // invariants checks what must hold at any time.
 func (h *harness) invariants() {
-	var sum int64
+	var sum, turnover int64
 	for _, r := range h.resources {
 		sum += r.bytes
-		if h.limits.ResourceEvents > 0 && r.len() > h.limits.ResourceEvents || h.limits.ResourceBytes > 0 && r.bytes > h.limits.ResourceBytes {
-			h.Fatalf("the log of %s exceeds its limits: %d events, %d bytes", r.Prefix, r.len(), r.bytes)
-		}
 		var keys, data int64
 		for _, v := range h.model.list(h.model.rev, "", r.Prefix) {
 			keys++
 			data += int64(len(v.Data))
 		}
+		once := 2*data + eventOverhead*keys // one change of each
+		turnover += once
+		if h.limits.ResourceEvents > 0 && int64(r.len()) > max(int64(h.limits.ResourceEvents), keys) ||
+			h.limits.ResourceBytes > 0 && r.bytes > max(h.limits.ResourceBytes, once) {
+			h.Fatalf("the log of %s exceeds its limits: %d events, %d bytes", r.Prefix, r.len(), r.bytes)
+		}
 		if k, d := r.Count(); k != keys || d != data {
 			h.Fatalf("Count of %s = %d, %d, want %d, %d", r.Prefix, k, d, keys, data)
 		}
 	}
-	if sum != h.state.logBytes || h.limits.Bytes > 0 && sum > h.limits.Bytes {
-		h.Fatalf("the logs hold %d bytes, counted %d, limit %d", sum, h.state.logBytes, h.limits.Bytes)
+	if sum != h.state.logBytes || h.limits.Bytes > 0 && sum > max(h.limits.Bytes, turnover) {
+		h.Fatalf("the logs hold %d bytes, counted %d, limit %d or %d", sum, h.state.logBytes, h.limits.Bytes, turnover)
 	}
 	for _, v := range h.views {
 		h.checkView(v, h.resources[h.rng.IntN(len(h.resources))])
@@ -265,8 +268,9 @@ func TestAgainstModel(t *testing.T) {
 		{ResourceEvents: 20},
 		{ResourceBytes: 8 << 10, Bytes: 12 << 10},
 		{Age: 50, Bytes: 64 << 10},
+		{ResourceEvents: 4, ResourceBytes: 1 << 10, Bytes: 2 << 10},
 	}
-	for seed := range uint64(24) {
+	for seed := range uint64(30) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			l := limits[seed%uint64(len(limits))]
 			h := &harness{T: t, rng: rand.New(rand.NewPCG(seed, 1)), state: New(l), model: newModel(), limits: l}
@@ -312,6 +316,39 @@ func (h *harness) compact() {
 	}
 	if err := h.state.Compact(h.model.rev + 1); !errors.Is(err, ErrFuture) {
 		h.Fatalf("Compact into the future: %v", err)
+	}
+}
+
+// TestChangeOfEach checks that a log which is too small for it holds one change of each object all the same, and gives that up
+// with the objects.
+func TestChangeOfEach(t *testing.T) {
+	s := New(Limits{ResourceEvents: 3, ResourceBytes: 1000, Bytes: 2000})
+	r := s.Resource("/a/")
+	const objects = 100
+	write := func(i int) {
+		b := s.Begin()
+		if _, ok := b.Put(r, fmt.Sprintf("/a/%03d", i), make([]byte, 50), AnyRevision, 0); !ok {
+			t.Fatal("not written")
+		}
+		s.Publish(b, 1, nil)
+	}
+	for i := range objects {
+		write(i)
+	}
+	from := s.Rev()
+	for i := range objects {
+		write(i)
+	}
+	if events, end, err := r.Since(from, objects+1, nil); len(events) != objects || !end || err != nil {
+		t.Errorf("after a change of each of %d objects the log has %d of them, %v, %v", objects, len(events), end, err)
+	}
+	b := s.Begin()
+	for i := range objects {
+		b.Delete(r, fmt.Sprintf("/a/%03d", i), AnyRevision)
+	}
+	s.Publish(b, 1, nil)
+	if r.len() > 3 || r.bytes > 1000 || s.logBytes != r.bytes || s.turnover != 0 {
+		t.Errorf("with no objects the log has %d events of %d bytes (%d, %d)", r.len(), r.bytes, s.logBytes, s.turnover)
 	}
 }
 

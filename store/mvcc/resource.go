@@ -28,6 +28,10 @@ type loggedEvent struct {
 // Count returns the number of keys that the resource has, and the sum of the lengths of their values in bytes.
 func (r *Resource) Count() (keys, bytes int64) { return r.count, r.data }
 
+// turnover is the size of the log of one change of each key, in bytes. Half of it are the present values, which the log shares with
+// the tree.
+func (r *Resource) turnover() int64 { return 2*r.data + eventOverhead*r.count }
+
 // Floor returns the oldest revision whose state can be read and after which events can be replayed.
 func (r *Resource) Floor() int64 { return r.floor }
 

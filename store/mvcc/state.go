@@ -16,7 +16,9 @@ var (
 	ErrFuture = errors.New("the revision is in the future")
 )
 
-// Limits bounds the history. A limit that is zero or less does not bound.
+// Limits bounds the history. A limit that is zero or less does not bound. Those of events and bytes are for small states: a log
+// may always hold one change of each object that there is, so that whoever watches many objects, all of which change at once, has
+// as much time to read that as it would take to list them.
 type Limits struct {
 	// ResourceEvents and ResourceBytes bound the log of each resource, Bytes the logs of all resources together: where
 	// it is exceeded, the largest log gives way.
@@ -45,8 +47,8 @@ type State struct {
 	// unowned is the latest revision of a change to a key of no resource.
 	unowned   int64
 	resources map[string]*Resource
-	// logBytes is the sum of the resources' bytes.
-	logBytes int64
+	// logBytes is the sum of the resources' bytes, turnover that of their turnovers.
+	logBytes, turnover int64
 	// view is the snapshot of the present, nil until somebody asks for it.
 	view *View
 }
@@ -99,6 +101,7 @@ func (s *State) Resource(prefix string) *Resource {
 		return true
 	})
 	s.resources[prefix] = r
+	s.turnover += r.turnover()
 	return r
 }
 
@@ -155,12 +158,12 @@ func (s *State) Compact(rev int64) error {
 // the number of resources, which is small.
 func (s *State) trim(r *Resource, now int64) {
 	l := &s.limits
-	for r.len() > 0 && (l.ResourceEvents > 0 && r.len() > l.ResourceEvents ||
-		l.ResourceBytes > 0 && r.bytes > l.ResourceBytes ||
+	for r.len() > 0 && (l.ResourceEvents > 0 && int64(r.len()) > max(int64(l.ResourceEvents), r.count) ||
+		l.ResourceBytes > 0 && r.bytes > max(l.ResourceBytes, r.turnover()) ||
 		l.Age > 0 && r.events[r.head].at < now-l.Age) {
 		s.logBytes -= r.dropOldest()
 	}
-	for l.Bytes > 0 && s.logBytes > l.Bytes {
+	for l.Bytes > 0 && s.logBytes > max(l.Bytes, s.turnover) {
 		largest := r
 		for _, o := range s.resources {
 			if o.bytes > largest.bytes || o.bytes == largest.bytes && o.Prefix < largest.Prefix {
