@@ -74,8 +74,8 @@ type hollow struct {
 	c       *cluster
 	clients []kubernetes.Interface
 	hearts  []kubernetes.Interface
-	// pods is how many there are; waited how many of them were bound by bindWaiting.
-	pods, waited int
+	// pods is how many there are.
+	pods int
 
 	mu    sync.Mutex
 	nodes int // that there are, or will be in a moment

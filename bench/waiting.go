@@ -11,9 +11,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/events"
 
 	"github.com/peapod/peapod/scheduler"
@@ -56,11 +56,9 @@ func (h *hollow) bindWaiting(ctx context.Context, nodes, pods int) ([]figure, er
 	}
 	factory.Start(ctx.Done())
 	factory.WaitForCacheSync(ctx.Done())
-	w, err := client.CoreV1().Pods(metav1.NamespaceDefault).Watch(ctx, metav1.ListOptions{
-		FieldSelector: "spec.schedulerName=" + ownScheduler + ",spec.nodeName!=",
-	})
+	all, err := countBound(factory, pods)
 	if err != nil {
-		return nil, fmt.Errorf("watch Pods: %w", err)
+		return nil, err
 	}
 	var running sync.WaitGroup
 	var runErr error
@@ -69,17 +67,10 @@ func (h *hollow) bindWaiting(ctx context.Context, nodes, pods int) ([]figure, er
 	cpu, err := h.c.spent(func() error {
 		began := time.Now()
 		running.Go(func() { runErr = s.Run(ctx) })
-		bound := map[string]bool{}
-		err := h.c.follow(ctx, w, fmt.Sprintf("%d waiting Pods on %d nodes", pods, nodes), func(e watch.Event) (bool, error) {
-			if p, ok := e.Object.(*corev1.Pod); ok && e.Type == watch.Added {
-				bound[p.Name] = true
-			}
-			return len(bound) == h.waited+pods, nil
-		})
+		err := h.c.await(ctx, all, fmt.Sprintf("%d waiting Pods on %d nodes", pods, nodes))
 		took, written = time.Since(began), told.written.Load()
 		return err
 	})
-	h.waited += pods
 	stop()
 	running.Wait()
 	rate := single(fmt.Sprintf("waiting Pods bound, %d nodes", nodes), "1/s", 0, float64(pods)/took.Seconds())
@@ -89,6 +80,26 @@ func (h *hollow) bindWaiting(ctx context.Context, nodes, pods int) ([]figure, er
 		single("server's CPU for each", "us", 0, micros(cpu)/float64(pods)),
 		single("events of them written by then", "%", 0, 100*float64(written)/float64(pods)),
 	}, errors.Join(err, runErr)
+}
+
+// countBound closes all when so many Pods that wait now have a node. It looks with the scheduler's own informer, which lists again
+// where it cannot keep up: a watch would end.
+func countBound(factory informers.SharedInformerFactory, pods int) (all <-chan struct{}, err error) {
+	done := make(chan struct{})
+	_, err = factory.Core().V1().Pods().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
+		UpdateFunc: func(before, now any) {
+			if before.(*corev1.Pod).Spec.NodeName != "" || now.(*corev1.Pod).Spec.NodeName == "" {
+				return
+			}
+			if pods--; pods == 0 {
+				close(done)
+			}
+		},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("follow Pods: %w", err)
+	}
+	return done, nil
 }
 
 // counter counts the events that are written.
