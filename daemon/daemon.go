@@ -186,6 +186,9 @@ func startParts(ctx context.Context, ps *parts, i instance.Instance, s settled, 
 	if k.guards.encryption.Reloads() {
 		ps.start("encryption configuration", k.guards.encryption.Run)
 	}
+	if k.guards.trust.Reloads() {
+		ps.start("authentication configuration", k.guards.trust.Run)
+	}
 	ps.start("API server", c.run)
 	if opening != nil {
 		if err := opening.wait(); err != nil {

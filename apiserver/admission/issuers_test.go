@@ -1,6 +1,7 @@
 package admission_test
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -12,6 +13,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -21,6 +23,7 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/component-base/metrics/legacyregistry"
 
 	"github.com/peapod/peapod/apiserver/admission/configuration"
 	"github.com/peapod/peapod/apiserver/authn"
@@ -90,12 +93,10 @@ func (p *provider) token(t *testing.T, claims map[string]any) string {
 	return signed + "." + base64.RawURLEncoding.EncodeToString(signature)
 }
 
-// trusting is what a file says that believes the provider, with more at its end.
-func (p *provider) trusting(t *testing.T, more string) (issuers.Trust, error) {
-	t.Helper()
+// believing is a file that believes the provider, with more at its end.
+func (p *provider) believing(more string) string {
 	ca := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: p.Certificate().Raw}))
-	file := filepath.Join(t.TempDir(), "authentication.yaml")
-	text := `apiVersion: apiserver.config.k8s.io/v1
+	return `apiVersion: apiserver.config.k8s.io/v1
 kind: AuthenticationConfiguration
 jwt:
 - issuer:
@@ -109,6 +110,17 @@ jwt:
   claimValidationRules:
   - {expression: "claims.sub != 'mallory'", message: not you}
 ` + more
+}
+
+// trusting is what a file says that believes the provider, with more at its end.
+func (p *provider) trusting(t *testing.T, more string) (issuers.Trust, error) {
+	t.Helper()
+	return trusting(t, filepath.Join(t.TempDir(), "authentication.yaml"), p.believing(more))
+}
+
+// trusting is what the file says with this text.
+func trusting(t *testing.T, file, text string) (issuers.Trust, error) {
+	t.Helper()
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -203,4 +215,81 @@ func TestBadIssuers(t *testing.T) {
 	if trust, err := issuers.New(t.Context(), issuers.Config{Options: o}); err != nil || trust.Anonymous == nil || trust.Anonymous.Enabled || trust.Tokens != nil {
 		t.Errorf("--anonymous-auth=false: %+v, %v", trust, err)
 	}
+}
+
+// TestIssuersReload: a change of the file counts once its issuers have answered, for those who are believed no longer too; one that
+// makes no sense, or changes where nobody in particular may go, does not.
+func TestIssuersReload(t *testing.T) {
+	first, second := serveProvider(t), serveProvider(t)
+	file := filepath.Join(t.TempDir(), "authentication.yaml")
+	trust, err := trusting(t, file, first.believing(""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	failures, successes := reloads(t, "failure"), reloads(t, "success")
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- trust.Run(ctx) }()
+	until := func(what string, done func() bool) {
+		t.Helper()
+		for deadline := time.Now().Add(time.Minute); !done(); runtime.Gosched() {
+			if time.Now().After(deadline) {
+				t.Fatal(what)
+			}
+		}
+	}
+	believed := func(p *provider) bool {
+		_, ok, err := trust.Tokens.AuthenticateToken(t.Context(), p.token(t, nil))
+		return ok && err == nil
+	}
+	until("the first is not believed", func() bool { return believed(first) })
+	for i, bad := range []string{"nonsense", second.believing("anonymous: {enabled: false}\n")} {
+		if err := os.WriteFile(file+".new", []byte(bad), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(file+".new", file); err != nil {
+			t.Fatal(err)
+		}
+		until("a bad file is not noticed", func() bool { return reloads(t, "failure")-failures == float64(i+1) })
+	}
+	if !believed(first) || believed(second) {
+		t.Errorf("bad files: the first is believed: %t, the second: %t", believed(first), believed(second))
+	}
+	if err := os.WriteFile(file+".new", []byte(second.believing("")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(file+".new", file); err != nil {
+		t.Fatal(err)
+	}
+	until("the second is not believed", func() bool { return believed(second) })
+	if believed(first) {
+		t.Error("the first is believed still")
+	}
+	until("the change is not counted", func() bool { return reloads(t, "success")-successes == 1 })
+	stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+// reloads is how often the authentication file has been read anew with this result.
+func reloads(t *testing.T, status string) (n float64) {
+	t.Helper()
+	families, err := legacyregistry.DefaultGatherer.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() != "apiserver_authentication_config_controller_automatic_reloads_total" {
+			continue
+		}
+		for _, m := range f.Metric {
+			for _, l := range m.Label {
+				if l.GetName() == "status" && l.GetValue() == status {
+					n += m.Counter.GetValue()
+				}
+			}
+		}
+	}
+	return n
 }

@@ -5,20 +5,19 @@ package encryption
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"path/filepath"
-	"time"
 
-	"github.com/fsnotify/fsnotify"
 	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/server/healthz"
 	"k8s.io/apiserver/pkg/server/options/encryptionconfig"
 	"k8s.io/apiserver/pkg/server/options/encryptionconfig/metrics"
 	"k8s.io/apiserver/pkg/storage/value"
-	"k8s.io/klog/v2"
+
+	"github.com/peapod/peapod/apiserver/optionfile"
 )
 
 // Options are what a user may set. Names, defaults and meanings are kube-apiserver's.
@@ -54,10 +53,12 @@ type Encryption struct {
 	file   string
 	server string
 	static map[schema.GroupResource]value.Transformer
-	// dynamic is nil without reload; then hash is that of the file as it is in force.
+	// dynamic is nil without reload.
 	dynamic *encryptionconfig.DynamicTransformers
-	hash    string
-	checks  []healthz.HealthChecker
+	// data is what the file held when it was first read, nil without reload; hash belongs to what of it is in force.
+	data   []byte
+	hash   string
+	checks []healthz.HealthChecker
 }
 
 // New reads the file; nil if there is none. What it starts (the connections to key management services) ends with ctx. server
@@ -67,6 +68,11 @@ func New(ctx context.Context, o Options, server string) (*Encryption, error) {
 		return nil, err
 	}
 	file, err := filepath.Abs(o.EncryptionProviderConfig)
+	if err != nil {
+		return nil, fmt.Errorf("--%s %q: %w", fileFlag, o.EncryptionProviderConfig, err)
+	}
+	// Before it is read for its meaning: what changes in between is then seen as a change.
+	data, err := os.ReadFile(file)
 	if err != nil {
 		return nil, fmt.Errorf("--%s %q: %w", fileFlag, o.EncryptionProviderConfig, err)
 	}
@@ -81,7 +87,7 @@ func New(ctx context.Context, o Options, server string) (*Encryption, error) {
 	e := &Encryption{file: file, server: server, static: loaded.Transformers, hash: loaded.EncryptionFileContentHash, checks: loaded.HealthChecks}
 	if o.EncryptionProviderConfigAutomaticReload {
 		e.dynamic = encryptionconfig.NewDynamicTransformers(loaded.Transformers, loaded.HealthChecks[0], cancel, loaded.KMSCloseGracePeriod)
-		e.checks = []healthz.HealthChecker{e.dynamic}
+		e.checks, e.data = []healthz.HealthChecker{e.dynamic}, data
 		return e, nil
 	}
 	context.AfterFunc(ctx, cancel)
@@ -113,51 +119,20 @@ func (e *Encryption) Checks() []healthz.HealthChecker {
 	return e.checks
 }
 
-// How long it takes until a file is read again that could not be put in force: a service that it names may be on its way.
-const firstRetry, lastRetry = time.Second, time.Minute
-
 // Reloads says whether there is anything to Run.
 func (e *Encryption) Reloads() bool { return e != nil && e.dynamic != nil }
 
 // Run puts changes of the file in force until ctx ends. What cannot be put in force is logged and tried again; what was in force
 // remains so.
 func (e *Encryption) Run(ctx context.Context) error {
-	changes, err := fsnotify.NewWatcher()
-	if err != nil {
-		return fmt.Errorf("watch --%s: %w", fileFlag, err)
-	}
-	// The directory: editors and configuration management put a new file, or a link to one, in the place of the old.
-	if err := changes.Add(filepath.Dir(e.file)); err != nil {
-		return errors.Join(fmt.Errorf("watch --%s: %w", fileFlag, err), changes.Close())
-	}
-	defer func() { _ = changes.Close() }() // ends the watch, and cannot fail in a way that matters
-	retry, wait := time.NewTimer(0), firstRetry
-	defer retry.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-changes.Events:
-			wait = firstRetry
-		case err := <-changes.Errors:
-			klog.FromContext(ctx).Error(err, "Changes of the encryption configuration may have been missed", "file", e.file)
-		case <-retry.C:
-		}
-		retry.Stop()
-		if err := e.reload(ctx); err != nil {
-			metrics.RecordEncryptionConfigAutomaticReloadFailure(e.server)
-			klog.FromContext(ctx).Error(err, "The encryption configuration is not in force, the one before it is", "file", e.file)
-			retry.Reset(wait)
-			wait = min(2*wait, lastRetry)
-		}
-	}
+	f := optionfile.File{Flag: fileFlag, Path: e.file, InForce: e.data, Put: e.put,
+		Succeeded: func([]byte) { metrics.RecordEncryptionConfigAutomaticReloadSuccess(e.server, e.hash) },
+		Failed:    func() { metrics.RecordEncryptionConfigAutomaticReloadFailure(e.server) }}
+	return f.Watch(ctx)
 }
 
-// reload puts the file in force if it has changed.
-func (e *Encryption) reload(ctx context.Context) error {
-	if hash, err := encryptionconfig.GetEncryptionConfigHash(e.file); err != nil || hash == e.hash {
-		return err
-	}
+// put puts the file in force.
+func (e *Encryption) put(ctx context.Context, _ []byte) error {
 	inForce, cancel := context.WithCancel(ctx)
 	loaded, err := encryptionconfig.LoadEncryptionConfig(inForce, e.file, true, e.server)
 	if err == nil {
@@ -168,11 +143,9 @@ func (e *Encryption) reload(ctx context.Context) error {
 	}
 	if err != nil {
 		cancel()
-		return fmt.Errorf("read encryption configuration %s: %w", e.file, err)
+		return err
 	}
 	e.dynamic.Set(loaded.Transformers, cancel, loaded.HealthChecks[0], loaded.KMSCloseGracePeriod)
 	e.hash = loaded.EncryptionFileContentHash
-	metrics.RecordEncryptionConfigAutomaticReloadSuccess(e.server, e.hash)
-	klog.FromContext(ctx).Info("The encryption configuration has changed", "file", e.file)
 	return nil
 }

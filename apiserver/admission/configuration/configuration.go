@@ -11,17 +11,16 @@ import (
 	"slices"
 	"strings"
 
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/serializer"
 	webhookconfig "k8s.io/apiserver/pkg/admission/plugin/webhook/config"
 	"k8s.io/apiserver/pkg/admission/plugin/webhook/mutating"
 	"k8s.io/apiserver/pkg/admission/plugin/webhook/validating"
 	"k8s.io/apiserver/pkg/apis/apiserver"
-	"k8s.io/apiserver/pkg/apis/apiserver/install"
 	"k8s.io/client-go/tools/clientcmd"
 	podsecurityconfig "k8s.io/pod-security-admission/admission/api"
 	"k8s.io/pod-security-admission/admission/api/load"
 	"k8s.io/pod-security-admission/admission/api/validation"
+
+	"github.com/peapod/peapod/apiserver/optionfile"
 )
 
 // Configuration is what the file says. The zero value is what holds without one.
@@ -51,15 +50,9 @@ func (c *Configuration) load(file string) error {
 	if err != nil {
 		return err
 	}
-	scheme := runtime.NewScheme()
-	install.Install(scheme)
-	decoded, err := runtime.Decode(serializer.NewCodecFactory(scheme, serializer.EnableStrict).UniversalDecoder(), data)
+	config, err := optionfile.Decode[apiserver.AdmissionConfiguration](data)
 	if err != nil {
 		return err
-	}
-	config, ok := decoded.(*apiserver.AdmissionConfiguration)
-	if !ok {
-		return fmt.Errorf("holds a %T, not an AdmissionConfiguration", decoded)
 	}
 	plugins := map[string]func([]byte) error{
 		"PodSecurity":         c.setPodSecurity,

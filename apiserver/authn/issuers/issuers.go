@@ -9,22 +9,17 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apiserver/pkg/apis/apiserver"
-	"k8s.io/apiserver/pkg/apis/apiserver/install"
-	"k8s.io/apiserver/pkg/apis/apiserver/validation"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/cel"
-	tokencache "k8s.io/apiserver/pkg/authentication/token/cache"
-	tokenunion "k8s.io/apiserver/pkg/authentication/token/union"
-	"k8s.io/apiserver/pkg/server/dynamiccertificates"
-	"k8s.io/apiserver/plugin/pkg/authenticator/token/oidc"
+	"k8s.io/apiserver/pkg/server/options/authenticationconfig/metrics"
+
+	"github.com/peapod/peapod/apiserver/optionfile"
 )
 
 // Options are what a user may set. Names and meanings are kube-apiserver's.
 type Options struct {
-	// AuthenticationConfig is the file. It is read at the start.
+	// AuthenticationConfig is the file. Its changes count at once.
 	AuthenticationConfig string `json:"authenticationConfig,omitempty"`
 	// AnonymousAuth lets requests without a credential get to the paths that are open to everybody, or to those that the file says.
 	AnonymousAuth bool `json:"anonymousAuth"`
@@ -46,10 +41,12 @@ func (o *Options) AddFlags(f *pflag.FlagSet) {
 
 // Trust is what the options say.
 type Trust struct {
-	// Tokens authenticates bearers of others' tokens; nil: there are none.
+	// Tokens authenticates bearers of others' tokens; nil: there are none, nor will there be any.
 	Tokens authenticator.Token
 	// Anonymous says where one may go without a credential; nil: to the paths that are open to everybody.
 	Anonymous *apiserver.AnonymousAuthConfig
+	// file is nil where none is given.
+	file *file
 }
 
 // tokenTTL is for how long an answer about a token is remembered; upstream's.
@@ -86,51 +83,39 @@ func (t *Trust) load(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
-	scheme := runtime.NewScheme()
-	install.Install(scheme)
-	decoded, err := runtime.Decode(serializer.NewCodecFactory(scheme, serializer.EnableStrict).UniversalDecoder(), data)
+	f := &file{lasting: ctx, config: c, first: data, compiler: cel.NewDefaultCompiler()}
+	says, err := f.parse(data)
 	if err != nil {
 		return err
 	}
-	config, ok := decoded.(*apiserver.AuthenticationConfiguration)
-	if !ok {
-		return fmt.Errorf("holds a %T, not an AuthenticationConfiguration", decoded)
-	}
-	compiler := cel.NewDefaultCompiler()
-	if err := validation.ValidateAuthenticationConfiguration(compiler, config, []string{c.Issuer}).ToAggregate(); err != nil {
-		return err
-	}
-	t.Anonymous = config.Anonymous
+	t.Anonymous = says.Anonymous
 	if !c.AnonymousAuth {
 		if t.Anonymous != nil {
 			return fmt.Errorf("anonymous: cannot be set together with --%s; leave one out", anonymousFlag)
 		}
 		t.Anonymous = &apiserver.AnonymousAuthConfig{}
 	}
-	var all []authenticator.Token
-	for i, issuer := range config.JWT {
-		one, err := newIssuer(ctx, c, issuer, compiler)
-		if err != nil {
-			return fmt.Errorf("jwt[%d]: %w", i, err)
-		}
-		all = append(all, one)
+	f.anonymous = says.Anonymous
+	believed, err := f.believe(says)
+	if err != nil {
+		return err
 	}
-	if len(all) > 0 {
-		agnostic := authenticator.WrapAudienceAgnosticToken(c.Audiences, tokenunion.New(all...))
-		t.Tokens = tokencache.New(agnostic, false, tokenTTL, tokenTTL)
-	}
+	f.now.Store(believed)
+	t.Tokens, t.file = f, f
+	metrics.RegisterMetrics()
+	metrics.RecordAuthenticationConfigLastConfigInfo(c.Server, string(data))
 	return nil
 }
 
-func newIssuer(ctx context.Context, c Config, issuer apiserver.JWTAuthenticator, compiler cel.Compiler) (authenticator.Token, error) {
-	options := oidc.Options{JWTAuthenticator: issuer, SupportedSigningAlgs: oidc.AllValidSigningAlgorithms(), Compiler: compiler,
-		DisallowedIssuers: []string{c.Issuer}, APIServerID: c.Server}
-	if ca := issuer.Issuer.CertificateAuthority; ca != "" {
-		roots, err := dynamiccertificates.NewStaticCAContent("oidc-authenticator", []byte(ca))
-		if err != nil {
-			return nil, err
-		}
-		options.CAContentProvider = roots
-	}
-	return oidc.New(ctx, options)
+// Reloads says whether there is anything to Run.
+func (t Trust) Reloads() bool { return t.file != nil }
+
+// Run puts changes of the file in force until ctx ends: once the issuers that it names have answered. What cannot be put in force is
+// logged; whoever was believed remains so.
+func (t Trust) Run(ctx context.Context) error {
+	server := t.file.config.Server
+	f := optionfile.File{Flag: fileFlag, Path: t.file.config.AuthenticationConfig, InForce: t.file.first, Put: t.file.put,
+		Succeeded: func(data []byte) { metrics.RecordAuthenticationConfigAutomaticReloadSuccess(server, string(data)) },
+		Failed:    func() { metrics.RecordAuthenticationConfigAutomaticReloadFailure(server) }}
+	return f.Watch(ctx)
 }
