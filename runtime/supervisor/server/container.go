@@ -60,18 +60,27 @@ func (s *Server) start(req *protocol.Request) (*protocol.Response, error) {
 	return &protocol.Response{Container: &state}, nil
 }
 
-func (s *Server) launch(id string, req *protocol.StartRequest) (_ *container, err error) {
+// decodeSpec returns what a request to start says of its container, and what libcontainer makes of that.
+func decodeSpec(id string, req *protocol.StartRequest) (*specs.Spec, *configs.Config, error) {
 	var spec specs.Spec
 	if err := json.Unmarshal(req.Spec, &spec); err != nil {
-		return nil, coded(protocol.Invalid, "decode container specification: %v", err)
+		return nil, nil, coded(protocol.Invalid, "decode container specification: %v", err)
 	}
 	if spec.Process == nil || spec.Linux == nil || spec.Root == nil {
-		return nil, coded(protocol.Invalid, "container specification lacks process, root or linux")
+		return nil, nil, coded(protocol.Invalid, "container specification lacks process, root or linux")
 	}
 	clampOOMScore(spec.Process)
 	config, err := specconv.CreateLibcontainerConfig(&specconv.CreateOpts{CgroupName: id, NoNewKeyring: false, Spec: &spec})
 	if err != nil {
-		return nil, fmt.Errorf("convert container specification: %w", err)
+		return nil, nil, fmt.Errorf("convert container specification: %w", err)
+	}
+	return &spec, config, nil
+}
+
+func (s *Server) launch(id string, req *protocol.StartRequest) (_ *container, err error) {
+	spec, config, err := decodeSpec(id, req)
+	if err != nil {
+		return nil, err
 	}
 	view := takeCgroupView(config)
 	c := &container{
