@@ -4,12 +4,13 @@ import (
 	"context"
 	"net/netip"
 	"sync"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	coreinformers "k8s.io/client-go/informers/core/v1"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
+
+	"github.com/peapod/peapod/internal/bell"
 )
 
 // Peers keeps the overlay in line with the nodes of the cluster, which an informer tells of.
@@ -17,8 +18,7 @@ type Peers struct {
 	network *Network
 	self    string
 	synced  cache.DoneChecker
-	// changed holds one token when there is something to do; many events at once come to one pass.
-	changed chan struct{}
+	bell    bell.Bell
 
 	mu     sync.Mutex
 	claims claims
@@ -26,7 +26,7 @@ type Peers struct {
 
 // NewPeers follows the nodes but the one called self. Somebody else starts the informer.
 func (n *Network) NewPeers(self string, nodes coreinformers.NodeInformer) (*Peers, error) {
-	p := &Peers{network: n, self: self, changed: make(chan struct{}, 1), claims: newClaims()}
+	p := &Peers{network: n, self: self, bell: bell.New(), claims: newClaims()}
 	registration, err := nodes.Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc: func(obj any) { p.set(obj.(*corev1.Node)) },
 		UpdateFunc: func(old, now any) {
@@ -63,7 +63,7 @@ func (p *Peers) set(node *corev1.Node) {
 	if err != nil {
 		klog.Background().Error(err, "Two nodes have the same Pod network")
 	}
-	p.change()
+	p.bell.Ring()
 }
 
 func (p *Peers) remove(obj any) {
@@ -74,7 +74,7 @@ func (p *Peers) remove(obj any) {
 	p.mu.Lock()
 	p.claims.remove(name.Name)
 	p.mu.Unlock()
-	p.change()
+	p.bell.Ring()
 }
 
 // take returns what has changed since the last call, see ChangePeers.
@@ -84,40 +84,15 @@ func (p *Peers) take() map[netip.Prefix]Peer {
 	return p.claims.take()
 }
 
-func (p *Peers) change() {
-	select {
-	case p.changed <- struct{}{}:
-	default:
-	}
-}
-
-// Times after which a pass that failed is repeated.
-const peersRetryFirst, peersRetryMax = 100 * time.Millisecond, 30 * time.Second
-
 // Run works until ctx ends; the overlay stays as it is then.
 func (p *Peers) Run(ctx context.Context) error {
 	if !cache.WaitFor(ctx, "", p.synced) {
 		return nil
 	}
-	p.change()
-	retry := peersRetryFirst
-	var again <-chan time.Time
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-p.changed:
-		case <-again:
-		}
-		again = nil
-		err := p.network.ChangePeers(ctx, p.take())
-		if err == nil || ctx.Err() != nil {
-			retry = peersRetryFirst
-			continue
-		}
-		klog.FromContext(ctx).Error(err, "Failed to lead to all other nodes, will try again", "after", retry)
-		again, retry = time.After(retry), min(2*retry, peersRetryMax)
-	}
+	p.bell.Answer(ctx, "Cannot lead to all other nodes, will retry", func(ctx context.Context) error {
+		return p.network.ChangePeers(ctx, p.take())
+	})
+	return nil
 }
 
 // peerOf reads what the overlay must know of a node; what is missing stays invalid.

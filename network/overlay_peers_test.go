@@ -100,20 +100,21 @@ func TestPeersFollowTheNodes(t *testing.T) {
 	have := map[netip.Prefix]Peer{}
 	await := func(what string, want int) {
 		t.Helper()
-		for {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		p.bell.Answer(ctx, "", func(context.Context) error {
 			for cidr, peer := range p.take() {
 				if have[cidr] = peer; peer == (Peer{}) {
 					delete(have, cidr)
 				}
 			}
 			if len(have) == want {
-				return
+				cancel()
 			}
-			select {
-			case <-p.changed:
-			case <-time.After(time.Minute):
-				t.Fatalf("no pass after %s: peers are %v", what, have)
-			}
+			return nil
+		})
+		if len(have) != want {
+			t.Fatalf("no pass after %s: peers are %v", what, have)
 		}
 	}
 	node, err := nodes.Create(t.Context(), peerNode("n", "", time.Hour, internal("192.0.2.2")), metav1.CreateOptions{})

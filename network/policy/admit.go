@@ -52,7 +52,7 @@ func (e *Enforcer) Admit(ctx context.Context, pod *corev1.Pod, addresses []strin
 	}
 	this, needed := e.next, len(e.known) > 0
 	if needed {
-		e.rouse()
+		e.bell.Ring()
 	}
 	e.mu.Unlock()
 	if !needed {
@@ -82,6 +82,6 @@ func (e *Enforcer) Release(namespace, name string, uid types.UID) {
 	}
 	if e.attentive {
 		e.dirty.pods[key] = true
-		e.rouse()
+		e.bell.Ring()
 	}
 }

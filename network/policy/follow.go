@@ -153,7 +153,7 @@ func (e *Enforcer) podChanged(obj any) {
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		e.dirty.pods[name.AsNamespacedName()] = true
-		e.rouse()
+		e.bell.Ring()
 	}
 }
 
@@ -162,7 +162,7 @@ func (e *Enforcer) namespaceChanged(obj any) {
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		e.dirty.namespaces[name.Name] = true
-		e.rouse()
+		e.bell.Ring()
 	}
 }
 

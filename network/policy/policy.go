@@ -17,7 +17,6 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -28,6 +27,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
 
+	"github.com/peapod/peapod/internal/bell"
 	"github.com/peapod/peapod/network/nft"
 )
 
@@ -71,8 +71,8 @@ type Enforcer struct {
 	policies networkinglisters.NetworkPolicyLister
 	synced   cache.DoneChecker
 	applier  nft.Applier
-	// wake has room for one.
-	wake chan struct{}
+	// bell is rung when something has changed.
+	bell bell.Bell
 
 	mu sync.Mutex
 	// known are the policies that there are.
@@ -116,12 +116,6 @@ type pass struct {
 	err  error // valid when done is closed
 }
 
-// retryFirst and retryMax bound the time between attempts while the kernel refuses the rules.
-const (
-	retryFirst = 100 * time.Millisecond
-	retryMax   = 30 * time.Second
-)
-
 // New returns an Enforcer, which does nothing until Run but notice policies.
 func New(cfg Config) (*Enforcer, error) {
 	if err := cfg.validate(); err != nil {
@@ -129,7 +123,7 @@ func New(cfg Config) (*Enforcer, error) {
 	}
 	policies := cfg.Informers.Networking().V1().NetworkPolicies()
 	e := &Enforcer{
-		cfg: cfg, policies: policies.Lister(), wake: make(chan struct{}, 1),
+		cfg: cfg, policies: policies.Lister(), bell: bell.New(),
 		known: map[types.NamespacedName]bool{}, dirty: newDirty(), given: map[types.NamespacedName]map[types.UID]*subject{},
 		next: &pass{done: make(chan struct{})}, state: newState(cfg.families()),
 	}
@@ -160,14 +154,7 @@ func (e *Enforcer) policyChanged(name types.NamespacedName, is bool) {
 	if e.attentive {
 		e.dirty.policies[name] = true
 	}
-	e.rouse()
-}
-
-func (e *Enforcer) rouse() {
-	select {
-	case e.wake <- struct{}{}:
-	default:
-	}
+	e.bell.Ring()
 }
 
 // Run keeps the rules until ctx ends; they stay, and hold while no Enforcer runs. The first transaction is made once all objects are
@@ -177,27 +164,8 @@ func (e *Enforcer) Run(ctx context.Context) error {
 	if !cache.WaitFor(ctx, "", e.synced) {
 		return nil
 	}
-	backOff := time.Duration(0)
-	for {
-		err := e.pass(ctx)
-		if ctx.Err() != nil {
-			return nil
-		}
-		var again <-chan time.Time
-		if err == nil {
-			backOff = 0
-		} else {
-			backOff = min(max(retryFirst, 2*backOff), retryMax)
-			klog.FromContext(ctx).Error(err, "Cannot enforce network policies, will retry", "after", backOff)
-			again = time.After(backOff)
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-e.wake:
-		case <-again:
-		}
-	}
+	e.bell.Answer(ctx, "Cannot enforce network policies, will retry", e.pass)
+	return nil
 }
 
 // pass brings the rules in line with what has changed.

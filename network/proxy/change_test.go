@@ -39,14 +39,14 @@ func routeVia(networks ...string) error {
 // Connections that are established stay, whatever becomes of the rules.
 func TestEstablishedConnectionsStay(t *testing.T) {
 	m := newMachine(t)
-	a, b, client := m.pod("a"), m.pod("b"), m.pod("client")
+	a, b, client := m.Pod("a"), m.Pod("b"), m.Pod("client")
 	svc := m.service("web", external)
 	node := port(svc.Spec.Ports[0].NodePort)
-	m.endpoints(svc, a.at(self))
+	m.endpoints(svc, at(a, self))
 	m.answers(nil, "tcp", svc.Spec.ClusterIP+":80", "a")
 	open := map[string]*nettest.Client{
 		"Pod": nettest.Dial(t, client.Namespace, "tcp", svc.Spec.ClusterIP+":80"), "host": nettest.Dial(t, nil, "tcp", svc.Spec.ClusterIP+":80"),
-		"world": nettest.Dial(t, m.world, "tcp", host4+":"+node), "itself": nettest.Dial(t, a.Namespace, "tcp", svc.Spec.ClusterIP+":80"),
+		"world": nettest.Dial(t, m.World, "tcp", host4+":"+node), "itself": nettest.Dial(t, a.Namespace, "tcp", svc.Spec.ClusterIP+":80"),
 	}
 	talk := func(when string) {
 		t.Helper()
@@ -57,11 +57,11 @@ func TestEstablishedConnectionsStay(t *testing.T) {
 		}
 	}
 	talk("at first")
-	m.endpoints(svc, b.at(self))
+	m.endpoints(svc, at(b, self))
 	m.answers(client.Namespace, "tcp", svc.Spec.ClusterIP+":80", "b")
 	talk("after the endpoint has gone from the Service")
 	m.endpoints(svc)
-	m.rules.Until("refusal", func() error {
+	m.Rules.Until("refusal", func() error {
 		if _, err := nettest.Ask(client.Namespace, "tcp", svc.Spec.ClusterIP+":80"); err == nil {
 			return errors.New("somebody answers")
 		}
@@ -70,25 +70,25 @@ func TestEstablishedConnectionsStay(t *testing.T) {
 	talk("without any endpoint")
 	// A Service of so many endpoints needs chains that the table does not have.
 	many := m.service("many", nil)
-	ends := []end{b.at(self)}
+	ends := []end{at(b, self)}
 	for i := range 40 {
 		ends = append(ends, end{fmt.Sprintf("10.244.9.%d", i+1), fmt.Sprintf("fd00:244:9::%d", i+1), elsewhere, true})
 	}
 	m.endpoints(many, ends...)
-	m.rules.Until("the table has grown", func() error {
+	m.Rules.Until("the table has grown", func() error {
 		if n := m.elements()["ends4"]; n < 2*len(ends) {
 			return fmt.Errorf("%d endpoints", n)
 		}
 		return nil
 	})
 	talk("after the table has grown")
-	m.stop()
+	m.Stop()
 	m.start() // It replaces the whole table.
-	m.endpoints(svc, b.at(self))
+	m.endpoints(svc, at(b, self))
 	m.answers(client.Namespace, "tcp", svc.Spec.ClusterIP+":80", "b")
 	talk("after another process has taken over")
-	nettest.Must(t, m.api.CoreV1().Services("default").Delete(t.Context(), "web", metav1.DeleteOptions{}))
-	m.rules.Until("refusal", func() error {
+	nettest.Must(t, m.API.CoreV1().Services("default").Delete(t.Context(), "web", metav1.DeleteOptions{}))
+	m.Rules.Until("refusal", func() error {
 		if _, err := nettest.Ask(client.Namespace, "tcp", svc.Spec.ClusterIP+":80"); err == nil {
 			return errors.New("somebody answers")
 		}
@@ -100,15 +100,15 @@ func TestEstablishedConnectionsStay(t *testing.T) {
 // A UDP client that keeps its port, and never pauses, is answered by who is there now.
 func TestUDPClientsMoveOn(t *testing.T) {
 	m := newMachine(t)
-	a, b, client := m.pod("a"), m.pod("b"), m.pod("client")
+	a, b, client := m.Pod("a"), m.Pod("b"), m.Pod("client")
 	svc := m.service("web", external)
 	node := port(svc.Spec.Ports[1].NodePort)
-	m.endpoints(svc, a.at(self))
+	m.endpoints(svc, at(a, self))
 	m.answers(nil, "udp", svc.Spec.ClusterIP+":80", "a")
 	open := map[string]*nettest.Client{
 		"Pod": nettest.Dial(t, client.Namespace, "udp", svc.Spec.ClusterIP+":80"), "host": nettest.Dial(t, nil, "udp", svc.Spec.ClusterIP+":80"),
 		"Pod by IPv6": nettest.Dial(t, client.Namespace, "udp", net.JoinHostPort(svc.Spec.ClusterIPs[1], "80")),
-		"world":       nettest.Dial(t, m.world, "udp", host4+":"+node), "world by IPv6": nettest.Dial(t, m.world, "udp", net.JoinHostPort(host6, node)),
+		"world":       nettest.Dial(t, m.World, "udp", host4+":"+node), "world by IPv6": nettest.Dial(t, m.World, "udp", net.JoinHostPort(host6, node)),
 		"external address": nettest.Dial(t, client.Namespace, "udp", "198.51.100.7:80"),
 	}
 	// As DNS clients do, each sends again when there is no answer. Nobody answers without an endpoint.
@@ -127,21 +127,21 @@ func TestUDPClientsMoveOn(t *testing.T) {
 	}
 	all("a")
 	// The endpoint is gone from the Service, though it would answer.
-	m.endpoints(svc, b.at(self))
+	m.endpoints(svc, at(b, self))
 	all("b")
 	m.endpoints(svc)
-	m.rules.Until("refusal", func() error {
+	m.Rules.Until("refusal", func() error {
 		if _, err := nettest.Ask(client.Namespace, "udp", svc.Spec.ClusterIP+":80"); err == nil {
 			return errors.New("somebody answers")
 		}
 		return nil
 	})
 	all("")
-	m.endpoints(svc, a.at(self))
+	m.endpoints(svc, at(a, self))
 	all("a")
 	// What goes on is not disturbed by another endpoint beside it.
-	m.endpoints(svc, a.at(self), b.at(self))
-	m.rules.Until("both are there", func() error {
+	m.endpoints(svc, at(a, self), at(b, self))
+	m.Rules.Until("both are there", func() error {
 		if n := m.elements()["ends4"]; n < 2*6 {
 			return fmt.Errorf("%d endpoints", n)
 		}
@@ -153,13 +153,13 @@ func TestUDPClientsMoveOn(t *testing.T) {
 // With session affinity a client keeps its endpoint for as long as it is there and the time has not passed since it asked.
 func TestSessionAffinity(t *testing.T) {
 	m := newMachine(t)
-	pods := map[string]*pod{}
+	pods := map[string]*nettest.Pod{}
 	var ends []end
 	for _, name := range []string{"a", "b", "c"} {
-		pods[name] = m.pod(name)
-		ends = append(ends, pods[name].at(self))
+		pods[name] = m.Pod(name)
+		ends = append(ends, at(pods[name], self))
 	}
-	client := m.pod("client")
+	client := m.Pod("client")
 	const life = 2
 	svc := m.service("web", func(spec *corev1.ServiceSpec) {
 		spec.SessionAffinity = corev1.ServiceAffinityClientIP
@@ -169,7 +169,7 @@ func TestSessionAffinity(t *testing.T) {
 		address := net.JoinHostPort(svc.Spec.ClusterIPs[i], "80")
 		m.endpoints(svc, ends...)
 		var first nettest.Answer
-		m.rules.Until("somebody answers", func() (err error) {
+		m.Rules.Until("somebody answers", func() (err error) {
 			if m.elements()["ends"+n] < 2*len(ends) {
 				return errors.New("not all endpoints are known")
 			}
@@ -181,19 +181,19 @@ func TestSessionAffinity(t *testing.T) {
 		var others []end
 		for name, p := range pods {
 			if name != first.By {
-				others = append(others, p.at(self))
+				others = append(others, at(p, self))
 			}
 		}
 		m.endpoints(svc, others...)
 		var next nettest.Answer
-		m.rules.Until("another answers", func() (err error) {
+		m.Rules.Until("another answers", func() (err error) {
 			if next, err = nettest.Ask(client.Namespace, "tcp", address); err == nil && next.By == first.By {
 				err = errors.New("it is the one that is gone")
 			}
 			return err
 		})
 		m.endpoints(svc, ends...)
-		m.rules.Until("all are back", func() error {
+		m.Rules.Until("all are back", func() error {
 			if m.elements()["ends"+n] < 2*len(ends) {
 				return errors.New("not all endpoints are known")
 			}
@@ -232,9 +232,9 @@ func (m *machine) forgets(set string, life time.Duration) {
 // Endpoints that come and go while clients ask cost no request as long as they live.
 func TestNoRequestIsLostWhileEndpointsFlap(t *testing.T) {
 	m := newMachine(t)
-	a, b, c, client := m.pod("a"), m.pod("b"), m.pod("c"), m.pod("client")
+	a, b, c, client := m.Pod("a"), m.Pod("b"), m.Pod("c"), m.Pod("client")
 	svc := m.service("web", nil)
-	m.endpoints(svc, c.at(self))
+	m.endpoints(svc, at(c, self))
 	address := svc.Spec.ClusterIP + ":80"
 	m.answers(client.Namespace, "tcp", address, "c")
 	done, all := make(chan struct{}), make(chan struct{})
@@ -262,17 +262,17 @@ func TestNoRequestIsLostWhileEndpointsFlap(t *testing.T) {
 			}
 		})
 	}
-	flap := a.at(self)
+	flap := at(a, self)
 	for i := range 100 {
 		flap.ready = i%2 == 1
 		if i%3 == 0 {
-			m.endpoints(svc, c.at(self))
+			m.endpoints(svc, at(c, self))
 		} else {
-			m.endpoints(svc, flap, b.at(self), c.at(self))
+			m.endpoints(svc, flap, at(b, self), at(c, self))
 		}
 	}
 	// A proxy that comes late sees only some of these changes: now all three stay.
-	m.endpoints(svc, a.at(self), b.at(self), c.at(self))
+	m.endpoints(svc, at(a, self), at(b, self), at(c, self))
 	select {
 	case <-all:
 	case <-time.After(time.Minute):
@@ -286,9 +286,9 @@ func TestNoRequestIsLostWhileEndpointsFlap(t *testing.T) {
 // Services that come and go leave nothing in the kernel.
 func TestServicesLeaveNothing(t *testing.T) {
 	m := newMachine(t)
-	a := m.pod("a")
+	a := m.Pod("a")
 	kept := m.service("kept", external)
-	m.endpoints(kept, a.at(self))
+	m.endpoints(kept, at(a, self))
 	m.answers(nil, "tcp", kept.Spec.ClusterIP+":80", "a")
 	m.answers(nil, "tcp", net.JoinHostPort(kept.Spec.ClusterIPs[1], "80"), "a")
 	before := m.elements()
@@ -301,21 +301,21 @@ func TestServicesLeaveNothing(t *testing.T) {
 					spec.SessionAffinity = corev1.ServiceAffinityClientIP
 				}
 			})
-			m.endpoints(svc, a.at(self))
+			m.endpoints(svc, at(a, self))
 			names = append(names, svc.Name)
 			if i == batch-1 {
 				m.answers(nil, "udp", svc.Spec.ClusterIP+":80", "a")
 			}
 		}
 		for _, name := range names {
-			nettest.Must(t, m.api.CoreV1().Services("default").Delete(t.Context(), name, metav1.DeleteOptions{}))
+			nettest.Must(t, m.API.CoreV1().Services("default").Delete(t.Context(), name, metav1.DeleteOptions{}))
 			for _, family := range []string{"4", "6"} {
-				nettest.Must(t, m.api.DiscoveryV1().EndpointSlices("default").Delete(t.Context(), name+"-"+family, metav1.DeleteOptions{}))
+				nettest.Must(t, m.API.DiscoveryV1().EndpointSlices("default").Delete(t.Context(), name+"-"+family, metav1.DeleteOptions{}))
 			}
 		}
 	}
 	// The chains for affinity stay, of which there are as many as there are different times.
-	m.rules.Until("the rules are as before", func() error {
+	m.Rules.Until("the rules are as before", func() error {
 		now := m.elements()
 		if delete(now, "chains"); now["affinity4"] == 0 {
 			delete(now, "affinity4")

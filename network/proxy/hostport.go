@@ -35,7 +35,7 @@ func (p *Proxy) yield(ctx context.Context, svc *corev1.Service, fronts map[Front
 		if len(p.state.claims[f]) > 0 {
 			continue
 		}
-		p.sockets.follow(ctx, f.Port, p.rouse)
+		p.sockets.follow(ctx, f.Port, p.bell.Ring)
 		used, err := inUse(f)
 		if err != nil {
 			klog.FromContext(ctx).Error(err, "Cannot tell whether the host listens on a port of a service", "service", name, "port", f.Port)

@@ -15,6 +15,7 @@ import (
 	"k8s.io/client-go/tools/record"
 	"k8s.io/utils/ptr"
 
+	"github.com/peapod/peapod/internal/bell"
 	"github.com/peapod/peapod/internal/refusedports"
 )
 
@@ -82,7 +83,7 @@ func TestServiceYieldsToTheHost(t *testing.T) {
 	port, end := listen(t, "tcp4", "0.0.0.0:0")
 	events := record.NewFakeRecorder(10)
 	p := &Proxy{cfg: Config{NodeName: "n", Recorder: events}, at: where{addresses: map[netip.Addr]bool{own: true}},
-		state: newState(), told: map[types.NamespacedName]map[Frontend]bool{}, wake: make(chan struct{}, 1)}
+		state: newState(), told: map[types.NamespacedName]map[Frontend]bool{}, bell: bell.New()}
 	defer p.sockets.close()
 	svc := &corev1.Service{}
 	svc.Namespace, svc.Name = "ns", "s"
@@ -114,9 +115,16 @@ func TestServiceYieldsToTheHost(t *testing.T) {
 	_, other := listen(t, "tcp4", "127.0.0.1:0")
 	other()
 	end()
-	select {
-	case <-p.wake:
-	case <-time.After(time.Minute):
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	rounds := 0 // one that nobody rings for, and one
+	p.bell.Answer(ctx, "", func(context.Context) error {
+		if rounds++; rounds == 2 {
+			cancel()
+		}
+		return nil
+	})
+	if rounds != 2 {
 		t.Fatal("nothing is heard of the socket that has ended")
 	}
 	if !p.sockets.ended() || p.sockets.ended() {
@@ -145,7 +153,7 @@ func TestRefusedPortsAreReported(t *testing.T) {
 	port, end := listen(t, "tcp4", "0.0.0.0:0")
 	reports := make(chan string, 10)
 	p := &Proxy{cfg: Config{NodeName: "n", Report: func(_ context.Context, text string) error { reports <- text; return nil }},
-		at: where{addresses: map[netip.Addr]bool{own: true}}, state: newState(), told: map[types.NamespacedName]map[Frontend]bool{}, wake: make(chan struct{}, 1)}
+		at: where{addresses: map[netip.Addr]bool{own: true}}, state: newState(), told: map[types.NamespacedName]map[Frontend]bool{}, bell: bell.New()}
 	defer p.sockets.close()
 	node := &corev1.Node{}
 	node.Name = "n"

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"sync"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -12,12 +11,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/informers"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/utils/ptr"
 
 	"github.com/peapod/peapod/apiserver"
 	"github.com/peapod/peapod/apiserver/servertest"
-	"github.com/peapod/peapod/network"
 	"github.com/peapod/peapod/network/nettest"
 	"github.com/peapod/peapod/network/proxy"
 )
@@ -34,79 +31,32 @@ const (
 	gateway6  = "fd00:244:3::1"
 )
 
-var (
-	podNets     = []netip.Prefix{netip.MustParsePrefix("10.244.3.0/24"), netip.MustParsePrefix("fd00:244:3::/64")}
-	serviceNets = []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16"), netip.MustParsePrefix("fd00:96::/112")}
-)
+var serviceNets = []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16"), netip.MustParsePrefix("fd00:96::/112")}
 
 // machine is a node with Pods and the service proxy, an API server whose EndpointSlices the test writes, and a world outside.
-type machine struct {
-	*testing.T
-	api   kubernetes.Interface
-	world *nettest.Namespace
-
-	net   *network.Network
-	rules *nettest.Rules
-	stop  func() // ends the proxy and leaves its rules
-}
+type machine struct{ *nettest.Machine }
 
 func newMachine(t *testing.T) *machine {
 	t.Helper()
-	m := &machine{T: t, world: nettest.NewWorld(t), rules: nettest.FollowRules(t)}
 	server := servertest.Start(t, func(c *apiserver.Config) { c.ServiceCIDRs = serviceNets })
-	m.api = server.Client(t)
-	var err error
-	m.net, err = network.New(network.Config{NodeCIDRs: podNets, DataDir: t.TempDir(), Instance: t.Name()})
-	nettest.Must(t, err)
-	nettest.Must(t, m.net.Open(t.Context()))
-	t.Cleanup(func() { nettest.Must(t, m.net.Uninstall(context.Background())) })
-	t.Cleanup(func() { nettest.Must(t, proxy.Uninstall(table, serviceNets)) })
+	m := &machine{nettest.NewMachine(t, server.Client(t), func() error { return proxy.Uninstall(table, serviceNets) })}
 	m.start()
-	t.Cleanup(func() { m.stop() })
 	return m
 }
 
 // start runs a proxy, as a new process would.
 func (m *machine) start() {
 	m.Helper()
-	factory := informers.NewSharedInformerFactory(m.api, 0)
-	p, err := proxy.New(proxy.Config{
-		Table: table, NodeName: self, NodeIPs: []netip.Addr{netip.MustParseAddr(host4), netip.MustParseAddr(host6)},
-		Networks: proxy.Networks{Service: serviceNets, Pods: podNets}, Informers: factory,
-	})
-	nettest.Must(m, err)
-	ctx, cancel := context.WithCancel(context.Background())
-	factory.StartWithContext(ctx)
-	ended := make(chan error, 1)
-	go func() { ended <- p.Run(ctx) }()
-	m.stop = sync.OnceFunc(func() {
-		cancel()
-		if err := <-ended; err != nil {
-			m.Errorf("the proxy ended with: %v", err)
-		}
-		factory.Shutdown()
+	m.Start(func(factory informers.SharedInformerFactory) (interface{ Run(context.Context) error }, error) {
+		return proxy.New(proxy.Config{
+			Table: table, NodeName: self, NodeIPs: []netip.Addr{netip.MustParseAddr(host4), netip.MustParseAddr(host6)},
+			Networks: proxy.Networks{Service: serviceNets, Pods: nettest.PodNets}, Informers: factory,
+		})
 	})
 }
 
-// pod is a Pod that answers with its name on port 8080.
-type pod struct {
-	*nettest.Namespace
-	name, v4, v6 string
-}
-
-func (m *machine) pod(name string) *pod {
-	m.Helper()
-	p := &pod{Namespace: nettest.NewNamespace(m.T), name: name}
-	addresses, err := m.net.Setup(m.Context(), name, p.Path, nil)
-	nettest.Must(m, err)
-	p.v4, p.v6 = addresses[0].String(), addresses[1].String()
-	nettest.ListenAs(m.T, p.Namespace, "tcp", ":8080", name)
-	nettest.ListenAs(m.T, p.Namespace, "udp", ":8080", name)
-	return p
-}
-
-// at is an endpoint of the Pod on a node.
-func (p *pod) at(node string) end { return end{p.v4, p.v6, node, true} }
+// at is an endpoint of a Pod on a node.
+func at(p *nettest.Pod, node string) end { return end{p.V4, p.V6, node, true} }
 
 // end is an endpoint in both families.
 type end struct {
@@ -127,7 +77,7 @@ func (m *machine) service(name string, change func(*corev1.ServiceSpec)) *corev1
 	if change != nil {
 		change(&spec)
 	}
-	svc, err := m.api.CoreV1().Services("default").Create(m.Context(),
+	svc, err := m.API.CoreV1().Services("default").Create(m.Context(),
 		&corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: spec}, metav1.CreateOptions{})
 	nettest.Must(m, err)
 	return svc
@@ -136,7 +86,7 @@ func (m *machine) service(name string, change func(*corev1.ServiceSpec)) *corev1
 // endpoints makes these the endpoints of a Service, and no others.
 func (m *machine) endpoints(svc *corev1.Service, ends ...end) {
 	m.Helper()
-	slices := m.api.DiscoveryV1().EndpointSlices(svc.Namespace)
+	slices := m.API.DiscoveryV1().EndpointSlices(svc.Namespace)
 	for _, family := range []discoveryv1.AddressType{discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6} {
 		s := &discoveryv1.EndpointSlice{AddressType: family, ObjectMeta: metav1.ObjectMeta{
 			Name: fmt.Sprintf("%s-%c", svc.Name, family[3]), Labels: map[string]string{discoveryv1.LabelServiceName: svc.Name}}}
@@ -162,7 +112,7 @@ func (m *machine) endpoints(svc *corev1.Service, ends ...end) {
 // answers waits until a listener of that name answers whoever asks.
 func (m *machine) answers(ns *nettest.Namespace, proto, address, by string) {
 	m.Helper()
-	m.rules.Until(fmt.Sprintf("%s %s is answered by %s", proto, address, by), func() error {
+	m.Rules.Until(fmt.Sprintf("%s %s is answered by %s", proto, address, by), func() error {
 		a, err := nettest.Ask(ns, proto, address)
 		if err == nil && a.By != by {
 			err = fmt.Errorf("%s answers", a.By)

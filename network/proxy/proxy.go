@@ -27,6 +27,7 @@ import (
 	"k8s.io/client-go/tools/record"
 	"k8s.io/klog/v2"
 
+	"github.com/peapod/peapod/internal/bell"
 	"github.com/peapod/peapod/internal/refusedports"
 	"github.com/peapod/peapod/network/nft"
 )
@@ -86,8 +87,8 @@ type Proxy struct {
 	node     bool
 	// sockets tells that sockets have ended on ports that Services want.
 	sockets sockets
-	// wake has room for one.
-	wake chan struct{}
+	// bell is rung for all of this.
+	bell bell.Bell
 
 	// Used by Run alone: the rules, the networks that they know and whether there are routes to them, and which ports it has said to be
 	// in use by the host; true if a load balancer is to have them.
@@ -100,13 +101,8 @@ type Proxy struct {
 // byService is the index of EndpointSlices by namespace and name of their Service.
 const byService = "service-proxy/service"
 
-// retryFirst and retryMax bound the time between attempts while the kernel refuses the rules; reportTimeout bounds a report, behind
-// which the rules wait.
-const (
-	retryFirst    = 100 * time.Millisecond
-	retryMax      = 30 * time.Second
-	reportTimeout = 10 * time.Second
-)
+// reportTimeout bounds a report, behind which the rules wait.
+const reportTimeout = 10 * time.Second
 
 // New returns a proxy, which does nothing until Run but notice what changes.
 func New(cfg Config) (*Proxy, error) {
@@ -119,7 +115,7 @@ func New(cfg Config) (*Proxy, error) {
 		services: cfg.Informers.Core().V1().Services().Lister(),
 		ranges:   cfg.Informers.Networking().V1().ServiceCIDRs().Lister(),
 		slices:   cfg.Informers.Discovery().V1().EndpointSlices().Informer().GetIndexer(),
-		dirty:    map[types.NamespacedName]bool{}, all: true, regroup: true, wake: make(chan struct{}, 1), state: newState(), nets: cfg.Networks,
+		dirty:    map[types.NamespacedName]bool{}, all: true, regroup: true, bell: bell.New(), state: newState(), nets: cfg.Networks,
 		told: map[types.NamespacedName]map[Frontend]bool{},
 	}
 	if p.at.pods = cfg.Networks.AllPods; len(p.at.pods) == 0 {
@@ -186,14 +182,14 @@ func (p *Proxy) changed(name types.NamespacedName) {
 	p.mu.Lock()
 	p.dirty[name] = true
 	p.mu.Unlock()
-	p.rouse()
+	p.bell.Ring()
 }
 
 func (p *Proxy) rangesChanged(any) {
 	p.mu.Lock()
 	p.regroup = true
 	p.mu.Unlock()
-	p.rouse()
+	p.bell.Ring()
 }
 
 // rangeUpdated leaves out what becomes of a ServiceCIDR's status.
@@ -214,18 +210,11 @@ func (p *Proxy) nodeChanged(obj any) {
 	defer p.mu.Unlock()
 	if refused := node.Annotations[refusedports.Annotation]; !p.node || refused != p.reported {
 		p.reported, p.node = refused, true
-		p.rouse()
+		p.bell.Ring()
 	}
 	if zone := node.Labels[corev1.LabelTopologyZone]; zone != p.zone {
 		p.zone, p.all = zone, true
-		p.rouse()
-	}
-}
-
-func (p *Proxy) rouse() {
-	select {
-	case p.wake <- struct{}{}:
-	default:
+		p.bell.Ring()
 	}
 }
 
@@ -240,30 +229,15 @@ func (p *Proxy) Run(ctx context.Context) error {
 	if !cache.WaitFor(ctx, "", p.synced...) {
 		return nil
 	}
-	first, backOff := true, time.Duration(0)
-	for {
-		err := p.update(ctx, first)
-		first = err != nil // the whole table, whatever is there
-		if err == nil {
-			err = errors.Join(p.route(), p.report(ctx))
+	whole := true // whatever is there
+	p.bell.Answer(ctx, "Cannot bring services up to date, will retry", func(ctx context.Context) error {
+		err := p.update(ctx, whole)
+		if whole = err != nil; whole {
+			return err
 		}
-		retry := time.NewTimer(retryMax)
-		retry.Stop()
-		if err == nil {
-			backOff = 0
-		} else {
-			backOff = min(max(retryFirst, 2*backOff), retryMax)
-			klog.FromContext(ctx).Error(err, "Cannot bring services up to date, will retry", "after", backOff)
-			retry.Reset(backOff)
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-p.wake:
-		case <-retry.C:
-		}
-		retry.Stop()
-	}
+		return errors.Join(p.route(), p.report(ctx))
+	})
+	return nil
 }
 
 // update brings the rules in line with what has changed; with everything, if whole.

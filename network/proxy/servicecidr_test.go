@@ -47,20 +47,20 @@ func awaitWays(t *testing.T, network string, n int) {
 // A node leads to Services of a ServiceCIDR that came later as to all others, until it goes.
 func TestServiceCIDRs(t *testing.T) {
 	m := newMachine(t)
-	a, client := m.pod("a"), m.pod("client")
+	a, client := m.Pod("a"), m.Pod("client")
 	const network, address, unused = "203.0.113.0/24", "203.0.113.10", "203.0.113.11"
-	ranges := m.api.NetworkingV1().ServiceCIDRs()
+	ranges := m.API.NetworkingV1().ServiceCIDRs()
 	_, err := ranges.Create(t.Context(), &networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: "more"},
 		Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{network}}}, metav1.CreateOptions{})
 	nettest.Must(t, err)
 	svc := m.service("web", func(spec *corev1.ServiceSpec) {
 		spec.ClusterIP, spec.IPFamilyPolicy = address, ptr.To(corev1.IPFamilyPolicySingleStack)
 	})
-	m.endpoints(svc, a.at(self))
+	m.endpoints(svc, at(a, self))
 	awaitWays(t, network, 1)
 	m.answers(nil, "tcp", address+":80", "a")
 	for _, proto := range []string{"tcp", "udp"} {
-		nettest.WantFrom(t, "Pod to cluster IP", client.Namespace, proto, address+":80", client.v4)
+		nettest.WantFrom(t, "Pod to cluster IP", client.Namespace, proto, address+":80", client.V4)
 		nettest.WantFrom(t, "host to cluster IP", nil, proto, address+":80", gateway4)
 	}
 	for _, ns := range []*nettest.Namespace{nil, client.Namespace} {
@@ -69,23 +69,23 @@ func TestServiceCIDRs(t *testing.T) {
 		}
 	}
 	// What was here while no proxy ran goes when one runs again; what is still there stays.
-	m.stop()
+	m.Stop()
 	if n := len(waysTo(t, network)); n != 1 {
 		t.Errorf("%d routes lead to %s while no proxy runs", n, network)
 	}
 	m.start()
-	nettest.Must(t, m.api.CoreV1().Services(svc.Namespace).Delete(t.Context(), svc.Name, metav1.DeleteOptions{}))
-	m.rules.Until("the Service to be gone", func() error {
+	nettest.Must(t, m.API.CoreV1().Services(svc.Namespace).Delete(t.Context(), svc.Name, metav1.DeleteOptions{}))
+	m.Rules.Until("the Service to be gone", func() error {
 		if got, err := nettest.Ask(client.Namespace, "tcp", address+":80"); !errors.Is(err, syscall.ECONNREFUSED) {
 			return fmt.Errorf("%v, %w", got, err)
 		}
 		return nil
 	})
-	m.stop()
+	m.Stop()
 	nettest.Must(t, ranges.Delete(t.Context(), "more", metav1.DeleteOptions{}))
 	m.start()
 	awaitWays(t, network, 0)
-	m.stop()
+	m.Stop()
 	nettest.Must(t, proxy.Uninstall(table, serviceNets))
 	for _, p := range serviceNets {
 		if n := len(waysTo(t, p.String())); n != 0 {

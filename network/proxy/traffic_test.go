@@ -29,19 +29,19 @@ func port(number int32) string { return strconv.Itoa(int(number)) }
 // Whoever may ask a Service gets an answer, at each of its addresses, and who it must be seen as is seen as that.
 func TestWaysToAService(t *testing.T) {
 	m := newMachine(t)
-	a, client := m.pod("a"), m.pod("client")
+	a, client := m.Pod("a"), m.Pod("client")
 	svc := m.service("a", external)
-	m.endpoints(svc, a.at(self))
+	m.endpoints(svc, at(a, self))
 	tcp, udp := port(svc.Spec.Ports[0].NodePort), port(svc.Spec.Ports[1].NodePort)
 	if tcp == "0" || udp == "0" {
 		t.Fatalf("the Service has the node ports %s and %s", tcp, udp)
 	}
 	m.answers(nil, "tcp", net.JoinHostPort(svc.Spec.ClusterIPs[1], "80"), "a")
 	m.answers(nil, "udp", net.JoinHostPort(svc.Spec.ClusterIPs[1], "80"), "a")
-	nettest.Must(t, m.world.Do(func() error { return routeVia("198.51.100.0/24", "2001:db8:7::/64") }))
+	nettest.Must(t, m.World.Do(func() error { return routeVia("198.51.100.0/24", "2001:db8:7::/64") }))
 	for _, f := range []struct{ cluster, host, external, loopback, client, own, gateway string }{
-		{svc.Spec.ClusterIPs[0], host4, "198.51.100.7", "127.0.0.1", client.v4, a.v4, gateway4},
-		{svc.Spec.ClusterIPs[1], host6, "2001:db8:7::7", "", client.v6, a.v6, gateway6},
+		{svc.Spec.ClusterIPs[0], host4, "198.51.100.7", "127.0.0.1", client.V4, a.V4, gateway4},
+		{svc.Spec.ClusterIPs[1], host6, "2001:db8:7::7", "", client.V6, a.V6, gateway6},
 	} {
 		for _, proto := range []string{"tcp", "udp"} {
 			node := map[string]string{"tcp": tcp, "udp": udp}[proto]
@@ -53,8 +53,8 @@ func TestWaysToAService(t *testing.T) {
 			nettest.WantFrom(t, "Pod to itself by node port", a.Namespace, proto, net.JoinHostPort(f.host, node), f.gateway)
 			nettest.WantFrom(t, "host to cluster IP", nil, proto, net.JoinHostPort(f.cluster, "80"), f.gateway)
 			nettest.WantFrom(t, "host to node port", nil, proto, net.JoinHostPort(f.host, node), f.gateway)
-			nettest.WantFrom(t, "world to node port", m.world, proto, net.JoinHostPort(f.host, node), f.gateway)
-			nettest.WantFrom(t, "world to external address", m.world, proto, net.JoinHostPort(f.external, "80"), f.gateway)
+			nettest.WantFrom(t, "world to node port", m.World, proto, net.JoinHostPort(f.host, node), f.gateway)
+			nettest.WantFrom(t, "world to external address", m.World, proto, net.JoinHostPort(f.external, "80"), f.gateway)
 			if f.loopback != "" {
 				nettest.WantFrom(t, "host to node port on loopback", nil, proto, net.JoinHostPort(f.loopback, node), f.gateway)
 			}
@@ -74,9 +74,9 @@ func TestWaysToAService(t *testing.T) {
 // Pods on the host's network are reached, and reach, as all others.
 func TestHostNetworkPods(t *testing.T) {
 	m := newMachine(t)
-	client := m.pod("client")
+	client := m.Pod("client")
 	nettest.ListenAs(t, nil, "tcp", ":8080", "host")
-	nettest.ListenAs(t, m.world, "tcp", ":8080", "world")
+	nettest.ListenAs(t, m.World, "tcp", ":8080", "world")
 	svc := m.service("host", external)
 	for _, tc := range []struct {
 		by           string
@@ -84,7 +84,7 @@ func TestHostNetworkPods(t *testing.T) {
 		fromPod      string
 		fromOwnWorld string
 	}{
-		{"host", end{host4, host6, self, true}, client.v4, world4},
+		{"host", end{host4, host6, self, true}, client.V4, world4},
 		// Another node on the wire sees a Pod here as this node: that leaves the Pod network.
 		{"world", end{world4, world6, elsewhere, true}, host4, host4},
 	} {
@@ -97,11 +97,11 @@ func TestHostNetworkPods(t *testing.T) {
 		if tc.end.node == self {
 			m.answers(nil, "tcp", loopback, tc.by)
 		} else { // From there only Pods' interfaces are reached, not the wire.
-			m.rules.Until(loopback+" is refused", func() error { return refused(nettest.Ask(nil, "tcp", loopback)) })
+			m.Rules.Until(loopback+" is refused", func() error { return refused(nettest.Ask(nil, "tcp", loopback)) })
 		}
 		m.answers(nil, "tcp", net.JoinHostPort(svc.Spec.ClusterIPs[1], "80"), tc.by)
 		nettest.WantFrom(t, "Pod to "+tc.by, client.Namespace, "tcp", svc.Spec.ClusterIP+":80", tc.fromPod)
-		nettest.WantFrom(t, "world to "+tc.by, m.world, "tcp", host4+":"+node, "")
+		nettest.WantFrom(t, "world to "+tc.by, m.World, "tcp", host4+":"+node, "")
 	}
 }
 
@@ -116,12 +116,12 @@ func refused(a nettest.Answer, err error) error {
 // A node port on loopback leads to those endpoints only that can be reached from there.
 func TestNodePortOnLoopback(t *testing.T) {
 	m := newMachine(t)
-	a := m.pod("a")
-	nettest.ListenAs(t, m.world, "tcp", ":8080", "world")
+	a := m.Pod("a")
+	nettest.ListenAs(t, m.World, "tcp", ":8080", "world")
 	svc := m.service("mixed", external)
 	node := port(svc.Spec.Ports[0].NodePort)
-	m.endpoints(svc, a.at(self), end{world4, world6, elsewhere, true})
-	m.rules.Until("both answer at the node's address", func() error {
+	m.endpoints(svc, at(a, self), end{world4, world6, elsewhere, true})
+	m.Rules.Until("both answer at the node's address", func() error {
 		got := map[string]bool{}
 		for range 40 {
 			a, err := nettest.Ask(nil, "tcp", host4+":"+node)
@@ -142,8 +142,8 @@ func TestNodePortOnLoopback(t *testing.T) {
 	}
 	// And back.
 	m.endpoints(svc, end{world4, world6, elsewhere, true})
-	m.rules.Until("loopback is refused", func() error { return refused(nettest.Ask(nil, "tcp", "127.0.0.1:"+node)) })
-	m.endpoints(svc, a.at(self))
+	m.Rules.Until("loopback is refused", func() error { return refused(nettest.Ask(nil, "tcp", "127.0.0.1:"+node)) })
+	m.endpoints(svc, at(a, self))
 	m.answers(nil, "tcp", "127.0.0.1:"+node, "a")
 	m.answers(nil, "udp", "127.0.0.1:"+port(svc.Spec.Ports[1].NodePort), "a")
 }
@@ -151,14 +151,14 @@ func TestNodePortOnLoopback(t *testing.T) {
 // A Service's connections go to the endpoints that there are; without any they are refused at once.
 func TestEndpointsComeAndGo(t *testing.T) {
 	m := newMachine(t)
-	a, b, client := m.pod("a"), m.pod("b"), m.pod("client")
+	a, b, client := m.Pod("a"), m.Pod("b"), m.Pod("client")
 	svc := m.service("web", external)
 	node := port(svc.Spec.Ports[0].NodePort)
-	m.endpoints(svc, a.at(self), b.at(self))
+	m.endpoints(svc, at(a, self), at(b, self))
 	both := []string{net.JoinHostPort(svc.Spec.ClusterIPs[0], "80"), net.JoinHostPort(svc.Spec.ClusterIPs[1], "80")}
 	for _, address := range both {
 		seen := map[string]bool{}
-		m.rules.Until("both answer at "+address, func() error {
+		m.Rules.Until("both answer at "+address, func() error {
 			for range 50 {
 				got, err := nettest.Ask(client.Namespace, "tcp", address)
 				if err != nil {
@@ -171,18 +171,18 @@ func TestEndpointsComeAndGo(t *testing.T) {
 			return fmt.Errorf("only %v answer", seen)
 		})
 	}
-	gone := a.at(self)
+	gone := at(a, self)
 	gone.ready = false
-	m.endpoints(svc, gone, b.at(self))
+	m.endpoints(svc, gone, at(b, self))
 	for _, address := range both {
-		m.rules.Until("only b answers at "+address, func() error { return onlyFrom(client.Namespace, address, "b") })
+		m.Rules.Until("only b answers at "+address, func() error { return onlyFrom(client.Namespace, address, "b") })
 	}
 	m.endpoints(svc)
 	for ns, addresses := range map[*nettest.Namespace][]string{
-		client.Namespace: append([]string{host4 + ":" + node}, both...), nil: append([]string{"127.0.0.1:" + node}, both...), m.world: {host4 + ":" + node},
+		client.Namespace: append([]string{host4 + ":" + node}, both...), nil: append([]string{"127.0.0.1:" + node}, both...), m.World: {host4 + ":" + node},
 	} {
 		for _, address := range addresses {
-			m.rules.Until(fmt.Sprint("refused at ", address, " from ", ns), func() error {
+			m.Rules.Until(fmt.Sprint("refused at ", address, " from ", ns), func() error {
 				got, err := nettest.Ask(ns, "tcp", address)
 				if !errors.Is(err, syscall.ECONNREFUSED) {
 					return fmt.Errorf("%v answers, %w", got, err)
@@ -191,11 +191,11 @@ func TestEndpointsComeAndGo(t *testing.T) {
 			})
 		}
 	}
-	m.endpoints(svc, b.at(self))
+	m.endpoints(svc, at(b, self))
 	m.answers(client.Namespace, "tcp", both[0], "b")
-	nettest.Must(t, m.api.CoreV1().Services("default").Delete(t.Context(), "web", metav1.DeleteOptions{}))
-	m.rules.Until("the node port is closed", func() error {
-		if got, err := nettest.Ask(m.world, "tcp", host4+":"+node); !errors.Is(err, syscall.ECONNREFUSED) {
+	nettest.Must(t, m.API.CoreV1().Services("default").Delete(t.Context(), "web", metav1.DeleteOptions{}))
+	m.Rules.Until("the node port is closed", func() error {
+		if got, err := nettest.Ask(m.World, "tcp", host4+":"+node); !errors.Is(err, syscall.ECONNREFUSED) {
 			return fmt.Errorf("%v answers, %w", got, err)
 		}
 		return nil
@@ -220,53 +220,53 @@ func onlyFrom(ns *nettest.Namespace, address, by string) error {
 // the node are served from everywhere all the same.
 func TestExternalTrafficPolicyLocal(t *testing.T) {
 	m := newMachine(t)
-	a, b, client := m.pod("a"), m.pod("b"), m.pod("client")
+	a, b, client := m.Pod("a"), m.Pod("b"), m.Pod("client")
 	svc := m.service("web", func(spec *corev1.ServiceSpec) {
 		external(spec)
 		spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
 	})
 	node := port(svc.Spec.Ports[0].NodePort)
-	m.endpoints(svc, a.at(self), b.at(elsewhere))
+	m.endpoints(svc, at(a, self), at(b, elsewhere))
 	for _, ip := range []string{host4, host6} {
-		m.rules.Until("a alone answers the world", func() error { return onlyFrom(m.world, net.JoinHostPort(ip, node), "a") })
+		m.Rules.Until("a alone answers the world", func() error { return onlyFrom(m.World, net.JoinHostPort(ip, node), "a") })
 	}
-	nettest.WantFrom(t, "world", m.world, "tcp", host4+":"+node, world4)
-	nettest.WantFrom(t, "world", m.world, "tcp", net.JoinHostPort(host6, node), world6)
+	nettest.WantFrom(t, "world", m.World, "tcp", host4+":"+node, world4)
+	nettest.WantFrom(t, "world", m.World, "tcp", net.JoinHostPort(host6, node), world6)
 
-	m.endpoints(svc, b.at(elsewhere))
-	m.rules.Until("b answers clients here", func() error { return onlyFrom(client.Namespace, host4+":"+node, "b") })
+	m.endpoints(svc, at(b, elsewhere))
+	m.Rules.Until("b answers clients here", func() error { return onlyFrom(client.Namespace, host4+":"+node, "b") })
 	m.answers(nil, "tcp", "127.0.0.1:"+node, "b")
 	m.answers(nil, "tcp", host4+":"+node, "b")
 	m.answers(client.Namespace, "tcp", svc.Spec.ClusterIP+":80", "b")
 	// The host's own address may be none that another node can answer over the Pod network.
 	nettest.WantFrom(t, "host", nil, "tcp", host4+":"+node, gateway4)
 	nettest.WantFrom(t, "host", nil, "tcp", net.JoinHostPort(host6, node), gateway6)
-	nettest.WantFrom(t, "Pod", client.Namespace, "tcp", host4+":"+node, client.v4)
-	if got, err := nettest.AskWithin(m.world, "tcp", host4+":"+node, time.Second); !os.IsTimeout(err) {
+	nettest.WantFrom(t, "Pod", client.Namespace, "tcp", host4+":"+node, client.V4)
+	if got, err := nettest.AskWithin(m.World, "tcp", host4+":"+node, time.Second); !os.IsTimeout(err) {
 		t.Errorf("the world's packets are not dropped: %v, %v", got, err)
 	}
 }
 
 func TestInternalTrafficPolicyLocal(t *testing.T) {
 	m := newMachine(t)
-	a, b, client := m.pod("a"), m.pod("b"), m.pod("client")
+	a, b, client := m.Pod("a"), m.Pod("b"), m.Pod("client")
 	svc := m.service("web", func(spec *corev1.ServiceSpec) {
 		external(spec)
 		spec.InternalTrafficPolicy = ptr.To(corev1.ServiceInternalTrafficPolicyLocal)
 	})
 	cluster, node := svc.Spec.ClusterIP+":80", host4+":"+port(svc.Spec.Ports[0].NodePort)
-	m.endpoints(svc, a.at(self), b.at(elsewhere))
-	m.rules.Until("a alone answers", func() error { return onlyFrom(client.Namespace, cluster, "a") })
-	m.endpoints(svc, b.at(elsewhere))
-	m.answers(m.world, "tcp", node, "b") // That policy is another.
-	m.rules.Until("silence", func() error {
+	m.endpoints(svc, at(a, self), at(b, elsewhere))
+	m.Rules.Until("a alone answers", func() error { return onlyFrom(client.Namespace, cluster, "a") })
+	m.endpoints(svc, at(b, elsewhere))
+	m.answers(m.World, "tcp", node, "b") // That policy is another.
+	m.Rules.Until("silence", func() error {
 		if got, err := nettest.AskWithin(client.Namespace, "tcp", cluster, time.Second); !os.IsTimeout(err) {
 			return fmt.Errorf("the Pod's packets are not dropped: %v, %w", got, err)
 		}
 		return nil
 	})
 	m.endpoints(svc)
-	m.rules.Until("refusal", func() error {
+	m.Rules.Until("refusal", func() error {
 		if got, err := nettest.Ask(client.Namespace, "tcp", cluster); !errors.Is(err, syscall.ECONNREFUSED) {
 			return fmt.Errorf("%v answers, %w", got, err)
 		}
@@ -277,18 +277,18 @@ func TestInternalTrafficPolicyLocal(t *testing.T) {
 // A load balancer's address answers those whom its ranges admit, Pods and the machine itself like others.
 func TestLoadBalancer(t *testing.T) {
 	m := newMachine(t)
-	a, b := m.pod("a"), m.pod("b")
+	a, b := m.Pod("a"), m.Pod("b")
 	clients := []struct {
 		name string
 		ns   *nettest.Namespace
-	}{{"elsewhere", m.world}, {"a Pod", b.Namespace}, {"this machine", nil}}
+	}{{"elsewhere", m.World}, {"a Pod", b.Namespace}, {"this machine", nil}}
 	for name, tc := range map[string]struct {
 		ranges   []string
 		admitted string
 	}{
 		"open":           {nil, "elsewhere, a Pod, this machine"},
 		"one elsewhere":  {[]string{"192.0.2.2/32"}, "elsewhere"},
-		"a Pod":          {[]string{b.v4 + "/32"}, "a Pod"},
+		"a Pod":          {[]string{b.V4 + "/32"}, "a Pod"},
 		"this machine":   {[]string{host4 + "/32"}, "this machine"},
 		"nobody of them": {[]string{"203.0.113.0/24"}, ""},
 	} {
@@ -297,15 +297,15 @@ func TestLoadBalancer(t *testing.T) {
 			spec.LoadBalancerSourceRanges = tc.ranges
 		})
 		svc.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: host4}}
-		_, err := m.api.CoreV1().Services("default").UpdateStatus(t.Context(), svc, metav1.UpdateOptions{})
+		_, err := m.API.CoreV1().Services("default").UpdateStatus(t.Context(), svc, metav1.UpdateOptions{})
 		nettest.Must(t, err)
-		m.endpoints(svc, a.at(self))
+		m.endpoints(svc, at(a, self))
 		for _, client := range clients {
 			if strings.Contains(tc.admitted, client.name) {
 				m.answers(client.ns, "tcp", host4+":80", "a")
 				continue
 			}
-			m.rules.Until(fmt.Sprintf("%s: silence for %s", name, client.name), func() error {
+			m.Rules.Until(fmt.Sprintf("%s: silence for %s", name, client.name), func() error {
 				if got, err := nettest.AskWithin(client.ns, "tcp", host4+":80", time.Second); !os.IsTimeout(err) {
 					return fmt.Errorf("%v answers, %w", got, err)
 				}
@@ -313,10 +313,10 @@ func TestLoadBalancer(t *testing.T) {
 			})
 		}
 		if tc.ranges == nil {
-			nettest.WantFrom(t, name, m.world, "tcp", host4+":80", gateway4)
+			nettest.WantFrom(t, name, m.World, "tcp", host4+":80", gateway4)
 		}
-		nettest.Must(t, m.api.CoreV1().Services("default").Delete(t.Context(), "web", metav1.DeleteOptions{}))
-		m.rules.Until("nothing is left", func() error {
+		nettest.Must(t, m.API.CoreV1().Services("default").Delete(t.Context(), "web", metav1.DeleteOptions{}))
+		m.Rules.Until("nothing is left", func() error {
 			if got, err := nettest.Ask(nil, "tcp", host4+":80"); !errors.Is(err, syscall.ECONNREFUSED) {
 				return fmt.Errorf("%v answers, %w", got, err)
 			}
