@@ -21,6 +21,8 @@ type (
 	AuditOptions = auditing.Options
 	// EncryptionOptions are what is encrypted in the store.
 	EncryptionOptions = encryption.Options
+	// AdmissionOptions are which plugins of admission are asked, and their settings.
+	AdmissionOptions = configuration.Options
 	// IssuerOptions are whose tokens are believed.
 	IssuerOptions = issuers.Options
 )
@@ -31,8 +33,7 @@ type APIOptions struct {
 	AuditOptions
 	EncryptionOptions
 	IssuerOptions
-	// AdmissionControlConfigFile configures plugins of admission.
-	AdmissionControlConfigFile string `json:"admissionControlConfigFile,omitempty"`
+	AdmissionOptions
 	// MaxRequestsInflight and MaxMutatingRequestsInflight are how many requests that read and that write are served at once; more
 	// are turned away. With EnablePriorityAndFairness their sum is shared out among the priority levels, where requests may wait.
 	// That costs 0.2 to 0.3 ms of each request and so is not the default, which it is upstream.
@@ -51,7 +52,7 @@ func (o *APIOptions) AddFlags(f *pflag.FlagSet) {
 	o.AuditOptions.AddFlags(f)
 	o.EncryptionOptions.AddFlags(f)
 	o.IssuerOptions.AddFlags(f)
-	f.StringVar(&o.AdmissionControlConfigFile, "admission-control-config-file", o.AdmissionControlConfigFile, "file with the configuration of admission plugins")
+	o.AdmissionOptions.AddFlags(f)
 	f.IntVar(&o.MaxRequestsInflight, "max-requests-inflight", o.MaxRequestsInflight, "how many requests that read are served at once")
 	f.IntVar(&o.MaxMutatingRequestsInflight, "max-mutating-requests-inflight", o.MaxMutatingRequestsInflight, "how many requests that write are served at once")
 	f.BoolVar(&o.EnablePriorityAndFairness, "enable-priority-and-fairness", o.EnablePriorityAndFairness, "share out the sum of both as flow schemas and priority levels say; costs 0.2 to 0.3 ms a request")
@@ -63,7 +64,7 @@ func (o *APIOptions) check() error {
 		return fmt.Errorf("--max-requests-inflight %d, --max-mutating-requests-inflight %d: must be positive, such as %d and %d",
 			reads, writes, apiserver.DefaultMaxReads, apiserver.DefaultMaxWrites)
 	}
-	return errors.Join(o.AuditOptions.Check(), o.EncryptionOptions.Check())
+	return errors.Join(o.AuditOptions.Check(), o.EncryptionOptions.Check(), o.AdmissionOptions.Check())
 }
 
 // guards are what the options have made.
@@ -82,7 +83,7 @@ func (o *APIOptions) open(ctx context.Context, server string) (g guards, err err
 	if g.audit, err = auditing.New(o.AuditOptions); err != nil {
 		return g, err
 	}
-	if g.admission, err = configuration.Load(o.AdmissionControlConfigFile); err != nil {
+	if g.admission, err = configuration.Load(o.AdmissionOptions); err != nil {
 		return g, err
 	}
 	if g.trust, err = issuers.New(ctx, issuers.Config{Options: o.IssuerOptions, Issuer: authn.DefaultURL, Audiences: authenticator.Audiences{authn.DefaultURL}, Server: server}); err != nil {

@@ -17,17 +17,21 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 
+	"github.com/peapod/peapod/apiserver/admission/alwayspullimages"
+	"github.com/peapod/peapod/apiserver/admission/antiaffinitytopology"
 	"github.com/peapod/peapod/apiserver/admission/certificates"
 	"github.com/peapod/peapod/apiserver/admission/claimresize"
 	"github.com/peapod/peapod/apiserver/admission/configuration"
 	"github.com/peapod/peapod/apiserver/admission/defaultingressclass"
 	"github.com/peapod/peapod/apiserver/admission/defaultstorageclass"
 	"github.com/peapod/peapod/apiserver/admission/defaulttolerationseconds"
+	"github.com/peapod/peapod/apiserver/admission/denyserviceexternalips"
 	"github.com/peapod/peapod/apiserver/admission/hooks"
 	"github.com/peapod/peapod/apiserver/admission/limitranger"
 	"github.com/peapod/peapod/apiserver/admission/nodedeclaredfeatures"
 	"github.com/peapod/peapod/apiserver/admission/noderestriction"
 	"github.com/peapod/peapod/apiserver/admission/paramaccess"
+	"github.com/peapod/peapod/apiserver/admission/podnodeselector"
 	"github.com/peapod/peapod/apiserver/admission/podresize"
 	"github.com/peapod/peapod/apiserver/admission/podsecurity"
 	"github.com/peapod/peapod/apiserver/admission/podtopologylabels"
@@ -53,7 +57,7 @@ type Config struct {
 	// Authorizer and RBAC say what a user may do himself, for what he wants to give to others.
 	Authorizer authorizer.Authorizer
 	RBAC       *rbac.Evaluator
-	// Configuration is what a user sets of plugins.
+	// Configuration is what a user sets of plugins, and which are on.
 	Configuration configuration.Configuration
 	// Ended is closed once the server answers no more requests: what plugins run in the background ends with it.
 	Ended <-chan struct{}
@@ -99,33 +103,66 @@ func New(cfg Config) (admission.Interface, error) {
 		}
 		return needs
 	}
-	return twice{admission.NewChainHandler(
-		gate{namespaceLifecycle, synced(namespaces.Informer())},
-		gate{limitranger.New(core.LimitRanges().Lister()), synced(core.LimitRanges().Informer())},
-		gate{serviceAccount, synced(accounts.Informer())},
-		noderestriction.New(cfg.Client, core.Pods().Lister(), core.Nodes().Lister(), cfg.Authorizer),
-		taintnodesbycondition.New(),
-		gate{podSecurity, synced(namespaces.Informer(), core.Pods().Informer())},
-		gate{priority.New(cfg.Client, classes.Lister()), synced(classes.Informer())},
-		defaulttolerationseconds.New(),
-		gate{defaultstorageclass.New(storage.Lister()), synced(storage.Informer())},
-		storageobjectinuse.New(),
-		gate{claimresize.New(storage.Lister()), synced(storage.Informer())},
-		gate{runtimeclass.New(cfg.Client, runtimes.Lister()), synced(runtimes.Informer())},
-		certificates.New(cfg.Authorizer),
-		gate{defaultingressclass.New(ingresses.Lister()), synced(ingresses.Informer())},
-		gate{podtopologylabels.New(core.Nodes().Lister()), synced(core.Nodes().Informer())},
-		gate{nodedeclaredfeatures.New(core.Nodes().Lister()), synced(core.Nodes().Informer())},
-		gate{podresize.New(core.Nodes().Lister()), synced(core.Nodes().Informer())},
-		rbacescalation.New(cfg.Client, cfg.Authorizer, cfg.RBAC),
-		paramaccess.New(cfg.Client, cfg.Authorizer, kinds),
-		onUse(users.MutatingPolicies),
-		onUse(users.MutatingWebhooks),
-		onUse(users.ValidatingPolicies),
-		onUse(users.ValidatingWebhooks),
+	on := cfg.Configuration.Plugins.On
+	return inOrder(on,
+		named{lifecycle.PluginName, gate{namespaceLifecycle, synced(namespaces.Informer())}},
+		named{antiaffinitytopology.Name, antiaffinitytopology.New()},
+		named{"LimitRanger", gate{limitranger.New(core.LimitRanges().Lister()), synced(core.LimitRanges().Informer())}},
+		named{"ServiceAccount", gate{serviceAccount, synced(accounts.Informer())}},
+		named{"NodeRestriction", noderestriction.New(cfg.Client, core.Pods().Lister(), core.Nodes().Lister(), cfg.Authorizer)},
+		named{"TaintNodesByCondition", taintnodesbycondition.New()},
+		named{alwayspullimages.Name, alwayspullimages.New()},
+		named{"PodSecurity", gate{podSecurity, synced(namespaces.Informer(), core.Pods().Informer())}},
+		named{podnodeselector.Name, gate{podnodeselector.New(cfg.Client, namespaces.Lister(), cfg.Configuration.PodNodeSelector), synced(namespaces.Informer())}},
+		named{"Priority", gate{priority.New(cfg.Client, classes.Lister()), synced(classes.Informer())}},
+		named{"DefaultTolerationSeconds", defaulttolerationseconds.New()},
+		named{"DefaultStorageClass", gate{defaultstorageclass.New(storage.Lister()), synced(storage.Informer())}},
+		named{"StorageObjectInUseProtection", storageobjectinuse.New()},
+		named{"PersistentVolumeClaimResize", gate{claimresize.New(storage.Lister()), synced(storage.Informer())}},
+		named{"RuntimeClass", gate{runtimeclass.New(cfg.Client, runtimes.Lister()), synced(runtimes.Informer())}},
+		// Four plugins of upstream's, and a rule that is none there.
+		named{builtIn, certificates.New(cfg.Authorizer, on)},
+		named{"DefaultIngressClass", gate{defaultingressclass.New(ingresses.Lister()), synced(ingresses.Informer())}},
+		named{denyserviceexternalips.Name, denyserviceexternalips.New()},
+		named{"PodTopologyLabels", gate{podtopologylabels.New(core.Nodes().Lister()), synced(core.Nodes().Informer())}},
+		named{"NodeDeclaredFeatureValidator", gate{nodedeclaredfeatures.New(core.Nodes().Lister()), synced(core.Nodes().Informer())}},
+		named{"PodResizeValidator", gate{podresize.New(core.Nodes().Lister()), synced(core.Nodes().Informer())}},
+		// Upstream's storage of these kinds does what follows.
+		named{builtIn, rbacescalation.New(cfg.Client, cfg.Authorizer, cfg.RBAC)},
+		named{builtIn, paramaccess.New(cfg.Client, cfg.Authorizer, kinds)},
+		named{"MutatingAdmissionPolicy", onUse(users.MutatingPolicies)},
+		named{"MutatingAdmissionWebhook", onUse(users.MutatingWebhooks)},
+		named{"ValidatingAdmissionPolicy", onUse(users.ValidatingPolicies)},
+		named{"ValidatingAdmissionWebhook", onUse(users.ValidatingWebhooks)},
 		// The last: what it charges must not be refused by another.
-		gate{quotas, synced(core.ResourceQuotas().Informer())},
-	)}, nil
+		named{"ResourceQuota", gate{quotas, synced(core.ResourceQuotas().Informer())}},
+	)
+}
+
+// builtIn is the name of what cannot be switched off.
+const builtIn = ""
+
+// named is a plugin with its name.
+type named struct {
+	name string
+	admission.Interface
+}
+
+// inOrder is the chain of those plugins that are on. That what users may name is what there is, is checked: certificates is four of them.
+func inOrder(on func(name string) bool, all ...named) (admission.Interface, error) {
+	there := sets.New(certificates.Approval, certificates.Signing, certificates.SubjectRestriction, certificates.Attest)
+	var chain []admission.Interface
+	for _, p := range all {
+		if p.name == builtIn || on(p.name) {
+			chain = append(chain, p.Interface)
+		}
+		there.Insert(p.name)
+	}
+	known := sets.New(configuration.Default()...).Insert(configuration.Optional()...).Insert(builtIn)
+	if odd := known.SymmetricDifference(there); len(odd) > 0 {
+		return nil, fmt.Errorf("make admission: plugins %q are not both in the chain and in the options", sets.List(odd))
+	}
+	return twice{admission.NewChainHandler(chain...)}, nil
 }
 
 // twice asks the chain once more where a webhook or policy has changed the object, for what comes before those to see it, and those that

@@ -18,8 +18,8 @@ import (
 	"github.com/peapod/peapod/apiserver/admission/configuration"
 )
 
-// configured writes the files, in one folder, and loads admission.yaml of them.
-func configured(t *testing.T, files map[string]string) (configuration.Configuration, error) {
+// configured writes the files, in one folder, and loads admission.yaml of them, with other options that set has.
+func configured(t *testing.T, files map[string]string, set ...func(*configuration.Options)) (configuration.Configuration, error) {
 	t.Helper()
 	dir := t.TempDir()
 	for name, text := range files {
@@ -27,7 +27,11 @@ func configured(t *testing.T, files map[string]string) (configuration.Configurat
 			t.Fatal(err)
 		}
 	}
-	return configuration.Load(filepath.Join(dir, "admission.yaml"))
+	o := configuration.Options{AdmissionControlConfigFile: filepath.Join(dir, "admission.yaml")}
+	for _, f := range set {
+		f(&o)
+	}
+	return configuration.Load(o)
 }
 
 const admissionHead = "apiVersion: apiserver.config.k8s.io/v1\nkind: AdmissionConfiguration\nplugins:\n"
@@ -124,7 +128,7 @@ func TestBadConfiguration(t *testing.T) {
 			}
 		}
 	}
-	if c, err := configuration.Load(""); err != nil || c.PodSecurity != nil || c.MutatingWebhooks != nil {
+	if c, err := configuration.Load(configuration.Options{}); err != nil || c.PodSecurity != nil || c.MutatingWebhooks != nil {
 		t.Errorf("%+v, %v", c, err)
 	}
 }

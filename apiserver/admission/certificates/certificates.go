@@ -23,13 +23,22 @@ import (
 type Plugin struct {
 	*admission.Handler
 	authorizer authorizer.Authorizer
+	on         func(name string) bool
 }
 
 var _ admission.ValidationInterface = &Plugin{}
 
-// New makes the plugin.
-func New(authorizer authorizer.Authorizer) *Plugin {
-	return &Plugin{admission.NewHandler(admission.Create, admission.Update), authorizer}
+// Names are those of Kubernetes' plugins of which this one does the work.
+const (
+	Approval           = "CertificateApproval"
+	Signing            = "CertificateSigning"
+	SubjectRestriction = "CertificateSubjectRestriction"
+	Attest             = "ClusterTrustBundleAttest"
+)
+
+// New makes the plugin; on says which of Kubernetes' plugins are wanted.
+func New(authorizer authorizer.Authorizer, on func(name string) bool) *Plugin {
+	return &Plugin{admission.NewHandler(admission.Create, admission.Update), authorizer, on}
 }
 
 // Validate refuses what the user may not do.
@@ -51,16 +60,19 @@ func (p *Plugin) signingRequest(ctx context.Context, a admission.Attributes) err
 		return admission.NewForbidden(a, fmt.Errorf("unexpected type %T", a.GetObject()))
 	}
 	if a.GetOperation() == admission.Create && a.GetSubresource() == "" {
+		if !p.on(SubjectRestriction) {
+			return nil
+		}
 		return restrictSubject(a, now)
 	}
 	old, ok := a.GetOldObject().(*certificatesv1.CertificateSigningRequest)
 	if !ok {
 		return nil
 	}
-	switch a.GetSubresource() {
-	case "approval":
+	switch sub := a.GetSubresource(); {
+	case sub == "approval" && p.on(Approval):
 		return p.allowed(ctx, a, "approve", old.Spec.SignerName)
-	case "status":
+	case sub == "status" && p.on(Signing):
 		if equality.Semantic.DeepEqual(now.Status, old.Status) {
 			return nil
 		}
@@ -78,7 +90,7 @@ func (p *Plugin) trustBundle(ctx context.Context, a admission.Attributes) error 
 	if old, ok := a.GetOldObject().(*certificatesv1.ClusterTrustBundle); ok && equality.Semantic.DeepEqual(now, old) {
 		return nil
 	}
-	if now.Spec.SignerName == "" {
+	if now.Spec.SignerName == "" || !p.on(Attest) {
 		return nil
 	}
 	if err := p.allowed(ctx, a, "attest", now.Spec.SignerName); err != nil {

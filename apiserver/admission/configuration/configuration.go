@@ -20,6 +20,7 @@ import (
 	"k8s.io/pod-security-admission/admission/api/load"
 	"k8s.io/pod-security-admission/admission/api/validation"
 
+	"github.com/peapod/peapod/apiserver/admission/podnodeselector"
 	"github.com/peapod/peapod/apiserver/optionfile"
 )
 
@@ -30,17 +31,23 @@ type Configuration struct {
 	// MutatingWebhooks and ValidatingWebhooks name the kubeconfigs that say who the server is to webhooks, in the form that the
 	// plugins read; nil: it is nobody in particular.
 	MutatingWebhooks, ValidatingWebhooks []byte
+	// PodNodeSelector has the node labels of namespaces.
+	PodNodeSelector podnodeselector.Configuration
+	// Plugins are those that are on.
+	Plugins Plugins
 }
 
-// Load reads the file of --admission-control-config-file, which may be empty, and checks what that names. Plugins that take no
-// configuration here are errors, for what is asked of them would not be.
-func Load(file string) (Configuration, error) {
-	var c Configuration
-	if file == "" {
-		return c, nil
+// Load checks the options, and what the file says, if there is one. Settings of plugins that take none here are errors, for what is
+// asked of them would not be.
+func Load(o Options) (Configuration, error) {
+	if err := o.Check(); err != nil {
+		return Configuration{}, err
 	}
-	if err := c.load(file); err != nil {
-		return Configuration{}, fmt.Errorf("--admission-control-config-file %q: %w", file, err)
+	c := Configuration{Plugins: Plugins{o.EnableAdmissionPlugins, o.DisableAdmissionPlugins}}
+	if file := o.AdmissionControlConfigFile; file != "" {
+		if err := c.load(file); err != nil {
+			return Configuration{}, fmt.Errorf("--%s %q: %w", fileFlag, file, err)
+		}
 	}
 	return c, nil
 }
@@ -55,7 +62,11 @@ func (c *Configuration) load(file string) error {
 		return err
 	}
 	plugins := map[string]func([]byte) error{
-		"PodSecurity":         c.setPodSecurity,
+		"PodSecurity": c.setPodSecurity,
+		podnodeselector.Name: func(b []byte) (err error) {
+			c.PodNodeSelector, err = podnodeselector.Parse(b)
+			return err
+		},
 		mutating.PluginName:   func(b []byte) error { c.MutatingWebhooks = b; return checkWebhooks(b) },
 		validating.PluginName: func(b []byte) error { c.ValidatingWebhooks = b; return checkWebhooks(b) },
 	}
