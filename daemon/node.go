@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
@@ -161,8 +162,11 @@ func newNode(i instance.Instance, s settled, e *containers, m membership) (*node
 		Provide:     func(ctx context.Context, v *corev1.PersistentVolume) error { return n.local.Provide(ctx, v) },
 		Allocatable: func() resourceList { return n.kubelet.Node().Allocatable() },
 		HostIPs:     func() []string { return []string{ip.String()} },
-		NodeName:    s.NodeName,
-		Node:        func() (*corev1.Node, error) { return n.kubelet.Node().Get() },
+		Event: func(about runtime.Object, kind, reason, message string) {
+			n.kubelet.Recorder().Event(about, kind, reason, message)
+		},
+		NodeName: s.NodeName,
+		Node:     func() (*corev1.Node, error) { return n.kubelet.Node().Get() },
 		PodIPs: func(uid types.UID) []string {
 			p, ok := n.kubelet.Pods().PodByUID(uid)
 			if !ok {

@@ -34,6 +34,8 @@ func ensureStorageClass(ctx context.Context, client kubernetes.Interface) error 
 		Provisioner:       localpath.Provisioner,
 		ReclaimPolicy:     ptr.To(corev1.PersistentVolumeReclaimDelete),
 		VolumeBindingMode: ptr.To(storagev1.VolumeBindingWaitForFirstConsumer),
+		// Directories have no size of their own: there is nothing that growth could fail at.
+		AllowVolumeExpansion: ptr.To(true),
 	}, metav1.CreateOptions{})
 	if err != nil && !apierrors.IsAlreadyExists(err) {
 		return fmt.Errorf("make storage class %s: %w", localpath.ClassName, err)

@@ -25,7 +25,8 @@ func TestTheStorageClassIsMadeOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !storageclass.IsDefault(class) || class.Provisioner != "peapod.io/local-path" || *class.ReclaimPolicy != "Delete" || *class.VolumeBindingMode != "WaitForFirstConsumer" {
+	if !storageclass.IsDefault(class) || class.Provisioner != "peapod.io/local-path" || *class.ReclaimPolicy != "Delete" || *class.VolumeBindingMode != "WaitForFirstConsumer" ||
+		!*class.AllowVolumeExpansion {
 		t.Errorf("made %+v", class)
 	}
 	// A start that was cut off before it could note what it had made.

@@ -18,18 +18,23 @@ import (
 	storage "k8s.io/component-helpers/storage/volume"
 	"k8s.io/utils/ptr"
 
+	"github.com/peapod/peapod/internal/claimgrowth"
 	"github.com/peapod/peapod/internal/localpath"
 )
 
-// syncClaim makes the volume that the claim asks for. What is wrong with the claim or its class cannot be put right in them:
+// syncClaim makes the volume that the claim asks for, or has the one that it has grow. What is wrong with the claim or its class cannot be put right in them:
 // it is told once, and not tried again.
 func (c *controller) syncClaim(ctx context.Context, name cache.ObjectName) error {
 	claim, err := c.claims.PersistentVolumeClaims(name.Namespace).Get(name.Name)
-	if apierrors.IsNotFound(err) || err == nil && !asks(claim) {
+	switch {
+	case apierrors.IsNotFound(err):
 		return nil
-	}
-	if err != nil {
+	case err != nil:
 		return fmt.Errorf("read claim: %w", err)
+	case claimgrowth.Wanted(claim):
+		return c.grow(ctx, claim)
+	case !asks(claim):
+		return nil
 	}
 	class, err := c.classes.Get(storage.GetPersistentVolumeClaimClass(claim))
 	if apierrors.IsNotFound(err) || err == nil && class.Provisioner != localpath.Provisioner {

@@ -1,5 +1,5 @@
 // Package localpath is the controller of the built-in provisioner: it makes PersistentVolumes of local directories for claims
-// whose Pods have a node, and deletes those whose claims are gone. The directories are for the nodes to make and remove
+// whose Pods have a node, lets them grow, and deletes those whose claims are gone. The directories are for the nodes to make and remove
 // (internal/localpath says how they work together).
 //
 // The source is local and not hostPath: a local volume cannot be without node affinity, and kubelets give it to a Pod's
@@ -22,6 +22,7 @@ import (
 	storage "k8s.io/component-helpers/storage/volume"
 
 	"github.com/peapod/peapod/controllers/engine"
+	"github.com/peapod/peapod/internal/claimgrowth"
 	"github.com/peapod/peapod/internal/localpath"
 )
 
@@ -59,12 +60,12 @@ func New(d engine.Deps) (engine.Runner, error) {
 		handler  cache.ResourceEventHandler
 	}{
 		{volumes.Informer(), engine.OnSet(func(obj any) {
-			if v, ok := obj.(*corev1.PersistentVolume); ok && made(v) {
+			if v, ok := obj.(*corev1.PersistentVolume); ok && localpath.Made(v) {
 				c.queue.Add(key{true, cache.ObjectName{Name: v.Name}})
 			}
 		})},
 		{claims.Informer(), engine.OnSet(func(obj any) {
-			if claim, ok := obj.(*corev1.PersistentVolumeClaim); ok && asks(claim) {
+			if claim, ok := obj.(*corev1.PersistentVolumeClaim); ok && (asks(claim) || claimgrowth.Wanted(claim)) {
 				c.queue.Add(key{false, cache.MetaObjectToName(claim)})
 			}
 		})},
@@ -84,11 +85,6 @@ func New(d engine.Deps) (engine.Runner, error) {
 		c.queue.Synced = append(c.queue.Synced, seen.HasSyncedChecker())
 	}
 	return c.queue, nil
-}
-
-// made says whether the provisioner made the volume.
-func made(v *corev1.PersistentVolume) bool {
-	return v.Annotations[storage.AnnDynamicallyProvisioned] == localpath.Provisioner
 }
 
 // asks says whether the claim asks the provisioner for a volume.

@@ -16,7 +16,7 @@ import (
 // whose node is no more.
 func (c *controller) syncVolume(ctx context.Context, name string) error {
 	v, err := c.volumes.Get(name)
-	if apierrors.IsNotFound(err) || err == nil && !made(v) {
+	if apierrors.IsNotFound(err) || err == nil && !localpath.Made(v) {
 		return nil
 	}
 	if err != nil {

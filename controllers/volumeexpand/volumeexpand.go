@@ -1,5 +1,5 @@
 // Package volumeexpand answers claims that ask for more than they have. Nothing here can make a volume grow: the claim is told
-// whom it waits for, and a CSI driver's resizer does the rest.
+// whom it waits for, and a CSI driver's resizer does the rest. Volumes of the built-in provisioner are that one's to grow.
 package volumeexpand
 
 import (
@@ -11,6 +11,8 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/peapod/peapod/controllers/engine"
+	"github.com/peapod/peapod/internal/claimgrowth"
+	"github.com/peapod/peapod/internal/localpath"
 )
 
 // Name is that of the service account in kube-system as which the controller acts; upstream's, so that the bootstrap role
@@ -23,7 +25,7 @@ func New(d engine.Deps) (engine.Runner, error) {
 	loop := &engine.Loop{Name: Name}
 	loop.Sync = func(_ context.Context, key cache.ObjectName) error {
 		claim, err := claims.Lister().PersistentVolumeClaims(key.Namespace).Get(key.Name)
-		if apierrors.IsNotFound(err) || err == nil && !grows(claim) {
+		if apierrors.IsNotFound(err) || err == nil && !claimgrowth.Wanted(claim) {
 			return nil
 		}
 		if err != nil {
@@ -36,7 +38,7 @@ func New(d engine.Deps) (engine.Runner, error) {
 		if err != nil {
 			return fmt.Errorf("read volume: %w", err)
 		}
-		if ref := volume.Spec.ClaimRef; ref == nil || ref.UID != claim.UID {
+		if ref := volume.Spec.ClaimRef; ref == nil || ref.UID != claim.UID || localpath.Made(volume) {
 			return nil
 		}
 		if volume.Spec.CSI != nil {
@@ -66,10 +68,4 @@ func New(d engine.Deps) (engine.Runner, error) {
 	}
 	loop.Synced = []cache.DoneChecker{claimsSeen.HasSyncedChecker(), volumesSeen.HasSyncedChecker()}
 	return loop, nil
-}
-
-// grows says whether the claim asks for more than its volume was when they were bound.
-func grows(claim *corev1.PersistentVolumeClaim) bool {
-	has, ok := claim.Status.Capacity[corev1.ResourceStorage]
-	return ok && claim.Status.Phase == corev1.ClaimBound && claim.Spec.Resources.Requests.Storage().Cmp(has) > 0
 }

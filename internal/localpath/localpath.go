@@ -3,6 +3,7 @@
 //
 //	claim (selected-node)  -> controller: a volume of source local, with affinity to that node
 //	first Pod with it      -> node: makes the directory, notes Made
+//	claim asks for more    -> controller: the volume's capacity and the claim's follow; directories have no size
 //	claim is gone          -> controller: deletes the volume, which Finalizer holds
 //	volume is being deleted-> node: removes the directory, then Finalizer; the controller does where the node is no more
 package localpath
@@ -30,9 +31,14 @@ const (
 	Finalizer = storage.PVDeletionProtectionFinalizer
 )
 
+// Made says whether the provisioner has made the volume.
+func Made(v *corev1.PersistentVolume) bool {
+	return v.Annotations[storage.AnnDynamicallyProvisioned] == Provisioner
+}
+
 // Node is the node that the provisioner has put the volume on; empty for volumes that it has not made.
 func Node(v *corev1.PersistentVolume) string {
-	if v.Annotations[storage.AnnDynamicallyProvisioned] != Provisioner {
+	if !Made(v) {
 		return ""
 	}
 	return v.Labels[NodeLabel]

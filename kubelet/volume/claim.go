@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/component-helpers/storage/ephemeral"
 	storage "k8s.io/component-helpers/storage/volume"
@@ -26,6 +27,10 @@ type claimed struct {
 	readOnly bool
 	// options are those of the mount.
 	options []string
+	// follows are the claim and the volume, of volumes that may grow while they are mounted; size is what the claim had when
+	// they were looked at.
+	follows []objectRef
+	size    resource.Quantity
 }
 
 func usesClaim(v *v1.Volume) bool { return v.PersistentVolumeClaim != nil || v.Ephemeral != nil }
@@ -41,12 +46,13 @@ func (pv *podVolumes) claimOf(name string) (claimed, bool) {
 }
 
 // setUpClaim mounts the persistent volume behind a claim. Once that is done it stays so until the Pod is torn down,
-// whatever becomes of the claim. The caller holds pv.mu.
+// whatever becomes of the claim, but may grow. The caller holds pv.mu.
 func (m *Manager) setUpClaim(ctx context.Context, pv *podVolumes, v *v1.Volume) error {
-	if _, ok := pv.claimOf(v.Name); ok {
+	if c, ok := pv.claimOf(v.Name); ok {
+		pv.growth = errors.Join(pv.growth, m.growMounted(ctx, pv, v, c))
 		return nil
 	}
-	volume, readOnly, err := m.resolve(ctx, pv, v)
+	claim, volume, readOnly, err := m.resolve(ctx, pv, v)
 	if err != nil {
 		return err
 	}
@@ -57,6 +63,9 @@ func (m *Manager) setUpClaim(ctx context.Context, pv *podVolumes, v *v1.Volume) 
 	if err != nil {
 		return err
 	}
+	if err := m.growMounting(ctx, pv.pod, v, claim, volume, &c); err != nil {
+		return err
+	}
 	all := map[string]claimed{v.Name: c}
 	if have := pv.claimed.Load(); have != nil {
 		maps.Copy(all, *have)
@@ -65,9 +74,9 @@ func (m *Manager) setUpClaim(ctx context.Context, pv *podVolumes, v *v1.Volume) 
 	return nil
 }
 
-// resolve finds the persistent volume of a claim. The claim and the volume must name each other: the claim is the user's
+// resolve finds a claim and its persistent volume. The claim and the volume must name each other: the claim is the user's
 // to write, and the volume decides whose it is.
-func (m *Manager) resolve(ctx context.Context, pv *podVolumes, v *v1.Volume) (*v1.PersistentVolume, bool, error) {
+func (m *Manager) resolve(ctx context.Context, pv *podVolumes, v *v1.Volume) (*v1.PersistentVolumeClaim, *v1.PersistentVolume, bool, error) {
 	name, readOnly := "", false
 	if v.Ephemeral != nil {
 		name = ephemeral.VolumeClaimName(pv.pod, v)
@@ -88,34 +97,34 @@ func (m *Manager) resolve(ctx context.Context, pv *podVolumes, v *v1.Volume) (*v
 	}
 	obj, next, err := m.objects.get(ctx, m.also(pv, objectRef{claimKind, pv.pod.Namespace, name}))
 	if err != nil {
-		return nil, false, fail(nil, "failed to fetch PVC from API server: %w", err)
+		return nil, nil, false, fail(nil, "failed to fetch PVC from API server: %w", err)
 	}
 	c := obj.(*v1.PersistentVolumeClaim)
 	if v.Ephemeral != nil {
 		if err := ephemeral.VolumeIsForPod(pv.pod, c); err != nil {
-			return nil, false, &pod.RetryError{Err: &unprocessedError{err}, Ready: next}
+			return nil, nil, false, &pod.RetryError{Err: &unprocessedError{err}, Ready: next}
 		}
 	}
 	switch {
 	case c.DeletionTimestamp != nil && !m.wasMounted(pv.pod, v):
-		return nil, false, fail(next, "PVC is being deleted")
+		return nil, nil, false, fail(next, "PVC is being deleted")
 	case c.Status.Phase != v1.ClaimBound:
-		return nil, false, fail(next, "PVC is not bound")
+		return nil, nil, false, fail(next, "PVC is not bound")
 	case c.Spec.VolumeName == "":
-		return nil, false, fail(next, "PVC has empty pvc.Spec.VolumeName")
+		return nil, nil, false, fail(next, "PVC has empty pvc.Spec.VolumeName")
 	}
 	obj, next, err = m.objects.get(ctx, m.also(pv, objectRef{volumeKind, "", c.Spec.VolumeName}))
 	if err != nil {
-		return nil, false, fail(nil, "failed to fetch PV %s from API server: %w", c.Spec.VolumeName, err)
+		return nil, nil, false, fail(nil, "failed to fetch PV %s from API server: %w", c.Spec.VolumeName, err)
 	}
 	volume := obj.(*v1.PersistentVolume)
 	switch owner := volume.Spec.ClaimRef; {
 	case owner == nil:
-		return nil, false, fail(next, "found PV object %s but it has a nil pv.Spec.ClaimRef indicating it is not yet bound to the claim", volume.Name)
+		return nil, nil, false, fail(next, "found PV object %s but it has a nil pv.Spec.ClaimRef indicating it is not yet bound to the claim", volume.Name)
 	case owner.UID != c.UID, owner.Namespace != c.Namespace, owner.Name != c.Name:
-		return nil, false, fail(next, "found PV object %s but its pv.Spec.ClaimRef.UID %s does not point to claim.UID %s", volume.Name, owner.UID, c.UID)
+		return nil, nil, false, fail(next, "found PV object %s but its pv.Spec.ClaimRef.UID %s does not point to claim.UID %s", volume.Name, owner.UID, c.UID)
 	}
-	return volume, readOnly, nil
+	return c, volume, readOnly, nil
 }
 
 // also follows one more object for the Pod and returns it.

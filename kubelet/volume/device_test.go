@@ -18,12 +18,20 @@ import (
 // loopDevice makes a block device of 32 MiB, without a file system.
 func loopDevice(t *testing.T) string {
 	t.Helper()
+	path, _ := growingDevice(t)
+	return path
+}
+
+// growingDevice makes a block device of 32 MiB, without a file system, and what makes it larger.
+func growingDevice(t *testing.T) (path string, grow func(bytes int64)) {
+	t.Helper()
 	control, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
 	if err != nil {
 		t.Skipf("this machine has no loop devices: %v", err)
 	}
 	defer control.Close()
-	disk, err := os.Create(filepath.Join(t.TempDir(), "disk"))
+	file := filepath.Join(t.TempDir(), "disk")
+	disk, err := os.Create(file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,7 +61,12 @@ func loopDevice(t *testing.T) string {
 				t.Error(err)
 			}
 		})
-		return device.Name()
+		return device.Name(), func(bytes int64) {
+			t.Helper()
+			if err := errors.Join(os.Truncate(file, bytes), unix.IoctlSetInt(int(device.Fd()), unix.LOOP_SET_CAPACITY, 0)); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
 }
 

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/util/workqueue"
@@ -48,6 +49,8 @@ type Config struct {
 	// Provide, if not nil, makes the directory of a persistent volume, where that is this node's to make, before it is
 	// mounted.
 	Provide func(ctx context.Context, v *v1.PersistentVolume) error
+	// Event records an event as the kubelet.
+	Event func(about runtime.Object, kind, reason, message string)
 	// PodIPs are a Pod's addresses once it has a sandbox.
 	PodIPs func(uid types.UID) []string
 	// Clock is the real one if nil.
@@ -85,6 +88,8 @@ type podVolumes struct {
 	// ready says that every volume was set up once.
 	ready bool
 	gone  bool
+	// growth is what hindered volumes that are mounted from growing, at the last look.
+	growth error
 	// ended is closed when the Pod is torn down.
 	ended chan struct{}
 }
@@ -219,9 +224,9 @@ func (m *Manager) refresh(ctx context.Context, uid types.UID) error {
 	var missing *pod.RetryError
 	if errors.As(err, &missing) {
 		// Its object's next event has this run again. Where files of one that went are in use they stay as they are.
-		return nil
+		err = nil
 	}
-	return err
+	return errors.Join(err, pv.growth)
 }
 
 // setUp brings every volume of the Pod into its desired state. The caller holds pv.mu.
@@ -230,6 +235,7 @@ func (m *Manager) setUp(ctx context.Context, pv *podVolumes) error {
 		pv.pod = p
 	}
 	m.follow(pv, append(m.refs(pv), pv.unsettled()...))
+	pv.growth = nil
 	var again time.Time
 	var failed []failure
 	for i := range pv.pod.Spec.Volumes {
@@ -247,8 +253,8 @@ func (m *Manager) setUp(ctx context.Context, pv *podVolumes) error {
 		return report(failed)
 	}
 	pv.ready = true
-	// What claims stand for is settled: they need no watch.
-	m.follow(pv, m.refs(pv))
+	// What claims stand for is settled: they need no watch, but for those whose volumes may grow.
+	m.follow(pv, append(m.refs(pv), pv.growing()...))
 	if !again.IsZero() {
 		m.stale.AddAfter(pv.pod.UID, again.Sub(m.cfg.Clock.Now()))
 	}

@@ -27,6 +27,7 @@ func newManager(t *testing.T, objects ...runtime.Object) (*Manager, *fake.Client
 	t.Helper()
 	client := fake.NewClientset(objects...)
 	m := New(Config{Client: client, RootDir: t.TempDir(), Allocatable: func() v1.ResourceList { return nil },
+		Event:    func(runtime.Object, string, string, string) {},
 		NodeName: "n1", Node: func() (*v1.Node, error) {
 			return &v1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", UID: "node-1", Labels: map[string]string{v1.LabelHostname: "n1"}}}, nil
 		}})
