@@ -6,6 +6,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	genericregistry "k8s.io/apiserver/pkg/registry/generic/registry"
+	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/apiserver/pkg/util/dryrun"
 
 	"github.com/peapod/peapod/api/resource"
@@ -18,8 +19,12 @@ func allocation(store *genericregistry.Store, d *resource.Declaration, env resou
 		return
 	}
 	finish := func(settle func(bool)) genericregistry.FinishFunc {
-		return func(_ context.Context, ok bool) {
-			if settle != nil {
+		return func(ctx context.Context, ok bool) {
+			switch w, isUpdate := ctx.Value(writeKey{}).(*write); {
+			case settle == nil:
+			case ok && isUpdate:
+				w.attempted(settle)
+			default:
 				settle(ok)
 			}
 		}
@@ -43,4 +48,37 @@ func allocation(store *genericregistry.Store, d *resource.Declaration, env resou
 			b.Released(env, obj)
 		}
 	}
+}
+
+// write is what an update allocates. The generic store says that an update has succeeded before it is stored, at each attempt: what the
+// old object had would be given back while it is still there, and be lost to it where it stays. So it is settled when all is over.
+type write struct{ settle func(bool) }
+
+// writeKey is where a context has it.
+type writeKey struct{}
+
+// attempted takes over from an attempt that is ready to be stored. The one before has not been: somebody else was faster.
+func (w *write) attempted(settle func(bool)) {
+	w.end(false)
+	w.settle = settle
+}
+
+func (w *write) end(ok bool) {
+	if w.settle != nil {
+		w.settle(ok)
+		w.settle = nil
+	}
+}
+
+// update is the store's, which settles what it allocates when it is known whether the object was stored.
+func update(ctx context.Context, store *genericregistry.Store, name string, info rest.UpdatedObjectInfo, create rest.ValidateObjectFunc,
+	valid rest.ValidateObjectUpdateFunc, force bool, o *metav1.UpdateOptions) (runtime.Object, bool, error) {
+	if store.BeginUpdate == nil {
+		return store.Update(ctx, name, info, create, valid, force, o)
+	}
+	stored, w := false, &write{}
+	defer func() { w.end(stored) }()
+	obj, created, err := store.Update(context.WithValue(ctx, writeKey{}, w), name, info, create, valid, force, o)
+	stored = err == nil
+	return obj, created, err
 }

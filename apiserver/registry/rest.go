@@ -42,9 +42,9 @@ func (r *mainREST) List(ctx context.Context, o *metainternalversion.ListOptions)
 
 // Update implements rest.Updater. It runs in a goroutine of its own, whose beginning this is.
 func (r *mainREST) Update(ctx context.Context, name string, info rest.UpdatedObjectInfo, create rest.ValidateObjectFunc,
-	update rest.ValidateObjectUpdateFunc, force bool, o *metav1.UpdateOptions) (runtime.Object, bool, error) {
+	valid rest.ValidateObjectUpdateFunc, force bool, o *metav1.UpdateOptions) (runtime.Object, bool, error) {
 	deepstack.Reserve()
-	return r.Store.Update(ctx, name, info, create, update, force, o)
+	return update(ctx, r.Store, name, info, create, valid, force, o)
 }
 
 // statusREST serves the status subresource: reads give the whole object, writes change its status.
@@ -138,9 +138,9 @@ func (r *twoPhase) Create(ctx context.Context, obj runtime.Object, valid rest.Va
 }
 
 func (r *twoPhase) Update(ctx context.Context, name string, info rest.UpdatedObjectInfo, create rest.ValidateObjectFunc,
-	update rest.ValidateObjectUpdateFunc, force bool, o *metav1.UpdateOptions) (runtime.Object, bool, error) {
+	valid rest.ValidateObjectUpdateFunc, force bool, o *metav1.UpdateOptions) (runtime.Object, bool, error) {
 	deepstack.Reserve()
-	return r.store.Update(ctx, name, info, create, update, force, o)
+	return update(ctx, r.store, name, info, create, valid, force, o)
 }
 
 func (r *twoPhase) ConvertToTable(ctx context.Context, obj, o runtime.Object) (*metav1.Table, error) {
