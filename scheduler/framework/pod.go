@@ -92,6 +92,8 @@ type Pod struct {
 	Claims []Claim
 	// Terms are its affinity to other Pods, nil for none.
 	Terms *Terms
+	// SpreadTerms are the Pods that its topology spread constraints count, one for each.
+	SpreadTerms []Term
 }
 
 // NewPod works out what the scheduler needs of p, which must not change afterwards.
@@ -106,14 +108,14 @@ func NewPod(p *corev1.Pod) *Pod {
 		options.NonMissingContainerRequests = spreadRequests
 		spread = ResourcesOf(resource.PodRequests(p, options))
 	}
-	return &Pod{Pod: p, Requests: requests, Spread: spread, Ports: hostPorts(p), Claims: claimsOf(p), Terms: termsOf(p)}
+	return &Pod{Pod: p, Requests: requests, Spread: spread, Ports: hostPorts(p), Claims: claimsOf(p), Terms: termsOf(p), SpreadTerms: spreadTermsOf(p)}
 }
 
 // Newer is NewPod for what p, which may be nil, has become. What p needs is worked out anew only where it can have changed, which a
 // binding, for one, leaves as it is.
 func (p *Pod) Newer(now *corev1.Pod) *Pod {
 	if p == nil || p.UID != now.UID || p.Generation == 0 || p.Generation != now.Generation || statusCounts(p.Pod) || statusCounts(now) ||
-		p.Terms != nil && !maps.Equal(p.Labels, now.Labels) {
+		(p.Terms != nil || p.SpreadTerms != nil) && !maps.Equal(p.Labels, now.Labels) {
 		return NewPod(now)
 	}
 	same := *p

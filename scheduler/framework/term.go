@@ -89,6 +89,12 @@ func (t *Term) Matches(p *corev1.Pod, namespaces func(string) map[string]string)
 	return t.selector.Matches(labels.Set(p.Labels))
 }
 
+// MayMatch is Matches where the labels of namespaces are not at hand: a Pod of one that they might select is meant.
+func (t *Term) MayMatch(p *corev1.Pod) bool {
+	_, found := slices.BinarySearch(t.namespaces, p.Namespace)
+	return (found || t.nsSelector != nil) && t.selector.Matches(labels.Set(p.Labels))
+}
+
 // SelectsNamespaces says whether the labels of namespaces matter.
 func (t *Term) SelectsNamespaces() bool { return t.nsSelector != nil }
 
@@ -106,6 +112,29 @@ func termsOf(p *corev1.Pod) *Terms {
 	if a.PodAntiAffinity != nil {
 		out.Far = affinityTerms(a.PodAntiAffinity.RequiredDuringSchedulingIgnoredDuringExecution, p)
 		out.prefer(a.PodAntiAffinity.PreferredDuringSchedulingIgnoredDuringExecution, -1, p)
+	}
+	return out
+}
+
+// FarTerms are the Pods that p, which is bound to a node, does not want near.
+func FarTerms(p *corev1.Pod) []Term {
+	a := p.Spec.Affinity
+	if a == nil || a.PodAntiAffinity == nil {
+		return nil
+	}
+	return affinityTerms(a.PodAntiAffinity.RequiredDuringSchedulingIgnoredDuringExecution, p)
+}
+
+// spreadTermsOf prepares what the Pod's topology spread constraints count.
+func spreadTermsOf(p *corev1.Pod) []Term {
+	if len(p.Spec.TopologySpreadConstraints) == 0 {
+		return nil
+	}
+	out := make([]Term, len(p.Spec.TopologySpreadConstraints))
+	for i := range p.Spec.TopologySpreadConstraints {
+		c := &p.Spec.TopologySpreadConstraints[i]
+		selector := WithKeys(c.LabelSelector, c.MatchLabelKeys, metav1.LabelSelectorOpIn, p.Labels)
+		out[i] = NewTerm(c.TopologyKey, selector, []string{p.Namespace}, nil)
 	}
 	return out
 }

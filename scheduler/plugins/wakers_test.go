@@ -11,6 +11,7 @@ import (
 	"github.com/peapod/peapod/scheduler/plugins/nodeaffinity"
 	"github.com/peapod/peapod/scheduler/plugins/nodedeclaredfeatures"
 	"github.com/peapod/peapod/scheduler/plugins/noderesources"
+	"github.com/peapod/peapod/scheduler/plugins/podaffinity"
 	"github.com/peapod/peapod/scheduler/plugins/tainttoleration"
 	"github.com/peapod/peapod/scheduler/plugins/topologyspread"
 	"github.com/peapod/peapod/scheduler/plugins/volumerestrictions"
@@ -42,6 +43,26 @@ func TestWhatHelps(t *testing.T) {
 	going.DeletionTimestamp = new(metav1.Now())
 	elsewhere := labelled(pod("q"), "a")
 	elsewhere.Namespace = "other"
+	selecting.Spec.TopologySpreadConstraints = []corev1.TopologySpreadConstraint{
+		{TopologyKey: "zone", MaxSkew: 1, WhenUnsatisfiable: corev1.DoNotSchedule, LabelSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "a"}}},
+		{TopologyKey: "zone", MaxSkew: 1, WhenUnsatisfiable: corev1.ScheduleAnyway, LabelSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "soft"}}}}
+	near := func(app string, namespaces *metav1.LabelSelector) []corev1.PodAffinityTerm {
+		return []corev1.PodAffinityTerm{{TopologyKey: "zone", LabelSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": app}}, NamespaceSelector: namespaces}}
+	}
+	selecting.Labels = map[string]string{"app": "self"}
+	selecting.Spec.Affinity = &corev1.Affinity{
+		PodAffinity:     &corev1.PodAffinity{RequiredDuringSchedulingIgnoredDuringExecution: near("friend", nil)},
+		PodAntiAffinity: &corev1.PodAntiAffinity{RequiredDuringSchedulingIgnoredDuringExecution: near("foe", &metav1.LabelSelector{})},
+	}
+	hostile := labelled(pod("q"), "b")
+	hostile.Spec.Affinity = &corev1.Affinity{PodAntiAffinity: &corev1.PodAntiAffinity{RequiredDuringSchedulingIgnoredDuringExecution: near("self", nil)}}
+	foeElsewhere := labelled(pod("q"), "foe")
+	foeElsewhere.Namespace = "other"
+	friendElsewhere := labelled(pod("q"), "friend")
+	friendElsewhere.Namespace = "other"
+	app := func(name string) *corev1.Pod { return labelled(pod("q"), name) }
+	done := app("foe")
+	done.Status.Phase = corev1.PodSucceeded
 	amounts := func(p *corev1.Pod) framework.Resources { return framework.NewPod(p).Requests }
 	for what, test := range map[string]struct {
 		rule framework.Waker
@@ -64,6 +85,23 @@ func TestWhatHelps(t *testing.T) {
 		"spread: a Pod begins to go":             {topologyspread.Plugin{}, framework.Event{OldPod: labelled(pod("q"), "a"), NewPod: going}, true},
 		"spread: a Pod stays as it is":           {topologyspread.Plugin{}, framework.Event{OldPod: labelled(pod("q"), "a"), NewPod: labelled(pod("q"), "a")}, false},
 		"spread: a Pod of another namespace":     {topologyspread.Plugin{}, framework.Event{OldPod: elsewhere}, false},
+		"spread: a Pod that is not counted":      {topologyspread.Plugin{}, framework.Event{NewPod: app("b")}, false},
+		"spread: a Pod that is counted":          {topologyspread.Plugin{}, framework.Event{NewPod: app("a")}, true},
+		"spread: it is counted now":              {topologyspread.Plugin{}, framework.Event{OldPod: app("b"), NewPod: app("a")}, true},
+		"spread: it has another label":           {topologyspread.Plugin{}, framework.Event{OldPod: app("b"), NewPod: app("c")}, false},
+		"spread: what is only preferred":         {topologyspread.Plugin{}, framework.Event{NewPod: app("soft")}, false},
+		"pods: a friend came":                    {podaffinity.Plugin{}, framework.Event{NewPod: app("friend")}, true},
+		"pods: a friend came elsewhere":          {podaffinity.Plugin{}, framework.Event{NewPod: friendElsewhere}, false},
+		"pods: another came":                     {podaffinity.Plugin{}, framework.Event{NewPod: app("b")}, false},
+		"pods: one became a friend":              {podaffinity.Plugin{}, framework.Event{OldPod: app("b"), NewPod: app("friend")}, true},
+		"pods: a friend stays one":               {podaffinity.Plugin{}, framework.Event{OldPod: app("friend"), NewPod: app("friend")}, false},
+		"pods: a foe left":                       {podaffinity.Plugin{}, framework.Event{OldPod: app("foe")}, true},
+		"pods: a foe of any namespace left":      {podaffinity.Plugin{}, framework.Event{OldPod: foeElsewhere}, true},
+		"pods: a foe is done":                    {podaffinity.Plugin{}, framework.Event{OldPod: app("foe"), NewPod: done}, true},
+		"pods: a foe is no more one":             {podaffinity.Plugin{}, framework.Event{OldPod: app("foe"), NewPod: app("b")}, true},
+		"pods: a foe came":                       {podaffinity.Plugin{}, framework.Event{NewPod: app("foe")}, false},
+		"pods: one left that did not want it":    {podaffinity.Plugin{}, framework.Event{OldPod: hostile}, true},
+		"pods: another left":                     {podaffinity.Plugin{}, framework.Event{OldPod: app("b")}, false},
 		"spread: a node's taints changed":        {topologyspread.Plugin{}, framework.Event{OldNode: sized("4", "4Gi"), NewNode: with(sized("4", "4Gi"), taint)}, true},
 	} {
 		if got := test.rule.Helps(framework.NewPod(selecting), test.e); got != test.want {

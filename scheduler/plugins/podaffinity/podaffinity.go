@@ -5,6 +5,8 @@ import (
 	"maps"
 	"slices"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/peapod/peapod/scheduler/framework"
 )
 
@@ -78,18 +80,39 @@ func nearOf(pod *framework.Pod, cluster *framework.Cluster) (near []*framework.T
 	return near, first
 }
 
-// Helps implements framework.Waker: a Pod came, went or changed its labels; a node came or changed its labels; a namespace
-// that may be selected changed its labels.
+// Helps implements framework.Waker: a Pod came, or changed its labels, that the Pod wants near; one went, or changed them, that
+// kept it away; a node came or changed its labels; a namespace that may be selected changed its labels.
 func (Plugin) Helps(pod *framework.Pod, e framework.Event) bool {
 	switch {
 	case e.OldNode != nil || e.NewNode != nil:
 		return e.NodeLabelsChanged()
 	case e.NewNamespace != nil:
 		return pod.Terms != nil && slices.ContainsFunc(slices.Concat(pod.Terms.Near, pod.Terms.Far), func(t framework.Term) bool { return t.SelectsNamespaces() })
-	case e.OldPod == nil && e.NewPod == nil:
+	case e.PodLeft():
+		return keptAway(pod, e.OldPod)
+	case e.OldPod == nil:
+		return e.NewPod != nil && wanted(pod, e.NewPod)
+	case e.NewPod == nil || maps.Equal(e.OldPod.Labels, e.NewPod.Labels):
 		return false
 	}
-	return e.OldPod == nil || e.PodLeft() || e.NewPod != nil && !maps.Equal(e.OldPod.Labels, e.NewPod.Labels)
+	return !wanted(pod, e.OldPod) && wanted(pod, e.NewPod) || unwanted(pod, e.OldPod) && !unwanted(pod, e.NewPod)
+}
+
+// wanted says whether other is one that the Pod wants near.
+func wanted(pod *framework.Pod, other *corev1.Pod) bool {
+	return pod.Terms != nil && len(pod.Terms.Near) > 0 &&
+		!slices.ContainsFunc(pod.Terms.Near, func(t framework.Term) bool { return !t.MayMatch(other) })
+}
+
+// unwanted says whether other is one that the Pod does not want near.
+func unwanted(pod *framework.Pod, other *corev1.Pod) bool {
+	return pod.Terms != nil && slices.ContainsFunc(pod.Terms.Far, func(t framework.Term) bool { return t.MayMatch(other) })
+}
+
+// keptAway says whether one of the two did not want the other near.
+func keptAway(pod *framework.Pod, other *corev1.Pod) bool {
+	return unwanted(pod, other) ||
+		slices.ContainsFunc(framework.FarTerms(other), func(t framework.Term) bool { return t.MayMatch(pod.Pod) })
 }
 
 // PrepareScore implements framework.Score: the weights of the Pod's preferred terms that a node's domain satisfies, and of

@@ -8,7 +8,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	schedulinghelpers "k8s.io/component-helpers/scheduling/corev1"
 	"k8s.io/klog/v2"
 
@@ -42,12 +41,11 @@ type constraint struct {
 // prepare prepares the constraints of one kind. It costs a look-up for each.
 func prepare(pod *framework.Pod, cluster *framework.Cluster, when corev1.UnsatisfiableConstraintAction) []constraint {
 	var out []constraint
-	for _, c := range pod.Spec.TopologySpreadConstraints {
+	for i, c := range pod.Spec.TopologySpreadConstraints {
 		if c.WhenUnsatisfiable != when {
 			continue
 		}
-		selector := framework.WithKeys(c.LabelSelector, c.MatchLabelKeys, metav1.LabelSelectorOpIn, pod.Labels)
-		term := framework.NewTerm(c.TopologyKey, selector, []string{pod.Namespace}, nil)
+		term := pod.SpreadTerms[i]
 		k := constraint{TopologySpreadConstraint: c, index: cluster.Index, matching: cluster.Index.Matching(true, term)}
 		if term.Matches(pod.Pod, cluster.Namespaces) {
 			k.self = 1
@@ -166,19 +164,22 @@ func (Plugin) Prepare(pod *framework.Pod, cluster *framework.Cluster) (func(*fra
 	}, framework.Reason{}
 }
 
-// Helps implements framework.Waker: a Pod of the namespace came, went, is going or changed its labels; a node came, went or
-// changed what it counts by.
+// Helps implements framework.Waker: a Pod that a constraint counts came, went, is going, or is counted now where it was not, or
+// the reverse; a node came, went or changed what it counts by.
 func (Plugin) Helps(pod *framework.Pod, e framework.Event) bool {
-	switch {
-	case e.OldNode != nil || e.NewNode != nil:
+	if e.OldNode != nil || e.NewNode != nil {
 		return e.NewNode == nil || e.NodeAppearedOr(func(old, new *corev1.Node) bool {
 			return !maps.Equal(old.Labels, new.Labels) || !equality.Semantic.DeepEqual(old.Spec.Taints, new.Spec.Taints)
 		})
-	case e.NewPod != nil && e.OldPod != nil:
-		return e.NewPod.Namespace == pod.Namespace && (e.PodLeft() || !maps.Equal(e.OldPod.Labels, e.NewPod.Labels) ||
-			e.NewPod.DeletionTimestamp != nil && e.OldPod.DeletionTimestamp == nil)
-	case e.NewPod != nil:
-		return e.NewPod.Namespace == pod.Namespace
 	}
-	return e.OldPod != nil && e.OldPod.Namespace == pod.Namespace
+	counted := func(p *corev1.Pod, term *framework.Term) bool {
+		return p != nil && !framework.Finished(p) && p.DeletionTimestamp == nil && term.MayMatch(p)
+	}
+	for i := range pod.SpreadTerms {
+		if pod.Spec.TopologySpreadConstraints[i].WhenUnsatisfiable == corev1.DoNotSchedule &&
+			counted(e.OldPod, &pod.SpreadTerms[i]) != counted(e.NewPod, &pod.SpreadTerms[i]) {
+			return true
+		}
+	}
+	return false
 }
