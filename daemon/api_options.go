@@ -13,6 +13,7 @@ import (
 	"github.com/peapod/peapod/apiserver/auditing"
 	"github.com/peapod/peapod/apiserver/authn"
 	"github.com/peapod/peapod/apiserver/authn/issuers"
+	"github.com/peapod/peapod/apiserver/authz/structured"
 	"github.com/peapod/peapod/apiserver/encryption"
 )
 
@@ -23,6 +24,8 @@ type (
 	EncryptionOptions = encryption.Options
 	// AdmissionOptions are which plugins of admission are asked, and their settings.
 	AdmissionOptions = configuration.Options
+	// AuthorizationOptions are who is asked whether a request is allowed.
+	AuthorizationOptions = structured.Options
 	// IssuerOptions are whose tokens are believed.
 	IssuerOptions = issuers.Options
 )
@@ -33,6 +36,7 @@ type APIOptions struct {
 	AuditOptions
 	EncryptionOptions
 	IssuerOptions
+	AuthorizationOptions
 	AdmissionOptions
 	// MaxRequestsInflight and MaxMutatingRequestsInflight are how many requests that read and that write are served at once; more
 	// are turned away. With EnablePriorityAndFairness their sum is shared out among the priority levels, where requests may wait.
@@ -52,6 +56,7 @@ func (o *APIOptions) AddFlags(f *pflag.FlagSet) {
 	o.AuditOptions.AddFlags(f)
 	o.EncryptionOptions.AddFlags(f)
 	o.IssuerOptions.AddFlags(f)
+	o.AuthorizationOptions.AddFlags(f)
 	o.AdmissionOptions.AddFlags(f)
 	f.IntVar(&o.MaxRequestsInflight, "max-requests-inflight", o.MaxRequestsInflight, "how many requests that read are served at once")
 	f.IntVar(&o.MaxMutatingRequestsInflight, "max-mutating-requests-inflight", o.MaxMutatingRequestsInflight, "how many requests that write are served at once")
@@ -64,7 +69,7 @@ func (o *APIOptions) check() error {
 		return fmt.Errorf("--max-requests-inflight %d, --max-mutating-requests-inflight %d: must be positive, such as %d and %d",
 			reads, writes, apiserver.DefaultMaxReads, apiserver.DefaultMaxWrites)
 	}
-	return errors.Join(o.AuditOptions.Check(), o.EncryptionOptions.Check(), o.AdmissionOptions.Check())
+	return errors.Join(o.AuditOptions.Check(), o.EncryptionOptions.Check(), o.IssuerOptions.Check(), o.AdmissionOptions.Check())
 }
 
 // guards are what the options have made.
@@ -75,6 +80,8 @@ type guards struct {
 	encryption *encryption.Encryption
 	admission  configuration.Configuration
 	trust      issuers.Trust
+	// authorizers is nil where no file says who is asked.
+	authorizers *structured.File
 }
 
 // open reads the files that the options name. It comes before anything is changed on the machine: a mistake in one is an error of the start.
@@ -89,8 +96,24 @@ func (o *APIOptions) open(ctx context.Context, server string) (g guards, err err
 	if g.trust, err = issuers.New(ctx, issuers.Config{Options: o.IssuerOptions, Issuer: authn.DefaultURL, Audiences: authenticator.Audiences{authn.DefaultURL}, Server: server}); err != nil {
 		return g, err
 	}
+	if g.authorizers, err = structured.Load(o.AuthorizationOptions, server); err != nil {
+		return g, err
+	}
 	if g.encryption, err = encryption.New(ctx, o.EncryptionOptions, server); err != nil {
 		return g, err
 	}
 	return g, nil
+}
+
+// start has changes of those files count that are read again.
+func (g guards) start(ps *parts) {
+	if g.encryption.Reloads() {
+		ps.start("encryption configuration", g.encryption.Run)
+	}
+	if g.trust.Reloads() {
+		ps.start("authentication configuration", g.trust.Run)
+	}
+	if g.authorizers != nil {
+		ps.start("authorization configuration", g.authorizers.Run)
+	}
 }

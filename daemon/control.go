@@ -137,7 +137,7 @@ func newControl(s settled, k keyed) (*control, error) {
 	if err != nil {
 		return nil, err
 	}
-	may, err := authz.New(authz.Config{Informers: c.informers, Client: c.system, Served: served()})
+	may, err := authz.New(authz.Config{Informers: c.informers, Client: c.system, Served: served(), File: k.guards.authorizers})
 	if err != nil {
 		return nil, err
 	}

@@ -183,12 +183,7 @@ func startParts(ctx context.Context, ps *parts, i instance.Instance, s settled, 
 	if err := k.store.Wait(ctx); err != nil {
 		return fmt.Errorf("open store: %w", err)
 	}
-	if k.guards.encryption.Reloads() {
-		ps.start("encryption configuration", k.guards.encryption.Run)
-	}
-	if k.guards.trust.Reloads() {
-		ps.start("authentication configuration", k.guards.trust.Run)
-	}
+	k.guards.start(ps)
 	ps.start("API server", c.run)
 	if opening != nil {
 		if err := opening.wait(); err != nil {

@@ -29,6 +29,7 @@ import (
 	"github.com/peapod/peapod/apiserver/authn/issuers"
 	"github.com/peapod/peapod/apiserver/authz"
 	"github.com/peapod/peapod/apiserver/authz/bootstrap"
+	"github.com/peapod/peapod/apiserver/authz/structured"
 	"github.com/peapod/peapod/apiserver/pki"
 	"github.com/peapod/peapod/apiserver/servertest"
 	"github.com/peapod/peapod/internal/testca"
@@ -53,11 +54,18 @@ func start(t *testing.T) *cluster {
 // startOn runs a server whose store is on fs.
 func startOn(t *testing.T, fs vfs.FS) *cluster {
 	t.Helper()
-	return startWith(t, fs, configuration.Configuration{})
+	return startWith(t, fs, setup{})
 }
 
-// startWith runs one whose plugins are configured, and that may believe others' tokens.
-func startWith(t *testing.T, fs vfs.FS, plugins configuration.Configuration, trust ...issuers.Trust) *cluster {
+// setup is what users set of who is believed, who may do what, and what admission does.
+type setup struct {
+	trust       issuers.Trust
+	authorizers *structured.File
+	plugins     configuration.Configuration
+}
+
+// startWith runs one that is set up so.
+func startWith(t *testing.T, fs vfs.FS, set setup) *cluster {
 	t.Helper()
 	c := &cluster{}
 	var err error
@@ -79,10 +87,8 @@ func startWith(t *testing.T, fs vfs.FS, plugins configuration.Configuration, tru
 			t.Fatal(err)
 		}
 		factory := informers.NewSharedInformerFactory(c.system, 0)
-		who := authn.Config{InProcess: cfg.InProcess.Authenticator(), ClientCA: c.pki.ClientCA(), Issuer: c.issuer, Informers: factory, Client: c.system}
-		for _, t := range trust {
-			who.Others, who.Anonymous = t.Tokens, t.Anonymous
-		}
+		who := authn.Config{InProcess: cfg.InProcess.Authenticator(), ClientCA: c.pki.ClientCA(), Issuer: c.issuer, Informers: factory, Client: c.system,
+			Others: set.trust.Tokens, Anonymous: set.trust.Anonymous}
 		authenticator, err := authn.New(who)
 		if err != nil {
 			t.Fatal(err)
@@ -91,12 +97,12 @@ func startWith(t *testing.T, fs vfs.FS, plugins configuration.Configuration, tru
 		for _, d := range api.All() {
 			served[d.Resource()] = true
 		}
-		authorizer, err := authz.New(authz.Config{Informers: factory, Client: c.system, Served: func(gr schema.GroupResource) bool { return served[gr] }})
+		authorizer, err := authz.New(authz.Config{Informers: factory, Client: c.system, Served: func(gr schema.GroupResource) bool { return served[gr] }, File: set.authorizers})
 		if err != nil {
 			t.Fatal(err)
 		}
 		cfg.Admission, err = admission.New(admission.Config{Client: c.system, Dynamic: free, Informers: factory, Authorizer: authorizer, RBAC: authorizer.RBAC(),
-			Configuration: plugins, Ended: informing.Done()})
+			Configuration: set.plugins, Ended: informing.Done()})
 		if err != nil {
 			t.Fatal(err)
 		}

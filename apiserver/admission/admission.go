@@ -95,38 +95,30 @@ func New(cfg Config) (admission.Interface, error) {
 	if err != nil {
 		return nil, err
 	}
-	onUse := func(p *hooks.OnUse) gate { return gate{p, []cache.DoneChecker{p.Synced()}} }
-	synced := func(i ...cache.SharedIndexInformer) []cache.DoneChecker {
-		var needs []cache.DoneChecker
-		for _, informer := range i {
-			needs = append(needs, informer.HasSyncedChecker())
-		}
-		return needs
-	}
 	on := cfg.Configuration.Plugins.On
 	return inOrder(on,
-		named{lifecycle.PluginName, gate{namespaceLifecycle, synced(namespaces.Informer())}},
+		named{lifecycle.PluginName, gate{namespaceLifecycle, known(namespaces.Informer())}},
 		named{antiaffinitytopology.Name, antiaffinitytopology.New()},
-		named{"LimitRanger", gate{limitranger.New(core.LimitRanges().Lister()), synced(core.LimitRanges().Informer())}},
-		named{"ServiceAccount", gate{serviceAccount, synced(accounts.Informer())}},
+		named{"LimitRanger", gate{limitranger.New(core.LimitRanges().Lister()), known(core.LimitRanges().Informer())}},
+		named{"ServiceAccount", gate{serviceAccount, known(accounts.Informer())}},
 		named{"NodeRestriction", noderestriction.New(cfg.Client, core.Pods().Lister(), core.Nodes().Lister(), cfg.Authorizer)},
 		named{"TaintNodesByCondition", taintnodesbycondition.New()},
 		named{alwayspullimages.Name, alwayspullimages.New()},
-		named{"PodSecurity", gate{podSecurity, synced(namespaces.Informer(), core.Pods().Informer())}},
-		named{podnodeselector.Name, gate{podnodeselector.New(cfg.Client, namespaces.Lister(), cfg.Configuration.PodNodeSelector), synced(namespaces.Informer())}},
-		named{"Priority", gate{priority.New(cfg.Client, classes.Lister()), synced(classes.Informer())}},
+		named{"PodSecurity", gate{podSecurity, known(namespaces.Informer(), core.Pods().Informer())}},
+		named{podnodeselector.Name, gate{podnodeselector.New(cfg.Client, namespaces.Lister(), cfg.Configuration.PodNodeSelector), known(namespaces.Informer())}},
+		named{"Priority", gate{priority.New(cfg.Client, classes.Lister()), known(classes.Informer())}},
 		named{"DefaultTolerationSeconds", defaulttolerationseconds.New()},
-		named{"DefaultStorageClass", gate{defaultstorageclass.New(storage.Lister()), synced(storage.Informer())}},
+		named{"DefaultStorageClass", gate{defaultstorageclass.New(storage.Lister()), known(storage.Informer())}},
 		named{"StorageObjectInUseProtection", storageobjectinuse.New()},
-		named{"PersistentVolumeClaimResize", gate{claimresize.New(storage.Lister()), synced(storage.Informer())}},
-		named{"RuntimeClass", gate{runtimeclass.New(cfg.Client, runtimes.Lister()), synced(runtimes.Informer())}},
+		named{"PersistentVolumeClaimResize", gate{claimresize.New(storage.Lister()), known(storage.Informer())}},
+		named{"RuntimeClass", gate{runtimeclass.New(cfg.Client, runtimes.Lister()), known(runtimes.Informer())}},
 		// Four plugins of upstream's, and a rule that is none there.
 		named{builtIn, certificates.New(cfg.Authorizer, on)},
-		named{"DefaultIngressClass", gate{defaultingressclass.New(ingresses.Lister()), synced(ingresses.Informer())}},
+		named{"DefaultIngressClass", gate{defaultingressclass.New(ingresses.Lister()), known(ingresses.Informer())}},
 		named{denyserviceexternalips.Name, denyserviceexternalips.New()},
-		named{"PodTopologyLabels", gate{podtopologylabels.New(core.Nodes().Lister()), synced(core.Nodes().Informer())}},
-		named{"NodeDeclaredFeatureValidator", gate{nodedeclaredfeatures.New(core.Nodes().Lister()), synced(core.Nodes().Informer())}},
-		named{"PodResizeValidator", gate{podresize.New(core.Nodes().Lister()), synced(core.Nodes().Informer())}},
+		named{"PodTopologyLabels", gate{podtopologylabels.New(core.Nodes().Lister()), known(core.Nodes().Informer())}},
+		named{"NodeDeclaredFeatureValidator", gate{nodedeclaredfeatures.New(core.Nodes().Lister()), known(core.Nodes().Informer())}},
+		named{"PodResizeValidator", gate{podresize.New(core.Nodes().Lister()), known(core.Nodes().Informer())}},
 		// Upstream's storage of these kinds does what follows.
 		named{builtIn, rbacescalation.New(cfg.Client, cfg.Authorizer, cfg.RBAC)},
 		named{builtIn, paramaccess.New(cfg.Client, cfg.Authorizer, kinds)},
@@ -135,8 +127,20 @@ func New(cfg Config) (admission.Interface, error) {
 		named{"ValidatingAdmissionPolicy", onUse(users.ValidatingPolicies)},
 		named{"ValidatingAdmissionWebhook", onUse(users.ValidatingWebhooks)},
 		// The last: what it charges must not be refused by another.
-		named{"ResourceQuota", gate{quotas, synced(core.ResourceQuotas().Informer())}},
+		named{"ResourceQuota", gate{quotas, known(core.ResourceQuotas().Informer())}},
 	)
+}
+
+// onUse has requests wait until it is known whether the plugin is used.
+func onUse(p *hooks.OnUse) gate { return gate{p, []cache.DoneChecker{p.Synced()}} }
+
+// known are done when the informers have their first list.
+func known(i ...cache.SharedIndexInformer) []cache.DoneChecker {
+	var needs []cache.DoneChecker
+	for _, informer := range i {
+		needs = append(needs, informer.HasSyncedChecker())
+	}
+	return needs
 }
 
 // builtIn is the name of what cannot be switched off.
@@ -158,8 +162,8 @@ func inOrder(on func(name string) bool, all ...named) (admission.Interface, erro
 		}
 		there.Insert(p.name)
 	}
-	known := sets.New(configuration.Default()...).Insert(configuration.Optional()...).Insert(builtIn)
-	if odd := known.SymmetricDifference(there); len(odd) > 0 {
+	options := sets.New(configuration.Default()...).Insert(configuration.Optional()...).Insert(builtIn)
+	if odd := options.SymmetricDifference(there); len(odd) > 0 {
 		return nil, fmt.Errorf("make admission: plugins %q are not both in the chain and in the options", sets.List(odd))
 	}
 	return twice{admission.NewChainHandler(chain...)}, nil

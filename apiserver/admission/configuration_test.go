@@ -63,7 +63,7 @@ func TestConfiguration(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := startWith(t, vfs.NewMem(), plugins)
+	c := startWith(t, vfs.NewMem(), setup{plugins: plugins})
 	ctx := t.Context()
 	for _, name := range []string{"free", "bound"} {
 		if _, err := c.system.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{}); err != nil {

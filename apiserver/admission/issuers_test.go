@@ -25,7 +25,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/component-base/metrics/legacyregistry"
 
-	"github.com/peapod/peapod/apiserver/admission/configuration"
 	"github.com/peapod/peapod/apiserver/authn"
 	"github.com/peapod/peapod/apiserver/authn/issuers"
 )
@@ -136,7 +135,7 @@ func TestIssuers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := startWith(t, vfs.NewMem(), configuration.Configuration{}, trust)
+	c := startWith(t, vfs.NewMem(), setup{trust: trust})
 	ctx := t.Context()
 	_, err = c.system.RbacV1().ClusterRoles().Create(ctx, &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: "ops"},
 		Rules: []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"configmaps"}, Verbs: []string{"list"}}}}, metav1.CreateOptions{})
@@ -211,7 +210,8 @@ func TestBadIssuers(t *testing.T) {
 			}
 		}
 	}
-	o := issuers.Options{}
+	o := issuers.DefaultOptions()
+	o.AnonymousAuth = false
 	if trust, err := issuers.New(t.Context(), issuers.Config{Options: o}); err != nil || trust.Anonymous == nil || trust.Anonymous.Enabled || trust.Tokens != nil {
 		t.Errorf("--anonymous-auth=false: %+v, %v", trust, err)
 	}

@@ -30,7 +30,7 @@ func TestPlugins(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := startWith(t, vfs.NewMem(), plugins)
+	c := startWith(t, vfs.NewMem(), setup{plugins: plugins})
 	pods := c.system.CoreV1().Pods("default")
 	create := func(change func(*corev1.Pod)) (*corev1.Pod, error) {
 		p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: corev1.PodSpec{NodeSelector: map[string]string{"disk": "ssd"},

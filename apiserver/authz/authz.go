@@ -13,10 +13,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
-	"k8s.io/apiserver/pkg/authorization/authorizerfactory"
-	"k8s.io/apiserver/pkg/authorization/union"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
@@ -25,6 +22,7 @@ import (
 	"github.com/peapod/peapod/apiserver/authz/bootstrap"
 	"github.com/peapod/peapod/apiserver/authz/node"
 	"github.com/peapod/peapod/apiserver/authz/rbac"
+	"github.com/peapod/peapod/apiserver/authz/structured"
 	"github.com/peapod/peapod/internal/synced"
 )
 
@@ -36,6 +34,8 @@ type Config struct {
 	Client kubernetes.Interface
 	// Served says which resources the server has; nil means all. Those that it has not are not watched.
 	Served func(schema.GroupResource) bool
+	// File says in which order who is asked. Optional: nodes' own rules, then roles.
+	File *structured.File
 	// SyncWait is how long a request waits for the informers' first list: 10 s if zero.
 	SyncWait time.Duration
 }
@@ -69,15 +69,16 @@ func New(cfg Config) (*Authorizer, error) {
 		return nil, err
 	}
 	a.rbac, a.synced = evaluator, append(rbacSynced, nodeSynced...)
-	a.Authorizer, err = union.New(
-		union.NamedAuthorizer{AuthorizerName: "system:masters", Authorizer: authorizerfactory.NewPrivilegedGroups(user.SystemPrivilegedGroup)},
-		union.NamedAuthorizer{AuthorizerName: "node", Authorizer: nodes},
-		union.NamedAuthorizer{AuthorizerName: "rbac", Authorizer: &gate{Evaluator: evaluator, synced: rbacSynced, wait: cfg.SyncWait}})
-	if err != nil {
-		return nil, fmt.Errorf("make authorizer: %w", err)
+	byRoles := structured.Part{Authorizer: &gate{Evaluator: evaluator, synced: rbacSynced, wait: cfg.SyncWait}, RuleResolver: evaluator}
+	byNode := structured.Part{Authorizer: nodes, RuleResolver: nodes}
+	if f := cfg.File; f != nil {
+		a.Authorizer, a.RuleResolver = f, f
+		return a, f.Bind(structured.Parts{structured.Node: byNode, structured.RBAC: byRoles})
 	}
-	a.RuleResolver = union.NewRuleResolvers(nodes, evaluator)
-	return a, nil
+	chain, err := structured.Chain(structured.Named{Type: structured.Node, Name: "node", Part: byNode},
+		structured.Named{Type: structured.RBAC, Name: "rbac", Part: byRoles})
+	a.Authorizer, a.RuleResolver = chain, chain
+	return a, err
 }
 
 // RBAC is the part that knows roles and bindings, for the checks that nobody gives what he does not have.

@@ -9,9 +9,11 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apiserver/pkg/apis/apiserver"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/cel"
+	tokenunion "k8s.io/apiserver/pkg/authentication/token/union"
 	"k8s.io/apiserver/pkg/server/options/authenticationconfig/metrics"
 
 	"github.com/peapod/peapod/apiserver/optionfile"
@@ -21,6 +23,11 @@ import (
 type Options struct {
 	// AuthenticationConfig is the file. Its changes count at once.
 	AuthenticationConfig string `json:"authenticationConfig,omitempty"`
+	// AuthenticationTokenWebhookConfigFile is a kubeconfig of a server that is asked whose tokens are that nobody else knows, with a
+	// TokenReview of AuthenticationTokenWebhookVersion. An answer is remembered for AuthenticationTokenWebhookCacheTTL.
+	AuthenticationTokenWebhookConfigFile string          `json:"authenticationTokenWebhookConfigFile,omitempty"`
+	AuthenticationTokenWebhookVersion    string          `json:"authenticationTokenWebhookVersion,omitempty"`
+	AuthenticationTokenWebhookCacheTTL   metav1.Duration `json:"authenticationTokenWebhookCacheTTL,omitzero"`
 	// AnonymousAuth lets requests without a credential get to the paths that are open to everybody, or to those that the file says.
 	AnonymousAuth bool `json:"anonymousAuth"`
 }
@@ -28,15 +35,36 @@ type Options struct {
 const (
 	fileFlag      = "authentication-config"
 	anonymousFlag = "anonymous-auth"
+
+	webhookFlag        = "authentication-token-webhook-config-file"
+	webhookVersionFlag = "authentication-token-webhook-version"
+	webhookTTLFlag     = "authentication-token-webhook-cache-ttl"
 )
 
 // DefaultOptions believe nobody else.
-func DefaultOptions() Options { return Options{AnonymousAuth: true} }
+func DefaultOptions() Options {
+	return Options{AnonymousAuth: true, AuthenticationTokenWebhookVersion: "v1beta1",
+		AuthenticationTokenWebhookCacheTTL: metav1.Duration{Duration: 2 * time.Minute}}
+}
 
 // AddFlags adds a flag for each option.
 func (o *Options) AddFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.AuthenticationConfig, fileFlag, o.AuthenticationConfig, "file that says whose tokens (OpenID Connect) are believed, and as which users")
+	f.StringVar(&o.AuthenticationTokenWebhookConfigFile, webhookFlag, o.AuthenticationTokenWebhookConfigFile, "kubeconfig of a webhook that is asked whose tokens are that nobody else knows")
+	f.StringVar(&o.AuthenticationTokenWebhookVersion, webhookVersionFlag, o.AuthenticationTokenWebhookVersion, "version of the TokenReview that the webhook is sent: v1 or v1beta1")
+	f.DurationVar(&o.AuthenticationTokenWebhookCacheTTL.Duration, webhookTTLFlag, o.AuthenticationTokenWebhookCacheTTL.Duration, "how long the webhook's answers are remembered")
 	f.BoolVar(&o.AnonymousAuth, anonymousFlag, o.AnonymousAuth, "requests without a credential get to /livez, /readyz, /healthz and /version")
+}
+
+// Check checks the options without reading a file.
+func (o Options) Check() error {
+	if v := o.AuthenticationTokenWebhookVersion; v != "v1" && v != "v1beta1" {
+		return fmt.Errorf("--%s %q: must be v1 or v1beta1", webhookVersionFlag, v)
+	}
+	if d := o.AuthenticationTokenWebhookCacheTTL.Duration; d < 0 {
+		return fmt.Errorf("--%s %s: must not be negative; 0 has each request ask", webhookTTLFlag, d)
+	}
+	return nil
 }
 
 // Trust is what the options say.
@@ -66,14 +94,22 @@ type Config struct {
 // meanwhile their tokens are refused. Errors name the flag, the file and the field.
 func New(ctx context.Context, c Config) (Trust, error) {
 	var t Trust
-	if c.AuthenticationConfig == "" {
-		if !c.AnonymousAuth {
-			t.Anonymous = &apiserver.AnonymousAuthConfig{}
-		}
-		return t, nil
+	if !c.AnonymousAuth {
+		t.Anonymous = &apiserver.AnonymousAuthConfig{}
 	}
-	if err := t.load(ctx, c); err != nil {
-		return Trust{}, fmt.Errorf("--%s %q: %w", fileFlag, c.AuthenticationConfig, err)
+	if c.AuthenticationConfig != "" {
+		if err := t.load(ctx, c); err != nil {
+			return Trust{}, fmt.Errorf("--%s %q: %w", fileFlag, c.AuthenticationConfig, err)
+		}
+	}
+	asked, err := newWebhook(c)
+	switch {
+	case err != nil:
+		return Trust{}, err
+	case asked != nil && t.Tokens != nil:
+		t.Tokens = tokenunion.New(t.Tokens, asked)
+	case asked != nil:
+		t.Tokens = asked
 	}
 	return t, nil
 }
@@ -88,12 +124,11 @@ func (t *Trust) load(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
-	t.Anonymous = says.Anonymous
-	if !c.AnonymousAuth {
-		if t.Anonymous != nil {
+	if says.Anonymous != nil {
+		if !c.AnonymousAuth {
 			return fmt.Errorf("anonymous: cannot be set together with --%s; leave one out", anonymousFlag)
 		}
-		t.Anonymous = &apiserver.AnonymousAuthConfig{}
+		t.Anonymous = says.Anonymous
 	}
 	f.anonymous = says.Anonymous
 	believed, err := f.believe(says)
