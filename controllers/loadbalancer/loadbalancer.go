@@ -4,8 +4,11 @@
 // with that process: the node's service proxy leaves it alone, says so in an event HostPortInUse of the Service, and the node
 // in an annotation (package refusedports). The status leaves the node out until the port is free.
 //
+// A Service that has a load balancer has upstream's finalizer, too: it is not gone, and of no other type, before it is seen that it has
+// none any more.
+//
 // A Service with externalTrafficPolicy Local is answered only where it has endpoints, so that its status names those nodes alone, or
-// all while there is none. A status has room for maxAddresses of each family: more help no client, and would be written anew for each
+// all while there is none. Endpoints that end but still serve count. A status has room for maxAddresses of each family: more help no client, and would be written anew for each
 // node that comes or goes. Only the addresses that are named are answered.
 //
 // A Service with a loadBalancerClass belongs to somebody else's controller and is left alone.
@@ -20,9 +23,6 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	discoverylisters "k8s.io/client-go/listers/discovery/v1"
@@ -49,7 +49,7 @@ func balance(svc *corev1.Service) string {
 	switch {
 	case svc.Spec.Type == corev1.ServiceTypeLoadBalancer:
 		return wanted
-	case len(svc.Status.LoadBalancer.Ingress) > 0:
+	case len(svc.Status.LoadBalancer.Ingress) > 0 || marked(svc):
 		return over
 	}
 	return none
@@ -136,9 +136,17 @@ func (c *controller) sync(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("list services: %w", err)
 	}
+	former, err := c.services.ByIndex(byBalance, over)
+	if err != nil {
+		return fmt.Errorf("list services: %w", err)
+	}
 	var balanced []*corev1.Service
 	for _, obj := range objs {
-		if svc := obj.(*corev1.Service); refusedports.Ours(svc) && svc.DeletionTimestamp == nil {
+		switch svc := obj.(*corev1.Service); {
+		case !refusedports.Ours(svc):
+		case svc.DeletionTimestamp != nil:
+			former = append(former, svc)
+		default:
 			balanced = append(balanced, svc)
 		}
 	}
@@ -152,15 +160,11 @@ func (c *controller) sync(ctx context.Context) error {
 			c.recorder.Event(svc, corev1.EventTypeWarning, "SyncLoadBalancerFailed",
 				"Error syncing load balancer: another service has one of the ports on the nodes' addresses")
 		}
-		errs = append(errs, c.write(ctx, svc, want))
+		errs = append(errs, c.ensure(ctx, svc, want))
 	}
 	c.refused = refused
-	former, err := c.services.ByIndex(byBalance, over)
-	if err != nil {
-		return fmt.Errorf("list services: %w", err)
-	}
 	for _, obj := range former {
-		errs = append(errs, c.write(ctx, obj.(*corev1.Service), corev1.LoadBalancerStatus{}))
+		errs = append(errs, c.remove(ctx, obj.(*corev1.Service)))
 	}
 	return errors.Join(errs...)
 }
@@ -191,24 +195,4 @@ func assign(services []*corev1.Service) map[*corev1.Service]bool {
 		}
 	}
 	return mine
-}
-
-// write stores the status if it differs.
-func (c *controller) write(ctx context.Context, svc *corev1.Service, want corev1.LoadBalancerStatus) error {
-	if equality.Semantic.DeepEqual(svc.Status.LoadBalancer, want) {
-		return nil
-	}
-	next := svc.DeepCopy()
-	next.Status.LoadBalancer = want
-	_, err := c.client.CoreV1().Services(svc.Namespace).UpdateStatus(ctx, next, metav1.UpdateOptions{})
-	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
-		return nil // the event of that change comes
-	}
-	if err != nil {
-		return fmt.Errorf("write status of service %s/%s: %w", svc.Namespace, svc.Name, err)
-	}
-	if len(want.Ingress) > 0 {
-		c.recorder.Event(svc, corev1.EventTypeNormal, "EnsuredLoadBalancer", "Ensured load balancer")
-	}
-	return nil
 }

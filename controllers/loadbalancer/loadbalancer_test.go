@@ -128,8 +128,9 @@ func TestServingNodes(t *testing.T) {
 		{"web", nil, "map[]", 1},
 		{"web", []discoveryv1.Endpoint{at("a", false, false)}, "map[]", 2},
 		{"web", []discoveryv1.Endpoint{at("a", false, true)}, "map[a:true]", 3},
-		{"web", []discoveryv1.Endpoint{at("a", false, true), at("b", true, false)}, "map[b:true]", 4},
-		{"other", []discoveryv1.Endpoint{at("c", true, false)}, "map[b:true]", 4},
+		{"web", []discoveryv1.Endpoint{at("a", false, true), at("b", true, false)}, "map[a:true b:true]", 4},
+		{"web", []discoveryv1.Endpoint{at("a", false, false), at("b", true, false)}, "map[b:true]", 5},
+		{"other", []discoveryv1.Endpoint{at("c", true, false)}, "map[b:true]", 5},
 	} {
 		slice := &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: step.service + "-1",
 			Labels: map[string]string{discoveryv1.LabelServiceName: step.service}}, Endpoints: step.endpoints}

@@ -40,24 +40,19 @@ func (c *controller) serving(svc *corev1.Service) map[string]bool {
 	if err != nil {
 		return nil // a cache that is there does not fail
 	}
-	ready, ending := map[string]bool{}, map[string]bool{}
+	nodes := map[string]bool{}
 	for _, s := range all {
 		for i := range s.Endpoints {
 			e := &s.Endpoints[i]
 			isReady := ptr.Deref(e.Conditions.Ready, true)
-			switch {
-			case e.NodeName == nil:
-			case isReady:
-				ready[*e.NodeName] = true
-			case ptr.Deref(e.Conditions.Serving, isReady) && ptr.Deref(e.Conditions.Terminating, false):
-				ending[*e.NodeName] = true // the proxy there sends to them while it has no other
+			// The proxy sends to endpoints that end while the node has no other.
+			if ends := ptr.Deref(e.Conditions.Serving, isReady) && ptr.Deref(e.Conditions.Terminating, false); e.NodeName != nil && (isReady || ends) {
+				nodes[*e.NodeName] = true
 			}
 		}
 	}
-	for _, nodes := range []map[string]bool{ready, ending} {
-		if len(nodes) > 0 {
-			return nodes
-		}
+	if len(nodes) == 0 {
+		return nil
 	}
-	return nil
+	return nodes
 }
