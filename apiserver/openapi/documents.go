@@ -51,28 +51,29 @@ func New(c Config) *Documents {
 	return &Documents{config: c}
 }
 
-// v3Config returns a configuration for whoever makes something of it and lets it go. It holds the definitions of all types, 4 MB that
-// take some 20 ms to make. Those who need one soon after each other share it.
-func (d *Documents) v3Config() (*common.OpenAPIV3Config, error) {
+// withDefinitions calls use with a configuration, which it must let go. It holds the definitions of all types, 4 MB that take some 20 ms
+// to make: those who need one soon after each other share it. They take turns, as the library writes to the definitions that it
+// builds from.
+func (d *Documents) withDefinitions(use func(*common.OpenAPIV3Config) error) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.recent == nil {
 		c, err := d.newV3Config()
 		if err != nil {
-			return nil, err
+			return err
 		}
 		d.recent = c
 	}
 	if d.release != nil {
 		d.release.Stop()
 	}
-	// One that was about to run may drop what is still in use: then it is made again.
+	// One that waits for its turn may drop what was just made: then it is made again.
 	d.release = time.AfterFunc(keepFor, func() {
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		d.recent = nil
 	})
-	return d.recent, nil
+	return use(d.recent)
 }
 
 // Install serves /openapi/v2 and /openapi/v3 and what is beneath it. The documents describe the routes that the containers have

@@ -42,9 +42,12 @@ func TestGroupVersion(t *testing.T) {
 func TestDefinitionsAreLetGo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := New(Config{Title: "t", Version: "v1", Scheme: sampleScheme})
-		get := func() *common.OpenAPIV3Config {
+		get := func() (c *common.OpenAPIV3Config) {
 			t.Helper()
-			c, err := d.v3Config()
+			err := d.withDefinitions(func(config *common.OpenAPIV3Config) error {
+				c = config
+				return nil
+			})
 			if err != nil || len(c.Definitions) == 0 && c.GetDefinitions == nil {
 				t.Fatalf("there are no definitions: %v", err)
 			}

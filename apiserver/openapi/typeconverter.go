@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/kube-openapi/pkg/builder3"
+	"k8s.io/kube-openapi/pkg/common"
 	"sigs.k8s.io/structured-merge-diff/v6/schema"
 	"sigs.k8s.io/structured-merge-diff/v6/typed"
 	"sigs.k8s.io/structured-merge-diff/v6/value"
@@ -21,16 +22,18 @@ import (
 // TypeConverter returns what tells the fields of objects of the named types apart, for the keeping of managed fields.
 // Its schemas are built at its first use.
 func (d *Documents) TypeConverter(names []string) managedfields.TypeConverter {
-	return &converter{checking: sync.OnceValues(func() (managedfields.TypeConverter, error) {
-		config, err := d.v3Config()
-		if err != nil {
-			return nil, err
-		}
-		schemas, err := builder3.BuildOpenAPIDefinitionsForResources(config, names...)
+	return &converter{checking: sync.OnceValues(func() (c managedfields.TypeConverter, err error) {
+		err = d.withDefinitions(func(config *common.OpenAPIV3Config) error {
+			schemas, err := builder3.BuildOpenAPIDefinitionsForResources(config, names...)
+			if err == nil {
+				c, err = managedfields.NewTypeConverter(schemas, false)
+			}
+			return err
+		})
 		if err != nil {
 			return nil, fmt.Errorf("build the schemas of managed fields: %w", err)
 		}
-		return managedfields.NewTypeConverter(schemas, false)
+		return c, nil
 	})}
 }
 

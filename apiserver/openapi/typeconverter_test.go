@@ -3,6 +3,7 @@ package openapi
 import (
 	"fmt"
 	"reflect"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -73,6 +74,36 @@ func filler(seed int64) *randfill.Filler {
 			r.Raw = []byte([]string{`{"a":1}`, `[1]`, `"text"`, `{}`}[c.Intn(4)])
 		},
 	)
+}
+
+// TestConvertersAtOnce has the converters of all groups made at the same time, as a start has: the library that makes them writes to
+// what they are made from.
+func TestConvertersAtOnce(t *testing.T) {
+	scheme, err := sampleScheme()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 5 {
+		d := New(Config{Title: "t", Version: "v1", Scheme: sampleScheme})
+		begin := make(chan struct{})
+		var all sync.WaitGroup
+		for _, obj := range samples() {
+			c := d.TypeConverter([]string{openapiutil.GetCanonicalTypeName(obj)})
+			kinds, _, err := scheme.ObjectKinds(obj)
+			if err != nil {
+				t.Fatal(err)
+			}
+			obj.GetObjectKind().SetGroupVersionKind(kinds[0])
+			all.Go(func() {
+				<-begin
+				if _, err := c.ObjectToTyped(obj); err != nil {
+					t.Errorf("a %T: %v", obj, err)
+				}
+			})
+		}
+		close(begin)
+		all.Wait()
+	}
 }
 
 // manager makes the manager of fields of obj's kind with a converter.
