@@ -2,6 +2,8 @@
 package controllers
 
 import (
+	"cmp"
+
 	"github.com/peapod/peapod/controllers/certificates"
 	"github.com/peapod/peapod/controllers/clusterip"
 	"github.com/peapod/peapod/controllers/clusterroleaggregation"
@@ -45,70 +47,56 @@ type Controller struct {
 	// Name is the service account in kube-system as which it acts.
 	Name string
 	New  func(engine.Deps) (engine.Runner, error)
+	// From is the component that its events come from, where upstream's do not bear its name.
+	From string
 }
 
-// Source is the component that events of the controller come from: its name, but where upstream's events bear another.
-func (c Controller) Source() string {
-	switch c.Name {
-	case persistentvolume.Name:
-		return "persistentvolume-controller"
-	case ephemeralvolume.Name:
-		return "ephemeral_volume"
-	case localpath.Name:
-		return "peapod.io/local-path"
-	case servicecidr.Name:
-		return servicecidr.Source
-	case resourceclaim.Name:
-		return "resource_claim"
-	case volumeexpand.Name:
-		return "volume_expand"
-	}
-	return c.Name
-}
+// Source is the component that events of the controller come from.
+func (c Controller) Source() string { return cmp.Or(c.From, c.Name) }
 
 // All are the controllers in the order in which they start.
 func All() []Controller {
 	return []Controller{
-		{serviceaccount.Name, serviceaccount.New},
-		{rootca.Name, rootca.New},
-		{rootca.BundleName, rootca.NewBundle},
-		{namespace.Name, namespace.New},
-		{garbagecollector.Name, garbagecollector.New},
-		{resourcequota.Name, resourcequota.New},
-		{nodelifecycle.Name, nodelifecycle.New},
-		{tainteviction.Name, tainteviction.New},
-		{podgc.Name, podgc.New},
-		{nodeipam.Name, nodeipam.New},
-		{certificates.Name, certificates.NewApprover},
-		{certificates.Name, certificates.NewSigner},
-		{certificates.Name, certificates.NewCleaner},
-		{podcertificates.Name, podcertificates.New},
-		{tokencleaner.Name, tokencleaner.New},
-		{deployment.Name, deployment.New},
-		{replicaset.Name, replicaset.New},
-		{replicaset.ReplicationName, replicaset.NewReplication},
-		{job.Name, job.New},
-		{cronjob.Name, cronjob.New},
-		{daemonset.Name, daemonset.New},
-		{statefulset.Name, statefulset.New},
-		{persistentvolume.Name, persistentvolume.New},
-		{localpath.Name, localpath.New},
-		{volumeprotection.ClaimName, volumeprotection.NewClaims},
-		{volumeprotection.VolumeName, volumeprotection.NewVolumes},
-		{volumeprotection.AttributesName, volumeprotection.NewAttributes},
-		{ephemeralvolume.Name, ephemeralvolume.New},
-		{volumeexpand.Name, volumeexpand.New},
-		{resourceclaim.Name, resourceclaim.New},
-		{disruption.Name, disruption.New},
-		{horizontalpodautoscaler.Name, horizontalpodautoscaler.New},
-		{ttlafterfinished.Name, ttlafterfinished.New},
-		{clusterroleaggregation.Name, clusterroleaggregation.New},
-		{validatingadmissionpolicystatus.Name, validatingadmissionpolicystatus.New},
-		{endpointslice.Name, endpointslice.New},
-		{endpoints.Name, endpoints.New},
-		{endpointslicemirroring.Name, endpointslicemirroring.New},
-		{loadbalancer.Name, loadbalancer.New},
-		{servicecidr.Name, servicecidr.New},
-		{clusterip.Name, clusterip.New},
+		{serviceaccount.Name, serviceaccount.New, ""},
+		{rootca.Name, rootca.New, ""},
+		{rootca.BundleName, rootca.NewBundle, ""},
+		{namespace.Name, namespace.New, ""},
+		{garbagecollector.Name, garbagecollector.New, ""},
+		{resourcequota.Name, resourcequota.New, ""},
+		{nodelifecycle.Name, nodelifecycle.New, ""},
+		{tainteviction.Name, tainteviction.New, tainteviction.Source},
+		{podgc.Name, podgc.New, ""},
+		{nodeipam.Name, nodeipam.New, ""},
+		{certificates.Name, certificates.NewApprover, ""},
+		{certificates.Name, certificates.NewSigner, ""},
+		{certificates.Name, certificates.NewCleaner, ""},
+		{podcertificates.Name, podcertificates.New, ""},
+		{tokencleaner.Name, tokencleaner.New, ""},
+		{deployment.Name, deployment.New, ""},
+		{replicaset.Name, replicaset.New, ""},
+		{replicaset.ReplicationName, replicaset.NewReplication, ""},
+		{job.Name, job.New, ""},
+		{cronjob.Name, cronjob.New, ""},
+		{daemonset.Name, daemonset.New, ""},
+		{statefulset.Name, statefulset.New, ""},
+		{persistentvolume.Name, persistentvolume.New, "persistentvolume-controller"},
+		{localpath.Name, localpath.New, "peapod.io/local-path"},
+		{volumeprotection.ClaimName, volumeprotection.NewClaims, ""},
+		{volumeprotection.VolumeName, volumeprotection.NewVolumes, ""},
+		{volumeprotection.AttributesName, volumeprotection.NewAttributes, ""},
+		{ephemeralvolume.Name, ephemeralvolume.New, "ephemeral_volume"},
+		{volumeexpand.Name, volumeexpand.New, "volume_expand"},
+		{resourceclaim.Name, resourceclaim.New, "resource_claim"},
+		{disruption.Name, disruption.New, ""},
+		{horizontalpodautoscaler.Name, horizontalpodautoscaler.New, ""},
+		{ttlafterfinished.Name, ttlafterfinished.New, ""},
+		{clusterroleaggregation.Name, clusterroleaggregation.New, ""},
+		{validatingadmissionpolicystatus.Name, validatingadmissionpolicystatus.New, ""},
+		{endpointslice.Name, endpointslice.New, ""},
+		{endpoints.Name, endpoints.New, ""},
+		{endpointslicemirroring.Name, endpointslicemirroring.New, ""},
+		{loadbalancer.Name, loadbalancer.New, ""},
+		{servicecidr.Name, servicecidr.New, servicecidr.Source},
+		{clusterip.Name, clusterip.New, ""},
 	}
 }

@@ -130,8 +130,7 @@ func (k *keeper) lose(ctx context.Context, node *corev1.Node) error {
 	if err != nil {
 		return fmt.Errorf("mark node %s as unknown: %w", node.Name, err)
 	}
-	k.d.Recorder.Event(&corev1.ObjectReference{Kind: "Node", APIVersion: "v1", Name: node.Name, UID: types.UID(node.Name)},
-		corev1.EventTypeNormal, "NodeNotReady", fmt.Sprintf("Node %s status is now: NodeNotReady", node.Name))
+	k.tell(node.Name, node.UID, "NodeNotReady", fmt.Sprintf("Node %s status is now: NodeNotReady", node.Name))
 	return nil
 }
 

@@ -45,6 +45,8 @@ type keeper struct {
 	nodes      corelisters.NodeLister
 	pods       corelisters.PodLister
 	heartbeats heartbeats
+	// known are the nodes whose coming was told of.
+	known knownNodes
 	// ready holds the names of the nodes that are ready, as the informer's events tell.
 	ready readyNodes
 }
@@ -53,7 +55,7 @@ type keeper struct {
 func New(d engine.Deps) (engine.Runner, error) {
 	nodes, pods, leases := d.Informers.Core().V1().Nodes(), d.Informers.Core().V1().Pods(), d.Informers.Coordination().V1().Leases()
 	k := &keeper{d: d, nodes: nodes.Lister(), pods: pods.Lister(), heartbeats: heartbeats{seen: map[string]time.Time{}},
-		ready: readyNodes{names: map[string]bool{}}}
+		known: knownNodes{uids: map[string]types.UID{}}, ready: readyNodes{names: map[string]bool{}}}
 	loop := &engine.Loop{Name: Name, Workers: 2, Sync: k.sync}
 	queue := engine.Object(loop)
 	all := func() {
@@ -104,10 +106,16 @@ func (k *keeper) sync(ctx context.Context, key cache.ObjectName) error {
 	node, err := k.nodes.Get(key.Name)
 	if apierrors.IsNotFound(err) {
 		k.heartbeats.forget(key.Name)
+		if uid := k.known.set(key.Name, ""); uid != "" {
+			k.tell(key.Name, uid, "RemovingNode", fmt.Sprintf("Node %s event: Removing Node %s from Controller", key.Name, key.Name))
+		}
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("read node %s: %w", key.Name, err)
+	}
+	if k.known.set(node.Name, node.UID) == "" {
+		k.tell(node.Name, node.UID, "RegisteredNode", fmt.Sprintf("Node %s event: Registered Node %s in Controller", node.Name, node.Name))
 	}
 	wait := silentFor(node, k.heartbeats.last(node.Name), cmp.Or(k.d.NodeMonitorGracePeriod, DefaultGracePeriod))
 	if wait <= 0 {
@@ -127,6 +135,29 @@ func (k *keeper) sync(ctx context.Context, key cache.ObjectName) error {
 		return &engine.Retry{After: wait, Why: "it is heard of by then, or lost"}
 	}
 	return nil
+}
+
+// tell records an event about a node.
+func (k *keeper) tell(node string, uid types.UID, reason, message string) {
+	k.d.Recorder.Event(&corev1.ObjectReference{Kind: "Node", APIVersion: "v1", Name: node, UID: uid}, corev1.EventTypeNormal, reason, message)
+}
+
+// knownNodes are the UIDs of nodes, by name.
+type knownNodes struct {
+	mu   sync.Mutex
+	uids map[string]types.UID
+}
+
+// set replaces what is known of a node, empty for nothing, and returns what was.
+func (k *knownNodes) set(name string, uid types.UID) (was types.UID) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if was = k.uids[name]; uid == "" {
+		delete(k.uids, name)
+	} else {
+		k.uids[name] = uid
+	}
+	return was
 }
 
 func (k *keeper) taint(ctx context.Context, node *corev1.Node) error {

@@ -250,16 +250,30 @@ func TestWhatBecomesOfAVolumeWhoseClaimIsGone(t *testing.T) {
 			}
 		}
 	}
+	at := func(source corev1.PersistentVolumeSource, change func(*corev1.PersistentVolume)) func(*corev1.PersistentVolume) {
+		return func(v *corev1.PersistentVolume) {
+			change(v)
+			v.Spec.PersistentVolumeSource = source
+		}
+	}
+	dir := func(path string) corev1.PersistentVolumeSource {
+		return corev1.PersistentVolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: path}}
+	}
+	remote := corev1.PersistentVolumeSource{NFS: &corev1.NFSVolumeSource{Server: "nas", Path: "/x"}}
+	const nobody = `error getting deleter volume plugin for volume "orphaned": no deletable volume plugin matched`
 	for _, c := range []struct {
-		name   string
-		policy func(*corev1.PersistentVolume)
-		phase  corev1.PersistentVolumePhase
-		reason string
+		name    string
+		policy  func(*corev1.PersistentVolume)
+		phase   corev1.PersistentVolumePhase
+		reason  string
+		message string
 	}{
-		{"kept", policy(corev1.PersistentVolumeReclaimRetain, ""), corev1.VolumeReleased, ""},
-		{"removed", policy(corev1.PersistentVolumeReclaimDelete, "example.com/disks"), corev1.VolumeReleased, ""},
-		{"recycled", policy(corev1.PersistentVolumeReclaimRecycle, ""), corev1.VolumeFailed, "VolumeFailedRecycle"},
-		{"orphaned", policy(corev1.PersistentVolumeReclaimDelete, ""), corev1.VolumeFailed, "VolumeFailedDelete"},
+		{"kept", policy(corev1.PersistentVolumeReclaimRetain, ""), corev1.VolumeReleased, "", ""},
+		{"removed", policy(corev1.PersistentVolumeReclaimDelete, "example.com/disks"), corev1.VolumeReleased, "", ""},
+		{"recycled", at(remote, policy(corev1.PersistentVolumeReclaimRecycle, "")), corev1.VolumeFailed, "VolumeFailedRecycle", "No recycler plugin found for the volume!"},
+		{"orphaned", at(remote, policy(corev1.PersistentVolumeReclaimDelete, "")), corev1.VolumeFailed, "VolumeFailedDelete", nobody},
+		{"precious", at(dir("/srv/x"), policy(corev1.PersistentVolumeReclaimDelete, "")), corev1.VolumeFailed, "VolumeFailedDelete",
+			"host_path deleter only supports /tmp/.+ but received provided /srv/x"},
 	} {
 		w.volume(c.name, "1Gi", c.policy)
 		w.claim(c.name, "1Gi", func(claim *corev1.PersistentVolumeClaim) { claim.Spec.VolumeName = c.name })
@@ -269,7 +283,7 @@ func TestWhatBecomesOfAVolumeWhoseClaimIsGone(t *testing.T) {
 		if c.reason == "" {
 			continue
 		}
-		if m := w.Event(t, c.name, c.reason, ""); m != v.Status.Message || m == "" {
+		if m := w.Event(t, c.name, c.reason, c.message); m != v.Status.Message || m != c.message {
 			t.Errorf("%s: event says %q, status %q", c.name, m, v.Status.Message)
 		}
 	}

@@ -3,6 +3,7 @@ package persistentvolume
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -87,7 +88,8 @@ func (c *controller) release(ctx context.Context, v *corev1.PersistentVolume) er
 	return fail(reasonVolumeUnknownReclaimPolicy, "Volume has unrecognized PersistentVolumeReclaimPolicy")
 }
 
-// remove leaves a volume to the provisioner that made it. One that nobody made nobody can delete.
+// remove leaves a volume to the provisioner that made it. One that nobody made nobody can delete: no directory of a node is removed
+// from here, not even below /tmp, where others do that for tests on one machine.
 func (c *controller) remove(v *corev1.PersistentVolume, fail func(reason, message string) error) error {
 	maker, made := v.Annotations[storage.AnnDynamicallyProvisioned]
 	switch {
@@ -95,6 +97,8 @@ func (c *controller) remove(v *corev1.PersistentVolume, fail func(reason, messag
 		return nil
 	case made:
 		return fail(reasonVolumeFailedDelete, fmt.Sprintf("error getting deleter volume plugin for volume %q: no volume plugin matched name: %s", v.Name, maker))
+	case v.Spec.HostPath != nil && !strings.HasPrefix(v.Spec.HostPath.Path, "/tmp/"):
+		return fail(reasonVolumeFailedDelete, "host_path deleter only supports /tmp/.+ but received provided "+v.Spec.HostPath.Path)
 	}
 	return fail(reasonVolumeFailedDelete, fmt.Sprintf("error getting deleter volume plugin for volume %q: no deletable volume plugin matched", v.Name))
 }

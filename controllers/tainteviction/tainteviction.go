@@ -24,6 +24,9 @@ import (
 // of the same name fits.
 const Name = "node-controller"
 
+// Source is the component that events come from; upstream's.
+const Source = "taint-eviction-controller"
+
 type evictor struct {
 	d     engine.Deps
 	nodes corelisters.NodeLister
@@ -48,27 +51,30 @@ func New(d engine.Deps) (engine.Runner, error) {
 	if err != nil {
 		return nil, err
 	}
-	of := func(node *corev1.Node) {
+	of := func(node *corev1.Node, do func(*corev1.Pod)) {
 		list, err := e.pods.List(labels.Everything())
 		if err != nil {
 			return // a lister of a store in memory does not fail
 		}
 		for _, p := range list {
 			if p.Spec.NodeName == node.Name {
-				queue(p)
+				do(p)
 			}
 		}
 	}
 	nodesSynced, err := nodes.Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc: func(o any) {
 			if node := o.(*corev1.Node); len(evicting(node)) > 0 {
-				of(node)
+				of(node, func(p *corev1.Pod) { queue(p) })
 			}
 		},
 		UpdateFunc: func(old, now any) {
-			node := now.(*corev1.Node)
-			if !slices.EqualFunc(evicting(old.(*corev1.Node)), evicting(node), func(a, b corev1.Taint) bool { return a.MatchTaint(&b) && a.Value == b.Value }) {
-				of(node)
+			node, was := now.(*corev1.Node), evicting(old.(*corev1.Node))
+			if !slices.EqualFunc(was, evicting(node), func(a, b corev1.Taint) bool { return a.MatchTaint(&b) && a.Value == b.Value }) {
+				of(node, func(p *corev1.Pod) {
+					queue(p)
+					e.spare(p, was, evicting(node))
+				})
 			}
 		},
 	})
@@ -112,6 +118,18 @@ func (e *evictor) sync(ctx context.Context, key cache.ObjectName) error {
 		return &engine.Retry{After: wait, Why: "it tolerates the node's taints until then"}
 	}
 	return e.evict(ctx, pod)
+}
+
+// spare says of a Pod that it stays, where it was to go later and the taints that it was to go for are no more.
+func (e *evictor) spare(pod *corev1.Pod, was, is []corev1.Taint) {
+	now := time.Now()
+	at, evict := deadline(was, pod.Spec.Tolerations, now)
+	if !evict || !at.After(now) || pod.DeletionTimestamp != nil {
+		return
+	}
+	if _, evict = deadline(is, pod.Spec.Tolerations, now); !evict {
+		e.d.Recorder.Event(pod, corev1.EventTypeNormal, "TaintManagerEviction", fmt.Sprintf("Cancelling deletion of Pod %s/%s", pod.Namespace, pod.Name))
+	}
 }
 
 // deadline says when a Pod has to go, if ever: at once where it does not tolerate a taint, else when the shortest of its

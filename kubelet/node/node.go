@@ -81,8 +81,10 @@ type Node struct {
 
 	mu      sync.Mutex
 	current *v1.Node // as last read or written; shared, read only
-	first   chan struct{}
-	once    sync.Once
+	// cordoned is what was last told of spec.unschedulable.
+	cordoned bool
+	first    chan struct{}
+	once     sync.Once
 }
 
 // New makes a Node.
@@ -118,11 +120,19 @@ func (n *Node) Kick() {
 func (n *Node) Registered() <-chan struct{} { return n.first }
 
 // Observe takes a newer Node object from a watch. One whose conditions say that nothing was heard of the node has the status be written at
-// once.
+// once. Where the node is cordoned now and was not, or the reverse, an event says so.
 func (n *Node) Observe(node *v1.Node) {
 	n.mu.Lock()
 	n.current = node
+	turned := n.cordoned != node.Spec.Unschedulable
+	n.cordoned = node.Spec.Unschedulable
 	n.mu.Unlock()
+	switch {
+	case turned && node.Spec.Unschedulable:
+		n.status("NodeNotSchedulable")
+	case turned:
+		n.status("NodeSchedulable")
+	}
 	if slices.ContainsFunc(node.Status.Conditions, func(c v1.NodeCondition) bool { return c.Status == v1.ConditionUnknown }) {
 		n.Kick()
 	}
@@ -326,7 +336,7 @@ func (n *Node) report(ctx context.Context, due bool) (wrote, ready bool, err err
 	}
 	n.Observe(got)
 	for _, note := range notes {
-		n.event(v1.EventTypeNormal, note, fmt.Sprintf("Node %s status is now: %s", n.cfg.Name, note))
+		n.status(note)
 	}
 	return true, ready, nil
 }
@@ -377,6 +387,10 @@ func statusPatch(old, want *v1.Node) ([]byte, error) {
 		return json.Marshal(body)
 	}
 	return patch, nil
+}
+
+func (n *Node) status(is string) {
+	n.event(v1.EventTypeNormal, is, fmt.Sprintf("Node %s status is now: %s", n.cfg.Name, is))
 }
 
 func (n *Node) event(kind, reason, message string) {

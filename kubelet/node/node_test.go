@@ -110,6 +110,36 @@ func TestRegisterAndReport(t *testing.T) {
 	}
 }
 
+// TestCordon: events say that the node is cordoned and that it is not any more, each once.
+func TestCordon(t *testing.T) {
+	n, events := testNode(t, fake.NewClientset(), nil)
+	if err := n.register(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	node, err := n.Get()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, cordoned := range []bool{false, true, true, false, false} {
+		node = node.DeepCopy()
+		node.Spec.Unschedulable = cordoned
+		n.Observe(node)
+	}
+	for _, want := range []string{"NodeNotSchedulable", "NodeSchedulable"} {
+		select {
+		case e := <-events.Events:
+			if e != "Normal "+want+" Node n1 status is now: "+want {
+				t.Errorf("event %q, want %s", e, want)
+			}
+		default:
+			t.Errorf("no event %s", want)
+		}
+	}
+	if len(events.Events) != 0 {
+		t.Errorf("another event: %s", <-events.Events)
+	}
+}
+
 // A node that counts as lost looks at its status as soon as it hears of that, and writes it.
 func TestLostNodeReports(t *testing.T) {
 	n, _ := testNode(t, fake.NewClientset(), nil)
