@@ -174,7 +174,7 @@ func (n *Network) Reconcile(ctx context.Context, live []string) error {
 // Uninstall removes all that this instance ever made on the machine but the system settings (see sysctl.go): interfaces
 // and with them routes and addresses, the table, the journal. It needs no Open and can be repeated.
 func (n *Network) Uninstall(context.Context) error {
-	errs := []error{n.removeLinks(func(string) bool { return true }), removeLink(n.overlayName()), n.rules.Delete(n.table)}
+	errs := []error{n.removeLinks(func(string) bool { return true }), removeLink(n.overlayName()), n.rules.Delete(n.table, n.nodesTable())}
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}

@@ -16,6 +16,8 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
 	"k8s.io/client-go/tools/cache"
+
+	"github.com/peapod/peapod/network/nft"
 )
 
 func peerNode(name, cidr string, age time.Duration, addresses ...corev1.NodeAddress) *corev1.Node {
@@ -190,5 +192,14 @@ func TestRivalIsNamed(t *testing.T) {
 		if err := c.set(order[1]); err == nil || err.Error() != "leave out node young: node old has its Pod network 10.42.1.0/24" {
 			t.Errorf("after %s: %v", order[0].Name, err)
 		}
+	}
+}
+
+// Pods can see a node by its address only where both are of one family.
+func TestNodeNames(t *testing.T) {
+	four, six := netip.MustParsePrefix("10.42.1.0/24"), netip.MustParsePrefix("10.42.2.0/24")
+	got := nodeNames(map[netip.Prefix]Peer{four: {IP: netip.MustParseAddr("192.0.2.1")}, six: {IP: netip.MustParseAddr("2001:db8::1")}})
+	if want := map[string]nft.Value{"\x0a\x2a\x01\x01": {Data: "\xc0\x00\x02\x01"}}; !maps.Equal(got, want) {
+		t.Errorf("names are %v, want %v", got, want)
 	}
 }

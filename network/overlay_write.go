@@ -4,14 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/peapod/peapod/internal/netdump"
+	"github.com/peapod/peapod/network/nft"
 )
 
 // surveyEvery is how old a look at all that the kernel has of the overlay must be for a change to bring another: a change costs
@@ -25,6 +28,8 @@ type overlayState struct {
 	wanted, there map[netip.Prefix]Peer
 	// unwritten are the networks whose change has not been written.
 	unwritten map[netip.Prefix]struct{}
+	// names is what the table of nodes' names has (see overlay_nodes.go), empty if there is none, nil if that is not known.
+	names map[string]nft.Value
 	// surveyed is when all that the kernel has was compared with what is wanted.
 	surveyed time.Time
 }
@@ -73,7 +78,7 @@ func (n *Network) ChangePeers(ctx context.Context, changes map[netip.Prefix]Peer
 		}
 		clear(s.there)
 		clear(s.unwritten)
-		return nil
+		return n.nameNodes(nil)
 	}
 	link, made, err := n.overlayDevice()
 	if err != nil {
@@ -86,13 +91,15 @@ func (n *Network) ChangePeers(ctx context.Context, changes map[netip.Prefix]Peer
 		}
 	}
 	var errs []error
-	for cidr := range s.unwritten {
+	changed := slices.Collect(maps.Keys(s.unwritten))
+	for _, cidr := range changed {
 		if err := n.writePeer(link, cidr); err != nil {
 			errs = append(errs, err)
 			continue
 		}
 		delete(s.unwritten, cidr)
 	}
+	errs = append(errs, n.nameNodes(changed))
 	if survey {
 		if err := n.removeStrangers(link); err != nil {
 			errs = append(errs, err)

@@ -148,11 +148,19 @@ func Mapped(reg uint32, set string, dest uint32) []expr.Any {
 
 // DNAT sends the packet to the address in addrReg and the port in portReg.
 func DNAT(is6 bool, addrReg, portReg uint32) []expr.Any {
-	family := uint32(unix.NFPROTO_IPV4)
+	return []expr.Any{&expr.NAT{Type: expr.NATTypeDestNAT, Family: protocolFamily(is6), RegAddrMin: addrReg, RegProtoMin: portReg, Specified: true}}
+}
+
+// SNAT gives the packet the source address in addrReg, and another source port only where another connection has its own.
+func SNAT(is6 bool, addrReg uint32) []expr.Any {
+	return []expr.Any{&expr.NAT{Type: expr.NATTypeSourceNAT, Family: protocolFamily(is6), RegAddrMin: addrReg}}
+}
+
+func protocolFamily(is6 bool) uint32 {
 	if is6 {
-		family = unix.NFPROTO_IPV6
+		return unix.NFPROTO_IPV6
 	}
-	return []expr.Any{&expr.NAT{Type: expr.NATTypeDestNAT, Family: family, RegAddrMin: addrReg, RegProtoMin: portReg, Specified: true}}
+	return unix.NFPROTO_IPV4
 }
 
 // Masquerade gives the packet an address of the interface that it leaves by; ports are chosen at random, which spares
