@@ -1,5 +1,6 @@
 // Package persistentvolume binds claims to volumes, one to one, and says what becomes of a volume whose claim is gone. It
-// makes and removes no storage: provisioners do, told by annotations of claims and phases of volumes.
+// makes and removes no storage: provisioners do, told by annotations of claims and phases of volumes. Volumes to be recycled, which
+// is deprecated, are emptied by Pods.
 //
 // A binding is written in four steps, each of which may be the last before the controller stops: the volume names its claim,
 // the volume is Bound, the claim names its volume, the claim is Bound. Whatever step is missing is taken at the next look at
@@ -14,6 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	storagelisters "k8s.io/client-go/listers/storage/v1"
@@ -58,6 +60,8 @@ type controller struct {
 
 	volumeIndex, claimIndex, podIndex cache.Indexer
 
+	// recyclers are the UIDs of the Pods that empty volumes, by volume; the worker's own.
+	recyclers map[string]types.UID
 	// One worker: two at once would choose the same volume.
 	queue *engine.Queue[key]
 }
@@ -69,6 +73,7 @@ func New(d engine.Deps) (engine.Runner, error) {
 	c := &controller{
 		client: d.Client, recorder: d.Recorder, volumes: volumes.Lister(), claims: claims.Lister(), classes: classes.Lister(),
 		volumeIndex: volumes.Informer().GetIndexer(), claimIndex: claims.Informer().GetIndexer(), podIndex: podInformer.GetIndexer(),
+		recyclers: map[string]types.UID{},
 	}
 	c.queue = &engine.Queue[key]{Name: Name, Sync: c.sync}
 	for informer, index := range map[cache.SharedIndexInformer]cache.Indexers{
@@ -89,7 +94,7 @@ func New(d engine.Deps) (engine.Runner, error) {
 		{volumes.Informer(), engine.OnAny(c.volumeChanged)},
 		{claims.Informer(), engine.OnAny(c.claimChanged)},
 		{classes.Informer(), engine.OnSet(c.classChanged)},
-		{podInformer, cache.ResourceEventHandlerFuncs{}},
+		{podInformer, engine.OnAny(c.recyclerChanged)},
 	} {
 		seen, err := watch.informer.AddEventHandler(watch.handler)
 		if err != nil {

@@ -81,6 +81,9 @@ func (c *controller) release(ctx context.Context, v *corev1.PersistentVolume) er
 	case corev1.PersistentVolumeReclaimRetain:
 		return nil
 	case corev1.PersistentVolumeReclaimRecycle:
+		if recyclable(v) {
+			return c.recycle(ctx, v)
+		}
 		return fail(reasonVolumeFailedRecycle, "No recycler plugin found for the volume!")
 	case corev1.PersistentVolumeReclaimDelete:
 		return c.remove(v, fail)
