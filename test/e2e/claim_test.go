@@ -137,12 +137,36 @@ func TestClaimsThatCannotBeMet(t *testing.T) {
 	s := newSpace(t)
 	s.apply(strings.Replace(claimOf("shared"), "ReadWriteOnce", "ReadWriteMany", 1) + claiming("one", "shared", "sleep 1000000"))
 	s.event("shared", "ProvisioningFailed", `failed to provision volume with StorageClass "local-path": access mode ReadWriteMany is not supported`)
-	s.apply(claimOf("small") + claiming("two", "small", "sleep 1000000"))
+	class := s.name + "-fixed" // it is the cluster's, not the namespace's
+	s.apply("apiVersion: storage.k8s.io/v1\nkind: StorageClass\nmetadata: {name: " + class + "}\n" +
+		"provisioner: peapod.io/local-path\nvolumeBindingMode: WaitForFirstConsumer\n---\n" +
+		strings.Replace(claimOf("small"), "spec: {", "spec: {storageClassName: "+class+", ", 1) + claiming("two", "small", "sleep 1000000"))
+	t.Cleanup(func() { s.try("delete", "sc", class) })
 	s.ready("two")
 	s.fails([]string{"patch", "pvc", "small", "-p", `{"spec":{"resources":{"requests":{"storage":"2Gi"}}}}`},
 		"only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc must support resize")
 	s.apply(claiming("three", "missing", "sleep 1000000"))
 	s.event("three", "FailedScheduling", `persistentvolumeclaim "missing" not found`)
+}
+
+// A claim of the default class grows while its Pod runs: the class that a new cluster has allows it, and the provisioner may do all that
+// it takes. It does not shrink.
+func TestAClaimGrows(t *testing.T) {
+	t.Parallel()
+	s := newSpace(t)
+	s.apply(claimOf("data") + claiming("user", "data", "sleep 1000000"))
+	s.ready("user")
+	volume, _ := s.volumeOf("data")
+	size := func(amount string) []string {
+		return []string{"patch", "pvc", "data", "-p", `{"spec":{"resources":{"requests":{"storage":"` + amount + `"}}}}`}
+	}
+	s.kubectl(size("2Gi")...)
+	s.kubectl("wait", "--for=jsonpath={.status.capacity.storage}=2Gi", "pvc/data", "--timeout=60s")
+	equal(t, "capacity of the volume", s.kubectl("get", "pv", volume, "-o", "jsonpath={.spec.capacity.storage}"), "2Gi")
+	s.event("data", "Resizing", "External resizer is resizing volume "+volume)
+	s.event("data", "VolumeResizeSuccessful", "Resize volume succeeded")
+	equal(t, "what is under way", s.kubectl("get", "pvc", "data", "-o", "jsonpath={.status.allocatedResourceStatuses}{.status.conditions}"), "")
+	s.fails(size("1Gi"), "spec.resources.requests.storage: Forbidden: field can not be less than status.capacity")
 }
 
 const claimingStatefulSet = `
