@@ -104,6 +104,12 @@ func TestTrace(t *testing.T) {
 		{"external policy, none here", localPolicy, []discoveryv1.Endpoint{remote}, outside, nodeHere + ":30080", []string{"drop"}},
 		{"external policy from a Pod", localPolicy, []discoveryv1.Endpoint{remote}, podHere, nodeHere + ":30080", []string{"10.244.1.2:8080"}},
 		{"external policy from the host", localPolicy, []discoveryv1.Endpoint{remote}, nodeHere, nodeHere + ":30080", []string{"10.244.1.2:8080 masq"}},
+		{"external policy, load balancer from a Pod", localPolicy, []discoveryv1.Endpoint{remote}, podHere, nodeHere + ":80", []string{"10.244.1.2:8080"}},
+		{"external policy, load balancer from the host", localPolicy, []discoveryv1.Endpoint{remote}, nodeHere, nodeHere + ":80", []string{"10.244.1.2:8080 masq"}},
+		{"external policy, external IP from a Pod", localPolicy, []discoveryv1.Endpoint{remote}, podHere, "198.51.100.7:80", []string{"10.244.1.2:8080"}},
+		{"external policy, external IP from the host", localPolicy, []discoveryv1.Endpoint{remote}, nodeHere, "198.51.100.7:80", []string{"10.244.1.2:8080 masq"}},
+		{"external policy, external IP, none here", localPolicy, []discoveryv1.Endpoint{remote}, outside, "198.51.100.7:80", []string{"drop"}},
+		{"external policy, only ending ones here", localPolicy, []discoveryv1.Endpoint{ep("10.244.0.2", testNode, "st"), remote}, outside, nodeHere + ":80", []string{"10.244.0.2:8080"}},
 		{"source ranges", func(svc *corev1.Service) {
 			full(svc)
 			svc.Spec.LoadBalancerSourceRanges = []string{"198.51.100.0/24"}
