@@ -35,7 +35,15 @@ func (s *Server) aggregate(generic *genericapiserver.Config) error {
 	if err != nil {
 		return err
 	}
-	s.config.Gates = append(s.config.Gates, Gate{Name: "autoregister-completion", Open: s.aggregation.Registered()})
+	s.config.Gates = append(s.config.Gates,
+		Gate{Name: "autoregister-completion", Open: s.aggregation.Registered()},
+		Gate{Name: "poststarthook/kube-apiserver-autoregistration", Open: s.aggregation.Registered()},
+		Gate{Name: "poststarthook/start-kube-aggregator-informers", Open: s.aggregating},
+		Gate{Name: "poststarthook/apiservice-registration-controller", Open: s.aggregating},
+		Gate{Name: "poststarthook/apiservice-status-local-available-controller", Open: s.aggregating},
+		Gate{Name: "poststarthook/apiservice-status-remote-available-controller", Open: s.aggregating},
+		// Documents are made when they are asked for.
+		Gate{Name: "poststarthook/apiservice-openapi-controller", Open: s.installed})
 	return nil
 }
 

@@ -116,14 +116,12 @@ type stopping <-chan struct{}
 // ShuttingDown implements k8s.io/apiserver's interface.
 func (c stopping) ShuttingDown() <-chan struct{} { return c }
 
-// awaitInstalled closes installed when all paths are served, until when what is not found may still come, and answers 503.
+// awaitInstalled closes installed when all paths are served, until when what is not found may still come, and answers 503. The paths of
+// kinds in the program are there before the server runs; it is those of kinds that users define which come.
 func (s *Server) awaitInstalled(ctx context.Context) {
-	for _, installed := range s.generic.MuxAndDiscoveryCompleteSignals() {
-		select {
-		case <-installed:
-		case <-ctx.Done():
-			return
-		}
+	select {
+	case <-s.custom.Defined().Known():
+		close(s.installed)
+	case <-ctx.Done():
 	}
-	close(s.installed)
 }

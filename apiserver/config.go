@@ -73,10 +73,10 @@ type Config struct {
 	// Encryption says what is encrypted in Storage. Optional: nothing.
 	Encryption *encryption.Encryption
 
-	// Gates are what /readyz waits for, once each.
+	// Gates are what /readyz, /livez and /healthz wait for, once each.
 	Gates []Gate
-	// Checks are asked at each /readyz and /livez. Optional.
-	Checks []healthz.HealthChecker
+	// Checks are asked at each /readyz, /livez and /healthz, ReadyChecks at each /readyz alone. Optional.
+	Checks, ReadyChecks []healthz.HealthChecker
 	// Handlers serve whole paths beside the API ("/openid/v1/jwks"), behind authentication and authorization. Optional.
 	Handlers map[string]http.Handler
 

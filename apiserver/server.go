@@ -55,10 +55,11 @@ type Server struct {
 	// usage is nil where no kubelets are measured.
 	usage *usage.Sampler
 
-	// installed is closed when every path is served.
-	installed chan struct{}
-	accepting chan struct{}
-	ready     chan struct{}
+	// installed is closed when every path is served; restored when addresses and ports in use are known, and mended from then on;
+	// aggregating when servers behind this one are looked after.
+	installed, restored, aggregating chan struct{}
+	accepting                        chan struct{}
+	ready                            chan struct{}
 }
 
 // New makes a server that is ready to run. It reads and writes nothing.
@@ -66,7 +67,8 @@ func New(config Config) (*Server, error) {
 	if err := config.complete(); err != nil {
 		return nil, fmt.Errorf("configure API server: %w", err)
 	}
-	s := &Server{config: config, installed: make(chan struct{}), accepting: make(chan struct{}), ready: make(chan struct{})}
+	s := &Server{config: config, installed: make(chan struct{}), restored: make(chan struct{}), aggregating: make(chan struct{}),
+		accepting: make(chan struct{}), ready: make(chan struct{})}
 	if err := s.build(); err != nil {
 		return nil, fmt.Errorf("set up API server: %w", err)
 	}
@@ -97,7 +99,10 @@ func (s *Server) build() error {
 		return err
 	}
 	s.custom = custom
-	s.config.Gates = append(slices.Clone(s.config.Gates), Gate{Name: "crd-informer-synced", Open: custom.Defined().Known()})
+	s.config.Gates = append(slices.Clone(s.config.Gates), Gate{Name: "poststarthook/crd-informer-synced", Open: custom.Defined().Known()},
+		// What is stored has been read, by then.
+		Gate{Name: "poststarthook/storage-readiness", Open: s.restored},
+		Gate{Name: "poststarthook/start-service-ip-repair-controllers", Open: s.restored})
 	if err := s.aggregate(generic); err != nil {
 		return err
 	}
@@ -189,8 +194,10 @@ func (s *Server) Run(ctx context.Context) error {
 	done.Go(func() { s.awaitInstalled(watchReady) })
 	done.Go(func() { s.awaitReady(watchReady) })
 	done.Go(func() { mend(watchReady) })
+	close(s.restored)
 	if s.aggregation != nil {
 		done.Go(func() { s.aggregation.Run(watchReady) })
+		close(s.aggregating)
 	}
 	err = prepared.RunWithContext(ctx)
 	stop()
@@ -240,11 +247,11 @@ func (s *Server) addChecks() error {
 				return errors.New("not finished")
 			}
 		})
-		if err := s.generic.AddReadyzChecks(check); err != nil {
+		if err := s.generic.AddHealthChecks(check); err != nil {
 			return fmt.Errorf("add gate %s: %w", g.Name, err)
 		}
 	}
-	if err := s.generic.AddHealthChecks(s.config.Checks...); err != nil {
+	if err := errors.Join(s.generic.AddHealthChecks(s.config.Checks...), s.generic.AddReadyzChecks(s.config.ReadyChecks...)); err != nil {
 		return fmt.Errorf("add health checks: %w", err)
 	}
 	return nil

@@ -97,8 +97,13 @@ func TestGatesHoldReadiness(t *testing.T) {
 	// In-process calls work before the server is ready: what opens the gate may need them.
 	c := must(kubernetes.NewForConfig(s.Transport.Config(&user.DefaultInfo{Name: "x", Groups: []string{user.SystemPrivilegedGroup}})))(t)
 	namespace(t, c, "early")
-	if status, _, body := do(t, s, "GET", "/readyz?verbose", ""); status != http.StatusInternalServerError || !strings.Contains(body, "[-]bootstrap failed") {
-		t.Errorf("before: %d %s", status, body)
+	for _, path := range []string{"/readyz", "/livez", "/healthz"} {
+		if status, _, body := do(t, s, "GET", path+"?verbose", ""); status != http.StatusInternalServerError || !strings.Contains(body, "[-]bootstrap failed") {
+			t.Errorf("%s before: %d %s", path, status, body)
+		}
+		if status, _, body := do(t, s, "GET", path+"/bootstrap", ""); status != http.StatusInternalServerError {
+			t.Errorf("%s/bootstrap before: %d %s", path, status, body)
+		}
 	}
 	select {
 	case <-s.Ready():
@@ -107,8 +112,10 @@ func TestGatesHoldReadiness(t *testing.T) {
 	}
 	close(open)
 	<-s.Ready()
-	if status, _, body := do(t, s, "GET", "/readyz", ""); status != http.StatusOK {
-		t.Errorf("after: %d %s", status, body)
+	for _, path := range []string{"/readyz", "/livez/bootstrap", "/healthz"} {
+		if status, _, body := do(t, s, "GET", path, ""); status != http.StatusOK {
+			t.Errorf("%s after: %d %s", path, status, body)
+		}
 	}
 }
 

@@ -52,8 +52,9 @@ type control struct {
 	informers informers.SharedInformerFactory
 	// system acts as a member of system:masters, for what must not depend on RBAC.
 	system kubernetes.Interface
-	// bootstrapped is closed when the objects that every cluster has are there; served when no more requests are answered.
-	bootstrapped, served chan struct{}
+	// bootstrapped is closed when the objects that every cluster has are there; informing when the informers have been started; started
+	// when the parts that work on the API have been; served when no more requests are answered.
+	bootstrapped, informing, started, served chan struct{}
 }
 
 // The identities of components in this process, as upstream's.
@@ -115,7 +116,8 @@ const clusterDomain = "cluster.local"
 // newControl composes the API server with its store, authentication, authorization and admission. Nothing is served yet.
 func newControl(s settled, k keyed) (*control, error) {
 	st, keys, ranges := k.store, k.keys, k.ranges
-	c := &control{name: s.NodeName, claims: k.claims, transport: inprocess.NewTransport(), keys: keys, ranges: ranges, bootstrapped: make(chan struct{}), served: make(chan struct{})}
+	c := &control{name: s.NodeName, claims: k.claims, transport: inprocess.NewTransport(), keys: keys, ranges: ranges,
+		bootstrapped: make(chan struct{}), informing: make(chan struct{}), started: make(chan struct{}), served: make(chan struct{})}
 	var err error
 	var system *rest.Config
 	if c.system, system, err = c.clientFor(asUser(systemUser, user.SystemPrivilegedGroup)); err != nil {
@@ -158,8 +160,9 @@ func newControl(s settled, k keyed) (*control, error) {
 		},
 		FrontProxy:   keys.FrontProxyClient(),
 		ServiceCIDRs: []netip.Prefix{ranges.Service},
-		Gates:        []apiserver.Gate{{Name: "bootstrap", Open: c.bootstrapped}},
-		Checks:       []healthz.HealthChecker{healthz.NamedCheck(k.storeName(), func(*http.Request) error { return st.Ready() })},
+		Gates:        c.gates(),
+		Checks:       []healthz.HealthChecker{healthz.NamedCheck("etcd", func(*http.Request) error { return st.Ready() })},
+		ReadyChecks:  []healthz.HealthChecker{healthz.NewInformerSyncHealthz(c.informers)},
 		MaxReads:     s.MaxRequestsInflight, MaxWrites: s.MaxMutatingRequestsInflight, FlowControl: fair,
 		Audit: k.guards.audit, Encryption: k.guards.encryption,
 		Handlers: issuer.Handlers(), Version: version.Info(), Title: "Kubernetes",
@@ -168,6 +171,21 @@ func newControl(s settled, k keyed) (*control, error) {
 		return nil, fmt.Errorf("make API server: %w", err)
 	}
 	return c, nil
+}
+
+// gates are what the server waits for before it says that it is well, by the names that those have upstream who do the same there.
+func (c *control) gates() []apiserver.Gate {
+	return []apiserver.Gate{
+		{Name: "poststarthook/generic-apiserver-start-informers", Open: c.informing},
+		// All that plugins of admission need is in the informers.
+		{Name: "poststarthook/start-apiserver-admission-initializer", Open: c.informing},
+		{Name: "poststarthook/start-system-namespaces-controller", Open: c.bootstrapped},
+		{Name: "poststarthook/scheduling/bootstrap-system-priority-classes", Open: c.bootstrapped},
+		{Name: "poststarthook/rbac/bootstrap-roles", Open: c.bootstrapped},
+		// The Service of the API, and the config map that says whom servers behind this one believe.
+		{Name: "poststarthook/bootstrap-controller", Open: c.started},
+		{Name: "poststarthook/start-cluster-authentication-info-controller", Open: c.started},
+	}
 }
 
 // awaitBootstrap waits until the objects that every cluster has are there; false if ctx ended first.
@@ -222,9 +240,8 @@ func (c *control) makeFlowControl(ctx context.Context) {
 func (c *control) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	informing := make(chan struct{})
 	go func() {
-		defer close(informing)
+		defer close(c.informing)
 		c.informers.StartWithContext(ctx)
 	}()
 	made := make(chan error, 1)
@@ -244,7 +261,7 @@ func (c *control) run(ctx context.Context) error {
 	err := c.server.Run(ctx)
 	close(c.served)
 	cancel()
-	<-informing
+	<-c.informing
 	c.informers.Shutdown()
 	if bootErr := <-made; bootErr != nil && !errors.Is(bootErr, context.Canceled) {
 		err = errors.Join(err, bootErr)

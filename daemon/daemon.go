@@ -198,6 +198,7 @@ func startParts(ctx context.Context, ps *parts, i instance.Instance, s settled, 
 	ps.start("scheduler", scheduling)
 	ps.start("own services", ownServices)
 	ps.start("authentication trust", trust.Run)
+	close(c.started)
 	if n == nil {
 		if n, err = joinNode(ctx, ps, i, s, c, k); err != nil || ctx.Err() != nil {
 			return err
@@ -225,12 +226,4 @@ type keyed struct {
 	listener        net.Listener
 	kubeletListener net.Listener
 	guards          guards
-}
-
-// storeName is what health checks call the store; etcd's is upstream's.
-func (k keyed) storeName() string {
-	if k.claims != nil {
-		return "etcd"
-	}
-	return "store"
 }

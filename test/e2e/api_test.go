@@ -153,6 +153,35 @@ func TestFlowControlIsShown(t *testing.T) {
 		"spec of 'catch-all' must equal the fixed value")
 }
 
+// The checks of health have upstream's names, one by one and all together, and may be left out.
+func TestHealthChecks(t *testing.T) {
+	t.Parallel()
+	s := newSpace(t)
+	for _, path := range []string{"/healthz", "/livez", "/readyz"} {
+		out := s.kubectl("get", "--raw", path+"?verbose")
+		for _, check := range []string{"ping", "log", "etcd", "autoregister-completion", "poststarthook/start-apiserver-admission-initializer",
+			"poststarthook/generic-apiserver-start-informers", "poststarthook/start-apiextensions-informers", "poststarthook/start-apiextensions-controllers",
+			"poststarthook/crd-informer-synced", "poststarthook/storage-readiness", "poststarthook/bootstrap-controller", "poststarthook/start-system-namespaces-controller",
+			"poststarthook/start-service-ip-repair-controllers", "poststarthook/rbac/bootstrap-roles",
+			"poststarthook/scheduling/bootstrap-system-priority-classes", "poststarthook/start-cluster-authentication-info-controller",
+			"poststarthook/start-kube-aggregator-informers", "poststarthook/apiservice-registration-controller",
+			"poststarthook/apiservice-status-local-available-controller", "poststarthook/apiservice-status-remote-available-controller",
+			"poststarthook/kube-apiserver-autoregistration", "poststarthook/apiservice-openapi-controller"} {
+			if !strings.Contains(out, "[+]"+check+" ok\n") {
+				t.Errorf("%s has no check %s: %s", path, check, out)
+			}
+			equal(t, path+"/"+check, s.kubectl("get", "--raw", path+"/"+check), "ok")
+		}
+		if got := strings.Contains(out, "[+]informer-sync ok\n"); got != (path == "/readyz") {
+			t.Errorf("%s has check informer-sync: %t", path, got)
+		}
+		without := s.kubectl("get", "--raw", path+"?verbose&exclude=etcd")
+		if !strings.Contains(without, "[+]etcd excluded: ok\n") {
+			t.Errorf("%s without etcd: %s", path, without)
+		}
+	}
+}
+
 // Nobody without credentials learns anything but that the server is well.
 func TestAnonymous(t *testing.T) {
 	t.Parallel()
