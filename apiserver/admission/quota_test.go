@@ -13,6 +13,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	apiresource "k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/authentication/serviceaccount"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/client-go/informers"
@@ -140,19 +141,31 @@ func quotaRefusals(t *testing.T, c *cluster) {
 // A Pod that gets a deadline is charged to the quota of those that have one, before another one asks.
 func quotaOfScope(t *testing.T, c *cluster) {
 	c.quota(t, "scope", corev1.ResourceQuotaSpec{Hard: corev1.ResourceList{}})
-	_, err := c.system.CoreV1().ResourceQuotas("scope").Create(ctx, &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Name: "deadlines"},
-		Spec: corev1.ResourceQuotaSpec{Hard: resources("pods", "1"), Scopes: []corev1.ResourceQuotaScope{corev1.ResourceQuotaScopeTerminating}}}, metav1.CreateOptions{})
+	quotas, pods := c.system.CoreV1().ResourceQuotas("scope"), c.system.CoreV1().Pods("scope")
+	_, err := quotas.Create(ctx, &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Name: "deadlines"},
+		Spec: corev1.ResourceQuotaSpec{Hard: resources("pods", "0"), Scopes: []corev1.ResourceQuotaScope{corev1.ResourceQuotaScopeTerminating}}}, metav1.CreateOptions{})
 	fine(t, err)
-	pods := c.system.CoreV1().Pods("scope")
+	deadline := int64(3600)
+	second := podOf("second", nil, nil)
+	second.Spec.ActiveDeadlineSeconds = &deadline
+	try := func() error {
+		_, err := pods.Create(ctx, second, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+		return err
+	}
+	settle(t, func() error { // until admission knows of the quota, and then of its being larger
+		if err := try(); !apierrors.IsForbidden(err) {
+			return fmt.Errorf("a Pod more than the quota allows: %v", err)
+		}
+		return nil
+	})
+	_, err = quotas.Patch(ctx, "deadlines", types.MergePatchType, []byte(`{"spec":{"hard":{"pods":"1"}}}`), metav1.PatchOptions{})
+	fine(t, err)
+	settle(t, try)
 	first, err := pods.Create(ctx, podOf("first", nil, nil), metav1.CreateOptions{})
 	fine(t, err)
-	c.awaitQuota(t, "scope", func(s corev1.ResourceQuotaStatus) bool { return s.Hard.Pods().Value() == 1 && s.Used.Pods().IsZero() })
-	deadline := int64(3600)
 	first.Spec.ActiveDeadlineSeconds = &deadline
 	_, err = pods.Update(ctx, first, metav1.UpdateOptions{})
 	fine(t, err)
-	second := podOf("second", nil, nil)
-	second.Spec.ActiveDeadlineSeconds = &deadline
 	_, err = pods.Create(ctx, second, metav1.CreateOptions{})
 	refused(t, err, "exceeded quota: deadlines, requested: pods=1, used: pods=1, limited: pods=1")
 }
