@@ -5,6 +5,7 @@ go 1.26.6
 require (
 	github.com/NYTimes/gziphandler v1.1.1
 	github.com/cockroachdb/pebble/v2 v2.1.7
+	github.com/container-storage-interface/spec v1.13.0
 	github.com/containerd/containerd/v2 v2.4.2
 	github.com/containerd/continuity v0.5.0
 	github.com/containerd/errdefs v1.0.0

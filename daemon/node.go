@@ -19,14 +19,17 @@ import (
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
 	"k8s.io/client-go/kubernetes"
+	registerapi "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
 
 	"github.com/peapod/peapod/daemon/instance"
 	"github.com/peapod/peapod/internal/atomicfile"
 	"github.com/peapod/peapod/internal/localpath"
 	"github.com/peapod/peapod/kubelet"
+	"github.com/peapod/peapod/kubelet/csi"
 	"github.com/peapod/peapod/kubelet/evict"
 	"github.com/peapod/peapod/kubelet/imagegc"
 	localvolumes "github.com/peapod/peapod/kubelet/localpath"
+	"github.com/peapod/peapod/kubelet/plugin"
 	"github.com/peapod/peapod/kubelet/pod"
 	"github.com/peapod/peapod/kubelet/server"
 	"github.com/peapod/peapod/kubelet/stats"
@@ -36,6 +39,8 @@ import (
 // node is this machine as a node of the cluster.
 type node struct {
 	volumes *volume.Manager
+	csi     *csi.Plugin
+	plugins *plugin.Watcher
 	local   *localvolumes.Keeper
 	kubelet *kubelet.Kubelet
 	stats   *stats.Provider
@@ -46,11 +51,14 @@ type node struct {
 	certified <-chan struct{}
 }
 
-// kubeletDir is where the kubelet keeps Pods' directories.
 // seccompDir is where an administrator puts Localhost seccomp profiles.
 func seccompDir(i instance.Instance) string { return filepath.Join(i.DataDir, "seccomp") }
 
+// kubeletDir is where the kubelet keeps Pods' directories.
 func kubeletDir(i instance.Instance) string { return filepath.Join(i.DataDir, "kubelet") }
+
+// pluginsDir is where plugins of the kubelet make the sockets that they register at.
+func pluginsDir(i instance.Instance) string { return filepath.Join(kubeletDir(i), "plugins_registry") }
 
 // volumesDir is where the node has the volumes that the built-in provisioner puts on it.
 func volumesDir(i instance.Instance) string { return filepath.Join(i.DataDir, "volumes") }
@@ -157,8 +165,10 @@ func newNode(i instance.Instance, s settled, e *containers, m membership) (*node
 	n := &node{certified: m.certified}
 	client, ip := m.client, s.nodeIP
 	root := kubeletDir(i)
+	n.csi = csi.New(csi.Config{Client: client, NodeName: s.NodeName, RootDir: root, Kick: func() { n.kubelet.Node().Kick() }})
+	n.plugins = plugin.New(pluginsDir(i), map[string]plugin.Handler{registerapi.CSIPlugin: n.csi})
 	n.volumes = volume.New(volume.Config{
-		Client: client, RootDir: root,
+		Client: client, RootDir: root, CSI: n.csi,
 		Provide:     func(ctx context.Context, v *corev1.PersistentVolume) error { return n.local.Provide(ctx, v) },
 		Allocatable: func() resourceList { return n.kubelet.Node().Allocatable() },
 		HostIPs:     func() []string { return []string{ip.String()} },
@@ -188,7 +198,7 @@ func newNode(i instance.Instance, s settled, e *containers, m membership) (*node
 		NodeAnnotations: map[string]string{localpath.DirectoryAnnotation: volumesDir(i)},
 		NodeName:        s.NodeName, NodeIPs: []string{ip.String()}, PodCIDRs: []string{m.podCIDR.String()},
 		KubeletPort: port, Pressure: n.evict, Gate: n.evict, Sysctls: s.sysctls,
-		Client: client, Runtime: e.service, Images: e.images, Volumes: n.volumes, Network: m.network,
+		Client: client, Runtime: e.service, Images: e.images, Volumes: n.volumes, Attached: n.csi, Network: m.network,
 		RootDir: root, LogDir: logDir(i), CgroupRoot: cgroupRoot(i), ClusterDomain: m.domain,
 		ClusterDNS: []string{dnsAddress(m.service).String()}, SeccompProfileRoot: seccompDir(i),
 	})
@@ -220,12 +230,22 @@ func (n *node) serve(ctx context.Context) error {
 	return n.server.Run(ctx)
 }
 
+// findPlugins registers plugins, once there is a Node that they are plugins of.
+func (n *node) findPlugins(ctx context.Context) error {
+	select {
+	case <-n.kubelet.Node().Registered():
+	case <-ctx.Done():
+		return nil
+	}
+	return n.plugins.Run(ctx)
+}
+
 // run is the node until ctx ends; containers stay.
 func (n *node) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var parts sync.WaitGroup
-	all := []func(context.Context) error{n.volumes.Run, n.local.Run, n.kubelet.Run, n.serve, n.evict.Run, n.images.Run}
+	all := []func(context.Context) error{n.volumes.Run, n.csi.Run, n.findPlugins, n.local.Run, n.kubelet.Run, n.serve, n.evict.Run, n.images.Run}
 	errs := make([]error, len(all))
 	for i, run := range all {
 		parts.Go(func() {

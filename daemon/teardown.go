@@ -11,6 +11,7 @@ import (
 
 	"github.com/peapod/peapod/daemon/instance"
 	"github.com/peapod/peapod/kubelet/cgroup"
+	"github.com/peapod/peapod/kubelet/csi"
 	"github.com/peapod/peapod/kubelet/volume"
 )
 
@@ -81,7 +82,7 @@ func killPods(ctx context.Context, i instance.Instance) (n int, err error) {
 	errs = append(errs, e.service.Close(ctx), e.network.Uninstall(ctx), e.supervisor.Shutdown(ctx))
 	errs = append(errs, uninstallServices(i, ranges.Service))
 	volumes := volume.New(volume.Config{RootDir: kubeletDir(i)})
-	errs = append(errs, volumes.Adopt(ctx, nil))
+	errs = append(errs, volumes.Adopt(ctx, nil), csi.Forget(kubeletDir(i)))
 	if err := errors.Join(errs...); err != nil {
 		return n, err
 	}
@@ -105,6 +106,10 @@ func Uninstall(ctx context.Context, i instance.Instance) error {
 		return err
 	}
 	if err := i.CloseRun(); err != nil {
+		return err
+	}
+	// What drivers have mounted here is not to be entered: what is in it outlives the node.
+	if err := volume.Remove(kubeletDir(i)); err != nil {
 		return err
 	}
 	for _, dir := range []string{i.RunDir, i.DataDir} {

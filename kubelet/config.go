@@ -38,6 +38,8 @@ type Config struct {
 	Images  internalapi.ImageManagerService
 	// Volumes mounts what Pods declare.
 	Volumes pod.Volumes
+	// Attached are the volumes that others attach to the node; optional.
+	Attached node.Volumes
 	// Network is told which addresses Pods have; optional.
 	Network pod.Network
 	// Pressure reports shortages and is told of nothing else; optional.

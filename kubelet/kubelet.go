@@ -75,7 +75,7 @@ func New(cfg Config) (*Kubelet, error) {
 	k.node, err = node.New(node.Config{
 		Name: cfg.NodeName, Client: cfg.Client, Runtime: cfg.Runtime, Images: cfg.Images, Recorder: k.recorder,
 		IPs: cfg.NodeIPs, Labels: cfg.NodeLabels, Annotations: cfg.NodeAnnotations, Taints: cfg.NodeTaints, PodCIDRs: cfg.PodCIDRs, Port: cfg.KubeletPort,
-		RootDir: cfg.RootDir, MaxPods: cfg.MaxPods, Reserved: cfg.Reserved, Pressure: cfg.Pressure,
+		RootDir: cfg.RootDir, MaxPods: cfg.MaxPods, Reserved: cfg.Reserved, Pressure: cfg.Pressure, Volumes: cfg.Attached,
 		Version: version.Info().GitVersion,
 	})
 	if err != nil {

@@ -47,6 +47,14 @@ type Pressure interface {
 	Kept(capacity v1.ResourceList) v1.ResourceList
 }
 
+// Volumes are those that others attach to the node.
+type Volumes interface {
+	// InUse lists those that must not be detached; ok is false while that is not known.
+	InUse() (list []v1.UniqueVolumeName, ok bool)
+	// NodeChanged tells of a Node object, which may be shared. It does not block.
+	NodeChanged(node *v1.Node)
+}
+
 // Config is what a Node needs. Optional fields say so.
 type Config struct {
 	Name     string
@@ -69,6 +77,8 @@ type Config struct {
 	Reserved v1.ResourceList // kept from Pods; optional
 	Version  string          // the kubelet's
 	Pressure Pressure        // optional
+	// Volumes, if set, has the volumes that are attached for this node to use.
+	Volumes Volumes
 	// Healthy, if set, adds a reason not to be Ready.
 	Healthy func() error
 }
@@ -132,6 +142,9 @@ func (n *Node) Observe(node *v1.Node) {
 		n.status("NodeNotSchedulable")
 	case turned:
 		n.status("NodeSchedulable")
+	}
+	if n.cfg.Volumes != nil {
+		n.cfg.Volumes.NodeChanged(node)
 	}
 	if slices.ContainsFunc(node.Status.Conditions, func(c v1.NodeCondition) bool { return c.Status == v1.ConditionUnknown }) {
 		n.Kick()

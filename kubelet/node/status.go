@@ -44,6 +44,12 @@ func (n *Node) fill(ctx context.Context, s *v1.NodeStatus) ([]string, error) {
 	s.Addresses = append(s.Addresses, v1.NodeAddress{Type: v1.NodeHostName, Address: n.cfg.Name})
 	s.DaemonEndpoints.KubeletEndpoint.Port = n.cfg.Port
 	s.DeclaredFeatures = features.Declared()
+	if n.cfg.Volumes != nil {
+		if used, ok := n.cfg.Volumes.InUse(); ok {
+			slices.Sort(used)
+			s.VolumesInUse = used
+		}
+	}
 	var problems []string
 	if err := n.info(ctx, s); err != nil {
 		problems = append(problems, err.Error())

@@ -53,6 +53,8 @@ type Volumes interface {
 type RetryError struct {
 	Err   error
 	Ready <-chan struct{}
+	// Quiet says that nothing has failed: what Pods have is under way, and its end closes Ready.
+	Quiet bool
 }
 
 func (e *RetryError) Error() string { return e.Err.Error() }

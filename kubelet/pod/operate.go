@@ -70,7 +70,8 @@ func (w *worker) askAdmission(ctx context.Context, pod *v1.Pod) *Refusal {
 
 func (w *worker) prepareVolumes(ctx context.Context, pod *v1.Pod) error {
 	err := w.m.cfg.Volumes.Prepare(ctx, pod)
-	if err != nil && ctx.Err() == nil {
+	var again *RetryError
+	if err != nil && ctx.Err() == nil && !(errors.As(err, &again) && again.Quiet) {
 		w.m.note(pod, Note{Type: v1.EventTypeWarning, Reason: "FailedMount", Message: err.Error()})
 	}
 	return err

@@ -447,9 +447,12 @@ func (w *worker) failed(ctx context.Context, pod *v1.Pod, key string, a Action, 
 		w.noteResizeError(pod, f.Message)
 	}
 	w.failures[key] = f
-	w.m.log(ctx, pod).Info("Pod operation failed", "operation", a.Kind, "container", a.Container, "retry", f.Retry.Sub(now), "err", err)
 	var again *RetryError
-	if errors.As(err, &again) && again.Ready != nil {
+	waits := errors.As(err, &again)
+	if !waits || !again.Quiet {
+		w.m.log(ctx, pod).Info("Pod operation failed", "operation", a.Kind, "container", a.Container, "retry", f.Retry.Sub(now), "err", err)
+	}
+	if waits && again.Ready != nil {
 		w.ops.Add(1)
 		go func() {
 			defer w.ops.Done()

@@ -14,6 +14,7 @@ import (
 	"k8s.io/component-helpers/storage/ephemeral"
 	storage "k8s.io/component-helpers/storage/volume"
 
+	"github.com/peapod/peapod/kubelet/csi"
 	"github.com/peapod/peapod/kubelet/pod"
 )
 
@@ -59,19 +60,24 @@ func (m *Manager) setUpClaim(ctx context.Context, pv *podVolumes, v *v1.Volume) 
 	if err := m.hold(pv, volume); err != nil {
 		return err
 	}
-	c, err := m.mountVolume(ctx, pv.pod, v, volume, readOnly)
+	c, err := m.mountVolume(ctx, pv, v, volume, readOnly)
 	if err != nil {
 		return err
 	}
 	if err := m.growMounting(ctx, pv.pod, v, claim, volume, &c); err != nil {
 		return err
 	}
-	all := map[string]claimed{v.Name: c}
+	pv.settle(v.Name, c)
+	return nil
+}
+
+// settle notes what a volume of the Pod stands for. The caller holds pv.mu.
+func (pv *podVolumes) settle(name string, c claimed) {
+	all := map[string]claimed{name: c}
 	if have := pv.claimed.Load(); have != nil {
 		maps.Copy(all, *have)
 	}
 	pv.claimed.Store(&all)
-	return nil
 }
 
 // resolve finds a claim and its persistent volume. The claim and the volume must name each other: the claim is the user's
@@ -148,13 +154,19 @@ func (m *Manager) wasMounted(p *v1.Pod, v *v1.Volume) bool {
 }
 
 // mountVolume makes a persistent volume ready for the containers of the Pod.
-func (m *Manager) mountVolume(ctx context.Context, p *v1.Pod, v *v1.Volume, volume *v1.PersistentVolume, readOnly bool) (claimed, error) {
+func (m *Manager) mountVolume(ctx context.Context, pv *podVolumes, v *v1.Volume, volume *v1.PersistentVolume, readOnly bool) (claimed, error) {
+	p := pv.pod
 	block := volume.Spec.VolumeMode != nil && *volume.Spec.VolumeMode == v1.PersistentVolumeBlock
 	if err := checkMode(p, v.Name, block); err != nil {
 		return claimed{}, &unprocessedError{err}
 	}
 	if err := m.checkNode(volume); err != nil {
 		return claimed{}, err
+	}
+	if volume.Spec.CSI != nil && m.cfg.CSI != nil {
+		c, err := m.mountCSI(pv, csi.Volume{Named: v.Name, Persistent: volume, ReadOnly: readOnly})
+		c.volume = volume.Name
+		return c, err
 	}
 	if m.cfg.Provide != nil {
 		if err := m.cfg.Provide(ctx, volume); err != nil {
@@ -180,7 +192,7 @@ func (m *Manager) mountVolume(ctx context.Context, p *v1.Pod, v *v1.Volume, volu
 			err = checkHostPath(s.HostPath)
 		}
 	default:
-		err = errors.New("no volume plugin matched: this node mounts persistent volumes with a local or hostPath source only")
+		err = errors.New("no volume plugin matched: this node mounts persistent volumes with a csi, local or hostPath source only")
 	}
 	if err != nil {
 		return claimed{}, &mountError{fmt.Errorf("MountVolume.SetUp failed for volume %q : %w", volume.Name, err)}

@@ -225,7 +225,7 @@ func TestClaimsOfOthers(t *testing.T) {
 		}, claimVolume(false), `MountVolume.SetUp failed for volume "pv" : mount options are not supported for this volume type`},
 		"other source": {func(_ *v1.PersistentVolumeClaim, v *v1.PersistentVolume) {
 			v.Spec.PersistentVolumeSource = v1.PersistentVolumeSource{NFS: &v1.NFSVolumeSource{}}
-		}, claimVolume(false), `MountVolume.SetUp failed for volume "pv" : no volume plugin matched: this node mounts persistent volumes with a local or hostPath source only`},
+		}, claimVolume(false), `MountVolume.SetUp failed for volume "pv" : no volume plugin matched: this node mounts persistent volumes with a csi, local or hostPath source only`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			claim, volume := boundClaim(t)

@@ -3,6 +3,7 @@ package volume
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/peapod/peapod/kubelet/pod"
@@ -31,9 +32,20 @@ type eventError struct{ message string }
 
 func (e *eventError) Error() string { return e.message }
 
+// underWay says that the volume has not failed, but is not there yet either.
+func underWay(f failure) bool {
+	var retry *pod.RetryError
+	return errors.As(f.err, &retry) && retry.Quiet
+}
+
 // report words failures as FailedMount events do, keeping what says when to try again. Claims that could not be processed
-// are told of together; otherwise the first failure stands for all.
+// are told of together; otherwise the first failure stands for all. What is merely under way is told of where nothing failed.
 func report(failed []failure) error {
+	real := slices.DeleteFunc(slices.Clone(failed), underWay)
+	if len(real) == 0 {
+		return failed[0].err
+	}
+	failed = real
 	var worded error
 	var all, unprocessed, why []string
 	for _, f := range failed {

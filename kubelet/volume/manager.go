@@ -1,6 +1,6 @@
 // Package volume mounts what the volumes of Pods declare: emptyDir, hostPath, configMap, secret, downwardAPI, projected
-// (service-account tokens, trust bundles and Pod certificates included) and image volumes, and claims whose persistent
-// volumes are local or hostPath. It implements pod.Volumes.
+// (service-account tokens, trust bundles and Pod certificates included) and image volumes, claims whose persistent volumes are
+// local or hostPath, and what CSI drivers have, inline or behind claims (kubelet/csi). It implements pod.Volumes.
 //
 // Everything of a Pod lies under <root>/pods/<uid>: volumes in volumes/<plugin>/<name>, as Kubernetes' kubelet lays them
 // out, and the bind mounts of sub-paths in volume-subpaths. The directories and the mount table are the only record: every
@@ -29,6 +29,7 @@ import (
 	"k8s.io/utils/clock"
 
 	"github.com/peapod/peapod/internal/queueclock"
+	"github.com/peapod/peapod/kubelet/csi"
 	"github.com/peapod/peapod/kubelet/pod"
 )
 
@@ -51,6 +52,8 @@ type Config struct {
 	Provide func(ctx context.Context, v *v1.PersistentVolume) error
 	// Event records an event as the kubelet.
 	Event func(about runtime.Object, kind, reason, message string)
+	// CSI has the volumes of CSI drivers; optional: without it there are none.
+	CSI *csi.Plugin
 	// PodIPs are a Pod's addresses once it has a sandbox.
 	PodIPs func(uid types.UID) []string
 	// Clock is the real one if nil.
@@ -78,8 +81,8 @@ type Manager struct {
 type podVolumes struct {
 	// newest is the Pod as it is now, where that is not yet in pod.
 	newest atomic.Pointer[v1.Pod]
-	// claimed are the volumes behind the Pod's claims, by the name that the Pod gives them, once they are set up. The map
-	// is replaced, never changed.
+	// claimed are the volumes behind the Pod's claims, and those of drivers, by the name that the Pod gives them, once they are set
+	// up. The map is replaced, never changed.
 	claimed atomic.Pointer[map[string]claimed]
 
 	mu   sync.Mutex
@@ -87,7 +90,9 @@ type podVolumes struct {
 	refs []objectRef
 	// ready says that every volume was set up once.
 	ready bool
-	gone  bool
+	// preparing says that Prepare is at work: only that begins to mount what a driver has, and tells of failures.
+	preparing bool
+	gone      bool
 	// growth is what hindered volumes that are mounted from growing, at the last look.
 	growth error
 	// ended is closed when the Pod is torn down.
@@ -162,8 +167,14 @@ func (m *Manager) Adopt(ctx context.Context, pods []*v1.Pod) error {
 	}
 	var errs []error
 	for _, e := range entries {
-		if !keep[e.Name()] {
-			errs = append(errs, m.Teardown(ctx, types.UID(e.Name())))
+		uid := types.UID(e.Name())
+		switch {
+		case keep[e.Name()]:
+		case m.cfg.CSI != nil && m.cfg.CSI.Has(uid):
+			// Its driver may not be there yet, or never again.
+			m.cfg.CSI.Abandon(uid, func() error { return m.Teardown(context.Background(), uid) })
+		default:
+			errs = append(errs, m.Teardown(ctx, uid))
 		}
 	}
 	return errors.Join(errs...)
@@ -204,6 +215,8 @@ func (m *Manager) Prepare(ctx context.Context, p *v1.Pod) error {
 	pv := m.track(p)
 	pv.mu.Lock()
 	defer pv.mu.Unlock()
+	pv.preparing = true
+	defer func() { pv.preparing = false }()
 	return m.setUp(ctx, pv)
 }
 
@@ -285,6 +298,8 @@ func (m *Manager) setUpVolume(ctx context.Context, pv *podVolumes, v *v1.Volume)
 		return time.Time{}, nil // the runtime mounts it
 	case usesClaim(v):
 		return time.Time{}, m.setUpClaim(ctx, pv, v)
+	case v.CSI != nil:
+		return time.Time{}, m.setUpInline(pv, v)
 	case v.ConfigMap != nil, v.Secret != nil, v.DownwardAPI != nil, v.Projected != nil:
 		return m.setUpFiles(ctx, pv, v)
 	}
@@ -292,16 +307,25 @@ func (m *Manager) setUpVolume(ctx context.Context, pv *podVolumes, v *v1.Volume)
 }
 
 // Teardown implements pod.Volumes.
-func (m *Manager) Teardown(_ context.Context, uid types.UID) error {
+func (m *Manager) Teardown(ctx context.Context, uid types.UID) error {
 	m.mu.Lock()
 	pv := m.pods[uid]
 	m.mu.Unlock()
 	if pv != nil {
 		pv.mu.Lock()
-		defer pv.mu.Unlock()
 		pv.gone = true
 		m.objects.follow(uid, pv.refs, nil)
 		pv.refs = nil
+		pv.mu.Unlock() // a driver may take long, and who refreshes volumes is not to wait for it
+	}
+	if m.cfg.CSI != nil {
+		if err := m.cfg.CSI.TearDown(ctx, uid); err != nil {
+			return fmt.Errorf("unmount volumes of pod %s: %w", uid, err)
+		}
+	}
+	if pv != nil {
+		pv.mu.Lock()
+		defer pv.mu.Unlock()
 	}
 	m.tokens.forget(uid)
 	m.forgetCertificates(uid)

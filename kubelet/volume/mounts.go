@@ -105,7 +105,7 @@ func (m *Manager) mount(p *v1.Pod, c *v1.Container, index int, vm *v1.VolumeMoun
 	switch {
 	case v.HostPath != nil:
 		out.HostPath = v.HostPath.Path
-	case usesClaim(v):
+	case usesClaim(v), v.CSI != nil:
 		have, ok := m.claimOf(p.UID, v.Name)
 		if !ok {
 			return nil, fmt.Errorf("volume %q of container %q is not set up", vm.Name, c.Name)

@@ -11,6 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// Remove unmounts what is mounted in a directory of the kubelet's and removes it, as removeTree does with a Pod's.
+func Remove(dir string) error { return removeTree(dir) }
+
 // removeTree unmounts what is mounted in a Pod's directory and removes it. It is idempotent.
 //
 // It enters no mount: what it meets is detached first, with what is mounted on that in turn, so that nothing behind a mount

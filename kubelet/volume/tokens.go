@@ -33,7 +33,7 @@ type tokenKey struct {
 }
 
 type heldToken struct {
-	token string
+	authenticationv1.TokenRequestStatus
 	renew time.Time
 }
 
@@ -43,35 +43,46 @@ func newTokens(client kubernetes.Interface, c clock.Clock) *tokens {
 
 // get returns a token for the Pod that is not due for renewal, and when it will be.
 func (t *tokens) get(ctx context.Context, p *v1.Pod, s *v1.ServiceAccountTokenProjection) (string, time.Time, error) {
+	have, err := t.hold(ctx, p, s.Audience, s.ExpirationSeconds)
+	return have.Token, have.renew, err
+}
+
+// status is get with what is known of the token.
+func (t *tokens) status(ctx context.Context, p *v1.Pod, audience string, seconds *int64) (authenticationv1.TokenRequestStatus, error) {
+	have, err := t.hold(ctx, p, audience, seconds)
+	return have.TokenRequestStatus, err
+}
+
+func (t *tokens) hold(ctx context.Context, p *v1.Pod, audience string, expiration *int64) (heldToken, error) {
 	seconds := int64(3600)
-	if s.ExpirationSeconds != nil {
-		seconds = *s.ExpirationSeconds
+	if expiration != nil {
+		seconds = *expiration
 	}
-	key := tokenKey{p.UID, p.Spec.ServiceAccountName, s.Audience, seconds}
+	key := tokenKey{p.UID, p.Spec.ServiceAccountName, audience, seconds}
 	now := t.clock.Now()
 	t.mu.Lock()
 	have, ok := t.held[key]
 	t.mu.Unlock()
 	if ok && now.Before(have.renew) {
-		return have.token, have.renew, nil
+		return have, nil
 	}
 	request := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{
 		ExpirationSeconds: &seconds,
 		BoundObjectRef:    &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: p.Name, UID: p.UID},
 	}}
-	if s.Audience != "" {
-		request.Spec.Audiences = []string{s.Audience}
+	if audience != "" {
+		request.Spec.Audiences = []string{audience}
 	}
 	got, err := t.client.CoreV1().ServiceAccounts(p.Namespace).CreateToken(ctx, p.Spec.ServiceAccountName, request, metav1.CreateOptions{})
 	if err != nil {
-		return "", time.Time{}, fmt.Errorf("failed to fetch token: %w", err)
+		return heldToken{}, fmt.Errorf("failed to fetch token: %w", err)
 	}
 	life := got.Status.ExpirationTimestamp.Sub(now)
-	have = heldToken{got.Status.Token, now.Add(min(life*4/5, maxTokenAge))}
+	have = heldToken{got.Status, now.Add(min(life*4/5, maxTokenAge))}
 	t.mu.Lock()
 	t.held[key] = have
 	t.mu.Unlock()
-	return have.token, have.renew, nil
+	return have, nil
 }
 
 // forget drops the Pod's tokens.

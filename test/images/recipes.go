@@ -34,6 +34,7 @@ var images = []image{
 	{"gentledev10/ubuntu-curl", "ubuntu-curl.tar", (*kitchen).ubuntuCurl},
 	{"copier:1.0", "copier-1.0.tar", client("copier")},
 	{"webhook:1.0", "webhook-1.0.tar", client("webhook")},
+	{"csidriver:1.0", "csidriver-1.0.tar", client("csidriver")},
 }
 
 // kitchen makes images; what several share is made once.

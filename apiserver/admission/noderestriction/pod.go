@@ -232,7 +232,7 @@ func (p *Plugin) token(ctx context.Context, r request) error {
 	return p.audience(ctx, r, req.Spec.Audiences, pod)
 }
 
-// audience wants the Pod to ask for the audience, or the node to be allowed to by role.
+// audience wants the Pod to ask for the audience, or the driver of one of its volumes, or the node to be allowed to by role.
 func (p *Plugin) audience(ctx context.Context, r request, audiences []string, pod *corev1.Pod) error {
 	wanted := ""
 	switch len(audiences) {
@@ -248,6 +248,11 @@ func (p *Plugin) audience(ctx context.Context, r request, audiences []string, po
 		})
 	}
 	if slices.ContainsFunc(pod.Spec.Volumes, asks) {
+		return nil
+	}
+	if ok, err := p.driverAsks(ctx, pod, wanted); err != nil {
+		return r.forbid("error validating audience %q: %w", wanted, err)
+	} else if ok {
 		return nil
 	}
 	decision, reason, err := p.authorizer.Authorize(ctx, authorizer.AttributesRecord{User: r.GetUserInfo(),
