@@ -4,6 +4,7 @@ package controllers
 import (
 	"cmp"
 
+	"github.com/peapod/peapod/controllers/attachdetach"
 	"github.com/peapod/peapod/controllers/certificates"
 	"github.com/peapod/peapod/controllers/clusterip"
 	"github.com/peapod/peapod/controllers/clusterroleaggregation"
@@ -80,6 +81,7 @@ func All() []Controller {
 		{daemonset.Name, daemonset.New, ""},
 		{statefulset.Name, statefulset.New, ""},
 		{persistentvolume.Name, persistentvolume.New, "persistentvolume-controller"},
+		{attachdetach.Name, attachdetach.New, ""},
 		{localpath.Name, localpath.New, "peapod.io/local-path"},
 		{volumeprotection.ClaimName, volumeprotection.NewClaims, ""},
 		{volumeprotection.VolumeName, volumeprotection.NewVolumes, ""},

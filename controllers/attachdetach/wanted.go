@@ -1,0 +1,143 @@
+package attachdetach
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/peapod/peapod/controllers/pods"
+	"github.com/peapod/peapod/internal/csiname"
+)
+
+// wanted is a volume that Pods of a node use.
+type wanted struct {
+	volume *corev1.PersistentVolume
+	pods   []*corev1.Pod
+}
+
+func (w *wanted) name() corev1.UniqueVolumeName {
+	return csiname.Volume(w.volume.Spec.CSI.Driver, w.volume.Spec.CSI.VolumeHandle)
+}
+
+// ofDrivers lists the persistent volumes of CSI drivers. It costs a look at each persistent volume.
+func (c *controller) ofDrivers() []*corev1.PersistentVolume {
+	list, err := c.volumes.List(labels.Everything())
+	if err != nil {
+		return nil // listing a cache does not fail
+	}
+	return slices.DeleteFunc(list, func(v *corev1.PersistentVolume) bool { return v.Spec.CSI == nil })
+}
+
+// wantedOn returns the volumes that are to be attached to a node, by name.
+func (c *controller) wantedOn(node string) (map[corev1.UniqueVolumeName]*wanted, error) {
+	out := map[corev1.UniqueVolumeName]*wanted{}
+	for _, v := range c.ofDrivers() {
+		driver, err := c.drivers.Get(v.Spec.CSI.Driver)
+		switch {
+		case apierrors.IsNotFound(err):
+			driver = nil
+		case err != nil:
+			return nil, fmt.Errorf("read CSIDriver: %w", err)
+		}
+		if !csiname.NeedsAttach(driver) {
+			continue
+		}
+		users, err := c.usersOf(v)
+		if err != nil {
+			return nil, err
+		}
+		users = slices.DeleteFunc(users, func(p *corev1.Pod) bool { return p.Spec.NodeName != node })
+		if len(users) > 0 {
+			w := &wanted{volume: v, pods: users}
+			out[w.name()] = w
+		}
+	}
+	return out, nil
+}
+
+// usersOf lists the Pods that have the volume and have not ended.
+func (c *controller) usersOf(v *corev1.PersistentVolume) ([]*corev1.Pod, error) {
+	ref := v.Spec.ClaimRef
+	if ref == nil {
+		return nil, nil
+	}
+	claim, err := c.claims.PersistentVolumeClaims(ref.Namespace).Get(ref.Name)
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read claim: %w", err)
+	}
+	if claim.UID != ref.UID || claim.Spec.VolumeName != v.Name || claim.Status.Phase != corev1.ClaimBound {
+		return nil, nil
+	}
+	users, err := pods.UsersOf(c.pods, cache.NewObjectName(ref.Namespace, ref.Name))
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(users, ended), nil
+}
+
+// ended says whether nothing of the Pod runs any more, nor will.
+func ended(p *corev1.Pod) bool {
+	if p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
+		return true
+	}
+	return p.DeletionTimestamp != nil && !slices.ContainsFunc(p.Status.ContainerStatuses, func(s corev1.ContainerStatus) bool {
+		return s.State.Terminated == nil && s.State.Waiting == nil
+	})
+}
+
+// exclusive says whether the volume may be attached to one node only.
+func exclusive(v *corev1.PersistentVolume) bool {
+	return !slices.ContainsFunc(v.Spec.AccessModes, func(m corev1.PersistentVolumeAccessMode) bool {
+		return m == corev1.ReadWriteMany || m == corev1.ReadOnlyMany
+	})
+}
+
+// elsewhere lists the other nodes that have the volume.
+func (c *controller) elsewhere(w *wanted, node string) ([]string, error) {
+	list, err := c.attachments.ByIndex(byVolume, w.volume.Name)
+	if err != nil {
+		return nil, fmt.Errorf("find attachments of volume %s: %w", w.volume.Name, err)
+	}
+	var out []string
+	for _, obj := range list {
+		if a := obj.(*storagev1.VolumeAttachment); a.Spec.NodeName != node {
+			out = append(out, a.Spec.NodeName)
+		}
+	}
+	return out, nil
+}
+
+// inTheWay words why the volume cannot be attached while other nodes have it, for a Pod that waits for it. Who may see the Pod need
+// not see Pods of other namespaces.
+func inTheWay(p *corev1.Pod, users []*corev1.Pod, nodes []string) string {
+	var near []string
+	far := 0
+	for _, u := range users {
+		switch {
+		case !slices.Contains(nodes, u.Spec.NodeName):
+		case u.Namespace == p.Namespace:
+			near = append(near, u.Name)
+		default:
+			far++
+		}
+	}
+	slices.Sort(near)
+	switch {
+	case len(near)+far == 0:
+		return "Volume is already exclusively attached to one node and can't be attached to another"
+	case len(near) == 0:
+		return fmt.Sprintf("Volume is already used by %d pod(s) in different namespaces", far)
+	case far == 0:
+		return "Volume is already used by pod(s) " + strings.Join(near, ", ")
+	}
+	return fmt.Sprintf("Volume is already used by pod(s) %s and %d pod(s) in different namespaces", strings.Join(near, ", "), far)
+}
