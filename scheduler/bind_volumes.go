@@ -172,7 +172,7 @@ func (s *Scheduler) claimBound(w *volumeWait, key types.NamespacedName) (bool, e
 		if err := volume.CheckNodeAffinity(v, w.node.Node.Labels); err != nil {
 			return false, fmt.Errorf("pv %q node affinity doesn't match node %q: %w", v.Name, w.node.Node.Name, err)
 		}
-		return true, nil
+		return claim.Status.Phase == corev1.ClaimBound, nil // the controller's last step: kubelets mount no other
 	}
 	for _, planned := range w.plan.Volumes {
 		if claimOf(planned) == key {

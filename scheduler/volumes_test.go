@@ -131,7 +131,13 @@ func (w *storeWorld) change(t *testing.T, name string, change func(*corev1.Persi
 		c, err := w.Client.CoreV1().PersistentVolumeClaims("default").Get(t.Context(), name, metav1.GetOptions{})
 		must(t)(c, err)
 		change(c)
-		if _, err = w.Client.CoreV1().PersistentVolumeClaims("default").Update(t.Context(), c, metav1.UpdateOptions{}); !apierrors.IsConflict(err) {
+		phase := c.Status.Phase
+		c, err = w.Client.CoreV1().PersistentVolumeClaims("default").Update(t.Context(), c, metav1.UpdateOptions{})
+		if err == nil && c.Status.Phase != phase {
+			c.Status.Phase = phase
+			c, err = w.Client.CoreV1().PersistentVolumeClaims("default").UpdateStatus(t.Context(), c, metav1.UpdateOptions{})
+		}
+		if !apierrors.IsConflict(err) {
 			must(t)(c, err)
 			return
 		}
