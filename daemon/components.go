@@ -10,9 +10,9 @@ import (
 	apiextensions "k8s.io/apiextensions-apiserver/pkg/client/clientset/clientset"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/scheme"
-	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/tools/events"
 
+	"github.com/peapod/peapod/apiserver/inprocess"
 	"github.com/peapod/peapod/controllers"
 	"github.com/peapod/peapod/controllers/engine"
 	"github.com/peapod/peapod/scheduler"
@@ -55,7 +55,7 @@ func newControllers(s settled, c *control, shared informers.SharedInformerFactor
 		if err != nil {
 			return nil, err
 		}
-		meta, err := metadata.NewForConfig(config)
+		meta, err := inprocess.NewMetadata(config)
 		if err != nil {
 			return nil, fmt.Errorf("make metadata client of %s: %w", row.Name, err)
 		}

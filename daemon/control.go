@@ -75,13 +75,28 @@ func asController(name string) user.Info {
 
 // clientFor returns a client of the given identity that calls the API server in this process.
 func (c *control) clientFor(as user.Info) (kubernetes.Interface, *rest.Config, error) {
-	config := c.transport.Config(as)
-	config.WarningHandler = rest.NoWarnings{} // they are for people: that Endpoints are deprecated, we know
+	config := c.configFor(as)
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		return nil, nil, fmt.Errorf("make client of %s: %w", as.GetName(), err)
 	}
 	return client, config, nil
+}
+
+// configFor returns what such a client is made from.
+func (c *control) configFor(as user.Info) *rest.Config {
+	config := c.transport.Config(as)
+	config.WarningHandler = rest.NoWarnings{} // they are for people: that Endpoints are deprecated, we know
+	return config
+}
+
+// watcherFor returns a client as clientFor does, for informers: what it watches is the server's own objects, which nobody may change.
+func (c *control) watcherFor(as user.Info) (kubernetes.Interface, error) {
+	client, err := inprocess.NewClientset(c.configFor(as))
+	if err != nil {
+		return nil, fmt.Errorf("make client of %s: %w", as.GetName(), err)
+	}
+	return client, nil
 }
 
 // listen opens the API's port.
@@ -119,11 +134,11 @@ func newControl(s settled, k keyed) (*control, error) {
 	c := &control{name: s.NodeName, claims: k.claims, transport: inprocess.NewTransport(), keys: keys, ranges: ranges,
 		bootstrapped: make(chan struct{}), informing: make(chan struct{}), started: make(chan struct{}), served: make(chan struct{})}
 	var err error
-	var system *rest.Config
-	if c.system, system, err = c.clientFor(asUser(systemUser, user.SystemPrivilegedGroup)); err != nil {
+	as := asUser(systemUser, user.SystemPrivilegedGroup)
+	if c.system, err = c.watcherFor(as); err != nil {
 		return nil, err
 	}
-	free, err := dynamic.NewForConfig(system)
+	free, err := dynamic.NewForConfig(c.configFor(as))
 	if err != nil {
 		return nil, fmt.Errorf("make client for objects of any kind: %w", err)
 	}

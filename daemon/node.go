@@ -155,7 +155,7 @@ type membership struct {
 
 // membership is the server's own node's: it is in the same process.
 func (c *control) membership(s settled, listener net.Listener, pods netip.Prefix) (membership, error) {
-	client, _, err := c.clientFor(asUser(nodeUser(s.NodeName), user.NodesGroup))
+	client, err := c.watcherFor(asUser(nodeUser(s.NodeName), user.NodesGroup))
 	return membership{client: client, serving: c.keys.KubeletServer(), clientCA: c.keys.ClientCA(), podCIDR: pods,
 		service: c.ranges.Service, domain: clusterDomain, listener: listener}, err
 }

@@ -19,6 +19,7 @@ import (
 	"k8s.io/client-go/tools/events"
 	"k8s.io/klog/v2"
 
+	"github.com/peapod/peapod/apiserver/inprocess"
 	"github.com/peapod/peapod/apiserver/servertest"
 	"github.com/peapod/peapod/scheduler"
 )
@@ -34,7 +35,7 @@ func BenchmarkPlace(b *testing.B) {
 		b.Run(fmt.Sprintf("nodes=%d", nodes), func(b *testing.B) {
 			klog.SetLogger(klog.Logger{}) // what the server says of itself is no figure
 			s := servertest.Start(b, nil)
-			client, err := kubernetes.NewForConfig(s.Transport.Config(&user.DefaultInfo{Name: "admin", Groups: []string{user.SystemPrivilegedGroup}}))
+			client, err := inprocess.NewClientset(s.Transport.Config(&user.DefaultInfo{Name: "admin", Groups: []string{user.SystemPrivilegedGroup}}))
 			if err != nil {
 				b.Fatal(err)
 			}

@@ -121,7 +121,7 @@ func (r *Resource) current(ctx context.Context, key string, typ reflect.Value, i
 		return c, runtime.SetZeroValue(c.obj)
 	}
 	c.rev = v.Mod
-	err := r.read(ctx, v, c, expectCorrupt)
+	err := r.read(ctx, v, c)
 	if !expectCorrupt {
 		return c, err
 	}
@@ -132,15 +132,12 @@ func (r *Resource) current(ctx context.Context, key string, typ reflect.Value, i
 	return c, nil
 }
 
-// read fills in c from v. Where corruption is expected memos are not trusted.
-func (r *Resource) read(ctx context.Context, v *mvcc.Value, c *current, expectCorrupt bool) (err error) {
+// read fills in c from v: from the bytes, not from what watchers share, so that a consumer that breaks the rule and changes a shared
+// object does not change what is written next.
+func (r *Resource) read(ctx context.Context, v *mvcc.Value, c *current) (err error) {
 	c.data, c.stale, err = r.coder.unseal(ctx, v)
 	if err != nil {
 		return storage.NewInternalError(err)
-	}
-	if obj := r.coder.memo(v); obj != nil && !expectCorrupt && reflect.TypeOf(obj) == reflect.TypeOf(c.obj) {
-		c.obj = obj.DeepCopyObject()
-		return nil
 	}
 	return r.decodeInto(c.data, c.obj, v.Mod)
 }

@@ -21,6 +21,7 @@ import (
 
 	"github.com/peapod/peapod/apiserver"
 	"github.com/peapod/peapod/apiserver/auditing"
+	"github.com/peapod/peapod/apiserver/inprocess"
 	"github.com/peapod/peapod/apiserver/servertest"
 )
 
@@ -30,7 +31,7 @@ omitStages: [RequestReceived]
 rules:
 - {level: Metadata, resources: [{resources: [secrets, pods/exec]}]}
 - {level: RequestResponse, verbs: [create], resources: [{resources: [configmaps]}]}
-- {level: Metadata, users: [eve, "system:serviceaccount:kube-system:some-controller"]}
+- {level: Metadata, users: [eve, "system:serviceaccount:kube-system:some-controller", "system:kube-scheduler"]}
 - {level: None}
 `
 
@@ -101,6 +102,15 @@ func TestLog(t *testing.T) {
 	if _, err := component.CoreV1().Namespaces().Get(ctx, "n", metav1.GetOptions{}); err != nil {
 		t.Fatal(err)
 	}
+	informer, err := inprocess.NewClientset(s.Transport.Config(&user.DefaultInfo{Name: "system:kube-scheduler"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := informer.CoreV1().Namespaces().Watch(ctx, metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Stop()
 	s.Stop()
 
 	got := map[string]auditv1.Event{}
@@ -120,7 +130,10 @@ func TestLog(t *testing.T) {
 	if e := got["system:serviceaccount:kube-system:some-controller get namespaces "]; e.Stage != auditv1.StageResponseComplete {
 		t.Errorf("a component of the process: %+v", e)
 	}
-	if len(got) != 4 {
+	if e := got["system:kube-scheduler watch namespaces "]; e.Stage != auditv1.StageResponseComplete || e.ResponseStatus.Code != http.StatusOK {
+		t.Errorf("a watch that shares the server's objects: %+v", e)
+	}
+	if len(got) != 5 {
 		t.Errorf("recorded: %v", got)
 	}
 	b, err := os.ReadFile(o.AuditLogPath)

@@ -41,7 +41,7 @@ func (t *Transport) Bind(h http.Handler) {
 func (t *Transport) Config(as user.Info) *rest.Config {
 	return &rest.Config{
 		Host:      "http://in-process",
-		Transport: &caller{t, as},
+		Transport: &caller{t: t, as: as},
 		ContentConfig: rest.ContentConfig{
 			ContentType:        runtime.ContentTypeProtobuf,
 			AcceptContentTypes: runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON,
@@ -74,6 +74,8 @@ func Within(ctx context.Context) bool {
 type caller struct {
 	t  *Transport
 	as user.Info
+	// shares says that watches are answered with the storage's own objects where that can be (see Watch). Nobody warns such a caller.
+	shares bool
 }
 
 // RoundTrip runs the handler and returns once it has sent its headers. The handler goes on, and writes the body, until
@@ -91,20 +93,51 @@ func (c *caller) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	// The caller's context may belong to another request, whose values are none of this one's: only its end is shared.
 	ctx, cancel := context.WithCancelCause(context.WithValue(context.Background(), identity{}, c.as))
-	w := newResponse(ctx, cancel, req)
-	served := serverRequest(warning.WithWarningRecorder(ctx, w), req)
-	unhook := context.AfterFunc(req.Context(), func() { w.abort(context.Cause(req.Context())) })
-	go func() {
-		defer closeBody(req)
-		defer unhook()
-		w.serve(c.t.handler, served)
-	}()
+	if c.shares && watches(req) {
+		return c.watch(ctx, cancel, req)
+	}
+	w := c.serve(ctx, cancel, req)
 	select {
 	case <-w.started:
 		return w.result(), nil
 	case <-req.Context().Done():
 		return nil, context.Cause(req.Context())
 	}
+}
+
+// watch is RoundTrip of a request to watch by a caller that shares.
+func (c *caller) watch(ctx context.Context, cancel context.CancelCauseFunc, req *http.Request) (*http.Response, error) {
+	life, end := context.WithCancel(context.Background())
+	o := &offer{life: life, end: end}
+	unhook := context.AfterFunc(req.Context(), end)
+	w := c.serve(context.WithValue(ctx, offered{}, o), cancel, req)
+	select {
+	case <-w.started:
+	case <-req.Context().Done():
+		return nil, context.Cause(req.Context())
+	}
+	if o.source != nil && w.status == http.StatusOK {
+		return w.share(sharedBody{o, unhook}), nil
+	}
+	unhook()
+	end()
+	return w.result(), nil
+}
+
+// serve runs the handler in a goroutine of its own.
+func (c *caller) serve(ctx context.Context, cancel context.CancelCauseFunc, req *http.Request) *response {
+	w := newResponse(ctx, cancel, req)
+	if !c.shares {
+		ctx = warning.WithWarningRecorder(ctx, w)
+	}
+	served := serverRequest(ctx, req)
+	unhook := context.AfterFunc(req.Context(), func() { w.abort(context.Cause(req.Context())) })
+	go func() {
+		defer closeBody(req)
+		defer unhook()
+		w.serve(c.t.handler, served)
+	}()
+	return w
 }
 
 // serverRequest is req as a handler sees it that received it from the network.

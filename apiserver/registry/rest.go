@@ -12,6 +12,7 @@ import (
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"github.com/peapod/peapod/api/resource"
+	"github.com/peapod/peapod/apiserver/inprocess"
 	"github.com/peapod/peapod/internal/deepstack"
 )
 
@@ -38,6 +39,20 @@ var (
 // List implements rest.Lister.
 func (r *mainREST) List(ctx context.Context, o *metainternalversion.ListOptions) (runtime.Object, error) {
 	return r.encoded.list(ctx, r.Store, o)
+}
+
+// Watch implements rest.Watcher.
+func (r *mainREST) Watch(ctx context.Context, o *metainternalversion.ListOptions) (watch.Interface, error) {
+	return watchStore(ctx, r.d, r.Store, o)
+}
+
+// watchStore watches what is stored. Callers within the process get objects as they are stored, so not those of a kind that is another
+// version of what is.
+func watchStore(ctx context.Context, d *resource.Declaration, store *genericregistry.Store, o *metainternalversion.ListOptions) (watch.Interface, error) {
+	if d.AliasOf != nil {
+		return store.Watch(ctx, o)
+	}
+	return inprocess.Watch(ctx, func(ctx context.Context) (watch.Interface, error) { return store.Watch(ctx, o) })
 }
 
 // Update implements rest.Updater. It runs in a goroutine of its own, whose beginning this is.
@@ -126,7 +141,7 @@ func (r *twoPhase) List(ctx context.Context, o *metainternalversion.ListOptions)
 }
 
 func (r *twoPhase) Watch(ctx context.Context, o *metainternalversion.ListOptions) (watch.Interface, error) {
-	return r.store.Watch(ctx, o)
+	return watchStore(ctx, r.d, r.store, o)
 }
 
 func (r *twoPhase) Get(ctx context.Context, name string, o *metav1.GetOptions) (runtime.Object, error) {

@@ -14,9 +14,9 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/metadata"
 	"k8s.io/utils/ptr"
 
+	"github.com/peapod/peapod/apiserver/inprocess"
 	"github.com/peapod/peapod/apiserver/servertest"
 	"github.com/peapod/peapod/controllers/engine"
 	"github.com/peapod/peapod/controllers/garbagecollector"
@@ -33,11 +33,11 @@ func start(t *testing.T) kubernetes.Interface {
 func startOn(t *testing.T, server *servertest.Server) (client kubernetes.Interface, end func()) {
 	t.Helper()
 	config := server.Transport.Config(&user.DefaultInfo{Name: "gc", Groups: []string{user.SystemPrivilegedGroup}})
-	client, err := kubernetes.NewForConfig(config)
+	client, err := inprocess.NewClientset(config)
 	if err != nil {
 		t.Fatal(err)
 	}
-	meta, err := metadata.NewForConfig(config)
+	meta, err := inprocess.NewMetadata(config)
 	if err != nil {
 		t.Fatal(err)
 	}

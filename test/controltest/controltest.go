@@ -19,11 +19,11 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
-	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/utils/ptr"
 
+	"github.com/peapod/peapod/apiserver/inprocess"
 	"github.com/peapod/peapod/apiserver/servertest"
 	"github.com/peapod/peapod/controllers/engine"
 )
@@ -55,11 +55,11 @@ func Start(t *testing.T, news ...New) *World {
 func StartOn(t *testing.T, server *servertest.Server, news ...New) *World {
 	t.Helper()
 	config := server.Transport.Config(&user.DefaultInfo{Name: "controllers", Groups: []string{user.SystemPrivilegedGroup}})
-	client, err := kubernetes.NewForConfig(config)
+	client, err := inprocess.NewClientset(config)
 	if err != nil {
 		t.Fatal(err)
 	}
-	meta, err := metadata.NewForConfig(config)
+	meta, err := inprocess.NewMetadata(config)
 	if err != nil {
 		t.Fatal(err)
 	}
