@@ -28,6 +28,7 @@ import (
 	"github.com/peapod/peapod/api/certificates/podcertificaterequest"
 	"github.com/peapod/peapod/api/coordination/lease"
 	"github.com/peapod/peapod/api/core/binding"
+	"github.com/peapod/peapod/api/core/componentstatus"
 	"github.com/peapod/peapod/api/core/configmap"
 	"github.com/peapod/peapod/api/core/endpoints"
 	"github.com/peapod/peapod/api/core/event"
@@ -79,6 +80,7 @@ func All() []*resource.Declaration {
 	events, autoscaler := event.Declaration(), horizontalpodautoscaler.Declaration()
 	return []*resource.Declaration{
 		binding.Declaration(),
+		componentstatus.Declaration(),
 		configmap.Declaration(),
 		endpoints.Declaration(),
 		events,

@@ -77,6 +77,8 @@ type Config struct {
 	Gates []Gate
 	// Checks are asked at each /readyz, /livez and /healthz, ReadyChecks at each /readyz alone. Optional.
 	Checks, ReadyChecks []healthz.HealthChecker
+	// Components are the parts of the control plane, for those who ask whether they are well. Optional.
+	Components []resource.Component
 	// Handlers serve whole paths beside the API ("/openid/v1/jwks"), behind authentication and authorization. Optional.
 	Handlers map[string]http.Handler
 

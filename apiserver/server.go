@@ -265,6 +265,7 @@ func (s *Server) environment() (resource.Env, error) {
 		Authorizer:    s.config.Authorizer,
 		Rules:         s.config.Rules,
 		Tokens:        s.config.Tokens,
+		Components:    s.config.Components,
 	}
 	var err error
 	if s.ips, err = clusterip.New(s.config.ServiceCIDRs, s.store); err != nil {

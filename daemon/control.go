@@ -179,7 +179,8 @@ func newControl(s settled, k keyed) (*control, error) {
 		Checks:       []healthz.HealthChecker{healthz.NamedCheck("etcd", func(*http.Request) error { return st.Ready() })},
 		ReadyChecks:  []healthz.HealthChecker{healthz.NewInformerSyncHealthz(c.informers)},
 		MaxReads:     s.MaxRequestsInflight, MaxWrites: s.MaxMutatingRequestsInflight, FlowControl: fair,
-		Audit: k.guards.audit, Encryption: k.guards.encryption,
+		Components: c.components(st.Ready),
+		Audit:      k.guards.audit, Encryption: k.guards.encryption,
 		Handlers: issuer.Handlers(), Version: version.Info(), Title: "Kubernetes",
 	})
 	if err != nil {

@@ -42,6 +42,14 @@ type Env struct {
 	NodePorts  PortAllocator
 	// Usage measures what nodes and Pods use; nil where no kubelets are reached.
 	Usage Usage
+	// Components are the parts of the control plane.
+	Components []Component
+}
+
+// Component is a part of the control plane. Check returns why it is not well, and may ask for that.
+type Component struct {
+	Name  string
+	Check func(context.Context) error
 }
 
 // Usage measures what nodes and Pods use.

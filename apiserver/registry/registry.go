@@ -45,7 +45,7 @@ func New(d *resource.Declaration, c Config) (*Storage, error) {
 	if d.Virtual != nil {
 		st := d.Virtual(c.Env)
 		if r, ok := st.(resource.Reader); ok {
-			st = printedREST{r, newTable(d)}
+			st = printedREST{r, newTable(d), naming{d}}
 		}
 		s.REST[d.Plural] = st
 		return s, s.subresources(c.Env)

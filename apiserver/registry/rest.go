@@ -98,6 +98,7 @@ func (r *statusREST) ConvertToTable(ctx context.Context, obj, o runtime.Object) 
 type printedREST struct {
 	resource.Reader
 	rest.TableConvertor
+	naming
 }
 
 var _ rest.Lister = printedREST{}

@@ -182,6 +182,20 @@ func TestHealthChecks(t *testing.T) {
 	}
 }
 
+// The parts of the control plane tell how they are, and that there are better ways to ask.
+func TestComponentStatuses(t *testing.T) {
+	t.Parallel()
+	s := newSpace(t)
+	var got []string
+	for _, row := range strings.Split(strings.TrimSpace(s.kubectl("get", "cs", "--no-headers")), "\n") {
+		got = append(got, columns(row, 3))
+	}
+	equal(t, "parts", strings.Join(got, ", "), "controller-manager Healthy ok, etcd-0 Healthy ok, scheduler Healthy ok")
+	equal(t, "one part", columns(s.kubectl("get", "componentstatus", "etcd-0", "--no-headers"), 3), "etcd-0 Healthy ok")
+	s.fails([]string{"get", "cs", "--warnings-as-errors"}, "v1 ComponentStatus is deprecated in v1.19+")
+	s.fails([]string{"get", "cs", "etcd-1"}, `componentstatus "etcd-1" not found`)
+}
+
 // Nobody without credentials learns anything but that the server is well.
 func TestAnonymous(t *testing.T) {
 	t.Parallel()
