@@ -598,3 +598,36 @@ func TestAttached(t *testing.T) {
 		t.Errorf("not in use before it is unstaged: %s", got)
 	}
 }
+
+// A volume grows where the Pod has it; the Pod's worker does not wait for the driver.
+func TestExpand(t *testing.T) {
+	w := start(t, noAttach(nil))
+	v := persistent(user("p"))
+	if err := w.csi.Expand(v, 1, nil); err == nil {
+		t.Error("a volume grows that is not mounted")
+	}
+	got, err := w.setUp(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	changed := make(chan struct{}, 1)
+	var quiet *pod.RetryError
+	if err := w.csi.Expand(v, 4096, func() { changed <- struct{}{} }); !errors.As(err, &quiet) || !quiet.Quiet {
+		t.Fatalf("error %v", err)
+	}
+	select {
+	case <-changed:
+	case <-time.After(patience):
+		t.Fatal("the volume does not grow")
+	}
+	if err := w.csi.Expand(v, 4096, nil); err != nil {
+		t.Error(err)
+	}
+	if b, err := os.ReadFile(filepath.Join(got.Path, "size")); string(b) != "4096" {
+		t.Errorf("size %q, %v", b, err)
+	}
+	if err := w.csi.TearDown(t.Context(), v.Pod.UID); err != nil {
+		t.Fatal(err)
+	}
+	w.until("unstaged", func() bool { return len(mountsBelow(t, w.root)) == 0 })
+}

@@ -36,6 +36,7 @@ type mounting struct {
 	unique v1.UniqueVolumeName // of a persistent volume
 
 	republish *time.Timer
+	expansion *expansion // nil while none is asked for
 	// turn has a token while something is done with what is published.
 	turn turn
 }

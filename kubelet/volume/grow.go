@@ -14,12 +14,15 @@ import (
 
 	"github.com/peapod/peapod/internal/claimgrowth"
 	"github.com/peapod/peapod/internal/localpath"
+	"github.com/peapod/peapod/kubelet/csi"
 	"github.com/peapod/peapod/kubelet/pod"
 )
 
 // grows says whether the volume may become larger by what its node does. For those that the built-in provisioner has made the
 // node has nothing to do, and hostPath volumes do not grow.
-func grows(v *v1.PersistentVolume) bool { return v.Spec.Local != nil && !localpath.Made(v) }
+func grows(v *v1.PersistentVolume) bool {
+	return v.Spec.CSI != nil || v.Spec.Local != nil && !localpath.Made(v)
+}
 
 // growing are the objects that say that a volume of the Pod, which is mounted, is to grow.
 func (pv *podVolumes) growing() []objectRef {
@@ -63,6 +66,9 @@ func (m *Manager) growMounted(ctx context.Context, pv *podVolumes, v *v1.Volume,
 		return err
 	}
 	size, err := m.grow(ctx, pv.pod, v, claim, volume, c.path)
+	if errors.As(err, &missing) {
+		return nil // a driver is at it
+	}
 	if err != nil {
 		err = fmt.Errorf("NodeExpandVolume.NodeExpandVolume failed for volume %q : %w", volume.Name, err)
 		m.cfg.Event(pv.pod, v1.EventTypeWarning, claimgrowth.ReasonResizeFailed, err.Error())
@@ -114,7 +120,14 @@ func (m *Manager) grow(ctx context.Context, p *v1.Pod, v *v1.Volume, claim *v1.P
 			return has, err
 		}
 	}
-	if err := growFileSystem(volume, at); err != nil {
+	err := m.growVolume(p, v, volume, size, at)
+	var underWay *pod.RetryError
+	switch {
+	case errors.Is(err, csi.ErrExpansionNotSupported):
+		return has, nil
+	case errors.As(err, &underWay):
+		return has, err
+	case err != nil:
 		if claimgrowth.Stage(claim) != "" {
 			failed := claim.DeepCopy()
 			claimgrowth.FailOnNode(failed, err)
@@ -132,6 +145,15 @@ func (m *Manager) grow(ctx context.Context, p *v1.Pod, v *v1.Volume, claim *v1.P
 		return has, err
 	}
 	return size, nil
+}
+
+// growVolume makes what the Pod has mounted as large as said. A driver does that in the background: until it has, the answer is a quiet
+// *pod.RetryError, and the volume is looked at again then.
+func (m *Manager) growVolume(p *v1.Pod, v *v1.Volume, volume *v1.PersistentVolume, size resource.Quantity, at string) error {
+	if volume.Spec.CSI == nil {
+		return growFileSystem(volume, at)
+	}
+	return m.cfg.CSI.Expand(csi.Volume{Pod: p, Named: v.Name, Persistent: volume}, size.Value(), func() { m.stale.Add(p.UID) })
 }
 
 // growFileSystem gives the file system of a device, mounted at that place, all of the device. Directories have no size of

@@ -33,6 +33,7 @@ apiVersion: storage.k8s.io/v1
 kind: StorageClass
 metadata: {name: disks}
 provisioner: disks.example.com
+allowVolumeExpansion: true
 volumeBindingMode: WaitForFirstConsumer
 ---
 apiVersion: apps/v1
@@ -174,6 +175,10 @@ func TestCSIClaim(t *testing.T) {
 	equal(t, "attachment", columns(s.kubectl("get", "volumeattachment", attachment, "--no-headers"), 5), attachment+" "+disks+" "+volume+" "+node+" true")
 	equal(t, "drivers of the node", columns(s.kubectl("get", "csinode", node, "--no-headers"), 2), node+" 1")
 	s.awaitAttached(1)
+	s.kubectl("patch", "pvc", "data", "-p", `{"spec":{"resources":{"requests":{"storage":"2Gi"}}}}`)
+	s.event("writer", "FileSystemResizeSuccessful", `MountVolume.NodeExpandVolume succeeded for volume "`+volume+`" `+node)
+	s.kubectl("wait", "pvc/data", "--for=jsonpath={.status.capacity.storage}=2Gi", "--timeout=120s")
+	equal(t, "size", s.kubectl("exec", "writer", "--", "cat", "/data/size"), "2147483648")
 	contains(t, "mounts", strings.Join(o.volumesMounted(), " "), "globalmount", "kubernetes.io~csi/"+volume+"/mount")
 
 	// The server is killed, and the Pod is deleted while it is away from its driver.

@@ -16,7 +16,8 @@ import (
 )
 
 // Control does what the usual sidecars of a driver's controller do, until ctx ends: it makes volumes for claims whose provisioner is
-// the driver, and says of attachments that they are. The attachment's metadata names the node.
+// the driver, makes them larger for claims that ask for more, which the node has to finish, and says of attachments that they are. The
+// attachment's metadata names the node.
 func Control(ctx context.Context, client kubernetes.Interface, driver string) error {
 	factory := informers.NewSharedInformerFactory(client, 0)
 	var errs sync.Map
@@ -33,6 +34,7 @@ func Control(ctx context.Context, client kubernetes.Interface, driver string) er
 	}
 	_, err := factory.Core().V1().PersistentVolumeClaims().Informer().AddEventHandler(both(func(obj any) {
 		do(provision(ctx, client, driver, obj.(*corev1.PersistentVolumeClaim)))
+		do(resize(ctx, client, driver, obj.(*corev1.PersistentVolumeClaim)))
 	}))
 	if err != nil {
 		return err
@@ -73,6 +75,29 @@ func provision(ctx context.Context, client kubernetes.Interface, driver string, 
 				Driver: driver, VolumeHandle: "handle-of-" + name, VolumeAttributes: map[string]string{"storage.kubernetes.io/csiProvisionerIdentity": "test"}}},
 		},
 	}, metav1.CreateOptions{})
+	return err
+}
+
+// resize makes the volume of a claim that asks for more as large, and leaves its file system to the node.
+func resize(ctx context.Context, client kubernetes.Interface, driver string, claim *corev1.PersistentVolumeClaim) error {
+	wanted := claim.Spec.Resources.Requests[corev1.ResourceStorage]
+	if claim.Annotations[volume.AnnStorageProvisioner] != driver || claim.Status.Phase != corev1.ClaimBound ||
+		wanted.Cmp(*claim.Status.Capacity.Storage()) <= 0 || claim.Status.AllocatedResources != nil {
+		return nil
+	}
+	v, err := client.CoreV1().PersistentVolumes().Get(ctx, claim.Spec.VolumeName, metav1.GetOptions{})
+	if err != nil {
+		return err
+	}
+	v.Spec.Capacity[corev1.ResourceStorage] = wanted
+	if _, err := client.CoreV1().PersistentVolumes().Update(ctx, v, metav1.UpdateOptions{}); err != nil {
+		return err
+	}
+	claim = claim.DeepCopy()
+	claim.Status.AllocatedResources = corev1.ResourceList{corev1.ResourceStorage: wanted}
+	claim.Status.AllocatedResourceStatuses = map[corev1.ResourceName]corev1.ClaimResourceStatus{corev1.ResourceStorage: corev1.PersistentVolumeClaimNodeResizePending}
+	claim.Status.Conditions = []corev1.PersistentVolumeClaimCondition{{Type: corev1.PersistentVolumeClaimFileSystemResizePending, Status: corev1.ConditionTrue, LastTransitionTime: metav1.Now()}}
+	_, err = client.CoreV1().PersistentVolumeClaims(claim.Namespace).UpdateStatus(ctx, claim, metav1.UpdateOptions{})
 	return err
 }
 

@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"golang.org/x/sys/unix"
@@ -106,10 +107,10 @@ func (d *Driver) NodeGetInfo(context.Context, *csi.NodeGetInfoRequest) (*csi.Nod
 	return out, nil
 }
 
-// NodeGetCapabilities says that volumes are staged, and measured.
+// NodeGetCapabilities says that volumes are staged, measured, and expanded.
 func (d *Driver) NodeGetCapabilities(context.Context, *csi.NodeGetCapabilitiesRequest) (*csi.NodeGetCapabilitiesResponse, error) {
 	out := &csi.NodeGetCapabilitiesResponse{}
-	for _, t := range []csi.NodeServiceCapability_RPC_Type{csi.NodeServiceCapability_RPC_STAGE_UNSTAGE_VOLUME, csi.NodeServiceCapability_RPC_GET_VOLUME_STATS} {
+	for _, t := range []csi.NodeServiceCapability_RPC_Type{csi.NodeServiceCapability_RPC_STAGE_UNSTAGE_VOLUME, csi.NodeServiceCapability_RPC_GET_VOLUME_STATS, csi.NodeServiceCapability_RPC_EXPAND_VOLUME} {
 		out.Capabilities = append(out.Capabilities, &csi.NodeServiceCapability{Type: &csi.NodeServiceCapability_Rpc{Rpc: &csi.NodeServiceCapability_RPC{Type: t}}})
 	}
 	return out, nil
@@ -190,6 +191,16 @@ func (d *Driver) NodeUnpublishVolume(_ context.Context, r *csi.NodeUnpublishVolu
 		return nil, internal(err)
 	}
 	return &csi.NodeUnpublishVolumeResponse{}, nil
+}
+
+// NodeExpandVolume writes the new size, in bytes, into file size of the volume.
+func (d *Driver) NodeExpandVolume(_ context.Context, r *csi.NodeExpandVolumeRequest) (*csi.NodeExpandVolumeResponse, error) {
+	if on, err := mounted(r.VolumePath); err != nil || !on {
+		return nil, status.Errorf(codes.NotFound, "%s is not mounted: %v", r.VolumePath, err)
+	}
+	size := r.CapacityRange.GetRequiredBytes()
+	err := os.WriteFile(filepath.Join(r.VolumePath, "size"), []byte(strconv.FormatInt(size, 10)), 0o644)
+	return &csi.NodeExpandVolumeResponse{CapacityBytes: size}, internal(err)
 }
 
 // NodeGetVolumeStats says how large the volume's file system is.
