@@ -115,12 +115,13 @@ func openKeys(i instance.Instance, s settled, ranges instance.Ranges, nodeIP net
 	if !s.bind.IsUnspecified() {
 		ips = append(ips, net.IP(s.bind.AsSlice()))
 	}
+	ips = append(ips, s.addresses...)
 	host, err := os.Hostname()
 	if err != nil {
 		return nil, fmt.Errorf("read host name: %w", err)
 	}
 	return pki.Open(pki.Config{
-		Dir: filepath.Join(i.DataDir, "pki"), NodeName: s.NodeName, Names: []string{host, s.NodeName},
+		Dir: filepath.Join(i.DataDir, "pki"), NodeName: s.NodeName, Names: append([]string{host, s.NodeName}, s.names...),
 		IPs: ips, NodeNames: []string{host}, NodeIPs: []net.IP{net.IP(nodeIP.AsSlice())}, ClusterDomain: clusterDomain,
 	})
 }

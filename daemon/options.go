@@ -3,12 +3,14 @@ package daemon
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"path"
 
 	"github.com/spf13/pflag"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"sigs.k8s.io/yaml"
 
 	"github.com/peapod/peapod/controllers/certificates"
@@ -27,6 +29,8 @@ type Options struct {
 	// BindAddress and Port are where the API is served.
 	BindAddress string `json:"bindAddress,omitempty"`
 	Port        int    `json:"port,omitempty"`
+	// TLSSANs are more names and addresses that clients reach the API by: those of a load balancer, or behind a NAT.
+	TLSSANs []string `json:"tlsSANs,omitempty"`
 	NodeOptions
 	// ClusterCIDR and ServiceCIDR are the addresses of Pods and of Services. Empty chooses ranges that are free on this
 	// machine. They are fixed by a data directory's first start.
@@ -62,6 +66,7 @@ func DefaultOptions() Options {
 func (o *Options) AddFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.BindAddress, "bind-address", o.BindAddress, "IP address to serve the API on")
 	f.IntVar(&o.Port, "port", o.Port, "port to serve the API on")
+	f.StringSliceVar(&o.TLSSANs, "tls-san", o.TLSSANs, "more host names and IP addresses, comma separated, that clients reach the API by; its certificate names them")
 	o.NodeOptions.AddFlags(f)
 	f.StringVar(&o.ClusterCIDR, "cluster-cidr", o.ClusterCIDR, "addresses of Pods, at least a /24 (default: a free /16, 10.244.0.0/16 first)")
 	f.StringVar(&o.ServiceCIDR, "service-cidr", o.ServiceCIDR, "addresses of Services, at least a /28 (default: a free /16, 10.96.0.0/16 first)")
@@ -132,6 +137,9 @@ type settled struct {
 	settledNode
 	bind netip.Addr
 	want instance.Ranges
+	// names and addresses are those that the API's certificate is to have beyond its own.
+	names     []string
+	addresses []net.IP
 }
 
 // settle checks every option. Errors name the flag, the value and what would do.
@@ -143,6 +151,9 @@ func (o Options) settle() (settled, error) {
 	}
 	if o.Port < 1 || o.Port > 65535 {
 		return s, fmt.Errorf("--port %d: must be between 1 and 65535", o.Port)
+	}
+	if s.names, s.addresses, err = parseSANs(o.TLSSANs); err != nil {
+		return s, err
 	}
 	if s.settledNode, err = o.NodeOptions.settle(); err != nil {
 		return s, err
@@ -163,6 +174,21 @@ func (o Options) settle() (settled, error) {
 		return s, err
 	}
 	return s, o.checkEtcd()
+}
+
+// parseSANs tells host names from addresses.
+func parseSANs(all []string) (names []string, addresses []net.IP, err error) {
+	for _, one := range all {
+		if ip, err := netip.ParseAddr(one); err == nil && ip.Zone() == "" {
+			addresses = append(addresses, net.IP(ip.Unmap().AsSlice()))
+			continue
+		}
+		if len(validation.IsDNS1123Subdomain(one)) > 0 && len(validation.IsWildcardDNS1123Subdomain(one)) > 0 {
+			return nil, nil, fmt.Errorf("--tls-san %q: neither an IP address nor a host name in lower case, such as api.example.org or 203.0.113.7", one)
+		}
+		names = append(names, one)
+	}
+	return names, addresses, nil
 }
 
 // checkTimes checks the options of the controllers.

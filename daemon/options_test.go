@@ -1,9 +1,11 @@
 package daemon
 
 import (
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -37,11 +39,16 @@ func TestNodeOptions(t *testing.T) {
 	if s, err = load("--eviction-hard=memory.available<1Gi,pid.available<10%"); err != nil || len(s.evict) != 2 || s.evict[0].String() != "1Gi" {
 		t.Errorf("%+v, %v", s, err)
 	}
-	for _, bad := range []string{"--eviction-hard=disk<1Gi", "--image-gc-low-threshold=99", "--kubelet-port=70000", "--node-ip=127.0.0.1", "--node-name=A_b"} {
+	for _, bad := range []string{"--eviction-hard=disk<1Gi", "--image-gc-low-threshold=99", "--kubelet-port=70000", "--node-ip=127.0.0.1", "--node-name=A_b",
+		"--tls-san=https://example.org", "--tls-san=10.0.0.0/8"} {
 		flag, _, _ := strings.Cut(bad, "=")
 		if _, err := load(bad); err == nil || !strings.Contains(err.Error(), flag) {
 			t.Errorf("%s: %v", bad, err)
 		}
+	}
+	s, err = load("--tls-san=api.example.org,203.0.113.7,*.example.org", "--tls-san", "2001:db8::1")
+	if err != nil || !slices.Equal(s.names, []string{"api.example.org", "*.example.org"}) || len(s.addresses) != 2 || !s.addresses[0].Equal(net.IPv4(203, 0, 113, 7)) {
+		t.Errorf("%v, %v, %v", s.names, s.addresses, err)
 	}
 	if s, err := DefaultOptions().settle(); err != nil || len(s.evict) != len(evict.DefaultThresholds()) {
 		t.Errorf("defaults: %+v, %v", s, err)
