@@ -8,6 +8,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/peapod/peapod/controllers/engine"
@@ -23,7 +24,7 @@ const Name = "expand-controller"
 func New(d engine.Deps) (engine.Runner, error) {
 	claims, volumes := d.Informers.Core().V1().PersistentVolumeClaims(), d.Informers.Core().V1().PersistentVolumes()
 	loop := &engine.Loop{Name: Name}
-	loop.Sync = func(_ context.Context, key cache.ObjectName) error {
+	loop.Sync = func(ctx context.Context, key cache.ObjectName) error {
 		claim, err := claims.Lister().PersistentVolumeClaims(key.Namespace).Get(key.Name)
 		if apierrors.IsNotFound(err) || err == nil && !claimgrowth.Wanted(claim) {
 			return nil
@@ -32,13 +33,17 @@ func New(d engine.Deps) (engine.Runner, error) {
 			return fmt.Errorf("read claim: %w", err)
 		}
 		volume, err := volumes.Lister().Get(claim.Spec.VolumeName)
+		if err == nil && !isOf(volume, claim) || apierrors.IsNotFound(err) {
+			// What is known of volumes may be older than what is known of claims, and nobody would say it again.
+			volume, err = d.Client.CoreV1().PersistentVolumes().Get(ctx, claim.Spec.VolumeName, metav1.GetOptions{})
+		}
 		if apierrors.IsNotFound(err) {
 			return nil
 		}
 		if err != nil {
 			return fmt.Errorf("read volume: %w", err)
 		}
-		if ref := volume.Spec.ClaimRef; ref == nil || ref.UID != claim.UID || localpath.Made(volume) {
+		if !isOf(volume, claim) || localpath.Made(volume) {
 			return nil
 		}
 		if volume.Spec.CSI != nil {
@@ -68,4 +73,9 @@ func New(d engine.Deps) (engine.Runner, error) {
 	}
 	loop.Synced = []cache.DoneChecker{claimsSeen.HasSyncedChecker(), volumesSeen.HasSyncedChecker()}
 	return loop, nil
+}
+
+// isOf says whether the volume is bound to this claim, not to one that had its name before.
+func isOf(volume *corev1.PersistentVolume, claim *corev1.PersistentVolumeClaim) bool {
+	return volume.Spec.ClaimRef != nil && volume.Spec.ClaimRef.UID == claim.UID
 }

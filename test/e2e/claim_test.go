@@ -50,7 +50,7 @@ func TestExampleStorage(t *testing.T) {
 		equal(s.t, "page", s.httpGet("storage", 80, "/"), "kept\n")
 		equal(s.t, "secret", s.kubectl("exec", "storage", "--", "cat", "/etc/secrets/password"), "s3cret")
 		volume, dir := s.volumeOf("storage-data")
-		equal(s.t, "class", columns(s.kubectl("get", "sc", "local-path", "--no-headers"), 6), "local-path (default) peapod.io/local-path Delete WaitForFirstConsumer false")
+		equal(s.t, "class", columns(s.kubectl("get", "sc", "local-path", "--no-headers"), 6), "local-path (default) peapod.io/local-path Delete WaitForFirstConsumer true")
 		equal(s.t, "claim", columns(s.kubectl("get", "pvc", "storage-data", "--no-headers"), 7), "storage-data Bound "+volume+" 1Gi RWO local-path <unset>")
 		equal(s.t, "volume", columns(s.kubectl("get", "pv", volume, "--no-headers"), 7), volume+" 1Gi RWO Delete Bound "+s.name+"/storage-data local-path")
 		contains(s.t, "description", s.kubectl("describe", "pv", volume), "Type:  LocalVolume", dir, "kubernetes.io/hostname in [", "pv.kubernetes.io/provisioned-by: peapod.io/local-path")
