@@ -13,6 +13,14 @@ import (
 	"github.com/peapod/peapod/internal/csiname"
 )
 
+// notAttachedError says that nobody has attached the volume in time. It is worded as the event of Kubernetes that it becomes.
+type notAttachedError struct{ volume string }
+
+func (e *notAttachedError) Error() string {
+	return fmt.Sprintf("Unable to attach or mount volumes: unmounted volumes=[%[1]s], unattached volumes=[%[1]s], failed to process volumes=[]: %[2]s",
+		e.volume, context.DeadlineExceeded)
+}
+
 // attached waits until the volume is attached to the node, and returns what the driver's controller has to say to its node part.
 //
 // Who attaches and who mounts agree by the Node object: the node first says that it uses the volume, and then believes only an
@@ -31,8 +39,7 @@ func (p *Plugin) attached(ctx context.Context, v *Volume, unique v1.UniqueVolume
 		select {
 		case <-news:
 		case <-timeout.C:
-			return nil, fmt.Errorf("Unable to attach or mount volumes: unmounted volumes=[%[1]s], unattached volumes=[%[1]s], failed to process volumes=[]: %[2]w",
-				v.Named, context.DeadlineExceeded)
+			return nil, &notAttachedError{v.Named}
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		}
