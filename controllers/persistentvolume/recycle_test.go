@@ -26,7 +26,9 @@ func (w *world) recycler(volume string, but types.UID) *corev1.Pod {
 // dirty is a volume that is to be recycled, after its claim has gone.
 func (w *world) dirty(name, size string) {
 	w.t.Helper()
-	w.volume(name, size, func(v *corev1.PersistentVolume) { v.Spec.PersistentVolumeReclaimPolicy = corev1.PersistentVolumeReclaimRecycle })
+	w.volume(name, size, func(v *corev1.PersistentVolume) {
+		v.Spec.PersistentVolumeReclaimPolicy = corev1.PersistentVolumeReclaimRecycle
+	})
 	w.claim(name, size, nil)
 	w.bound(name)
 	w.deleteClaim(name)
