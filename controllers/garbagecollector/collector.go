@@ -39,6 +39,8 @@ type Collector struct {
 
 	mu    sync.Mutex
 	graph *graph
+	// defined are the kinds that definitions of custom resources say are served, with their versions.
+	defined map[schema.GroupKind][]string
 
 	remove, orphan engine.Queue[types.UID]
 }
@@ -47,7 +49,7 @@ type Collector struct {
 func New(d engine.Deps) (engine.Runner, error) {
 	c := &Collector{
 		metadata: d.Metadata, extensions: d.Extensions, discover: d.Client.Discovery(), graph: newGraph(),
-		mapper: kindmapper.New(d.Client.Discovery()),
+		defined: map[schema.GroupKind][]string{}, mapper: kindmapper.New(d.Client.Discovery()),
 	}
 	c.remove = engine.Queue[types.UID]{Name: Name, Workers: 8, Sync: c.consider}
 	c.orphan = engine.Queue[types.UID]{Name: Name + "-orphan", Workers: 2, Sync: c.letGo}
@@ -131,6 +133,14 @@ func (c *Collector) known(group string) {
 	named := c.graph.named(group)
 	c.mu.Unlock()
 	c.queue(todo{remove: named})
+}
+
+// coming says whether a kind that discovery does not have is defined all the same: it will be there in a moment, and nothing tells when.
+func (c *Collector) coming(ref metav1.OwnerReference) bool {
+	gvk := schema.FromAPIVersionAndKind(ref.APIVersion, ref.Kind)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Contains(c.defined[gvk.GroupKind()], gvk.Version)
 }
 
 func nodeOf(gvr schema.GroupVersionResource, m *metav1.PartialObjectMetadata) node {

@@ -42,7 +42,7 @@ func (c *Collector) consider(ctx context.Context, uid types.UID) error {
 // confirm looks whether an owner exists that was only named. One that does not sets its dependents free to be considered.
 func (c *Collector) confirm(ctx context.Context, n node) error {
 	id, err := c.resolve(n.reference, n.namespace)
-	if meta.IsNoMatchError(err) {
+	if meta.IsNoMatchError(err) && !c.coming(n.reference) {
 		return nil // a kind that this server does not have: nothing is known, so nothing is deleted until it is defined
 	}
 	if err != nil {

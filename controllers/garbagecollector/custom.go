@@ -48,7 +48,7 @@ func (k *customKinds) run() error {
 				obj = last.Obj
 			}
 			if crd, ok := obj.(*apiextensionsv1.CustomResourceDefinition); ok {
-				k.end(resourceOf(crd))
+				k.end(crd)
 			}
 		},
 	}); err != nil {
@@ -69,7 +69,7 @@ func outline(obj any) (any, error) {
 	}
 	short := &apiextensionsv1.CustomResourceDefinition{}
 	short.Name, short.UID, short.ResourceVersion = crd.Name, crd.UID, crd.ResourceVersion
-	short.Spec.Group, short.Spec.Names.Plural = crd.Spec.Group, crd.Spec.Names.Plural
+	short.Spec.Group, short.Spec.Names.Plural, short.Spec.Names.Kind = crd.Spec.Group, crd.Spec.Names.Plural, crd.Spec.Names.Kind
 	for _, v := range crd.Spec.Versions {
 		short.Spec.Versions = append(short.Spec.Versions, apiextensionsv1.CustomResourceDefinitionVersion{Name: v.Name, Served: v.Served})
 	}
@@ -81,19 +81,30 @@ func resourceOf(crd *apiextensionsv1.CustomResourceDefinition) schema.GroupResou
 	return schema.GroupResource{Group: crd.Spec.Group, Resource: crd.Spec.Names.Plural}
 }
 
+func kindOf(crd *apiextensionsv1.CustomResourceDefinition) schema.GroupKind {
+	return schema.GroupKind{Group: crd.Spec.Group, Kind: crd.Spec.Names.Kind}
+}
+
 // set watches the objects of a definition that is established, in the version that discovery prefers.
 func (k *customKinds) set(crd *apiextensionsv1.CustomResourceDefinition) {
 	best := ""
+	var served []string
 	for _, v := range crd.Spec.Versions {
+		if v.Served {
+			served = append(served, v.Name)
+		}
 		if v.Served && (best == "" || version.CompareKubeAwareVersionStrings(v.Name, best) > 0) {
 			best = v.Name
 		}
 	}
 	gr := resourceOf(crd)
 	if best == "" || !apihelpers.IsCRDConditionTrue(crd, apiextensionsv1.Established) {
-		k.end(gr)
+		k.end(crd)
 		return
 	}
+	k.mu.Lock()
+	k.defined[kindOf(crd)] = served
+	k.mu.Unlock()
 	old, ok := k.running[gr]
 	if ok && old.version == best {
 		return
@@ -118,7 +129,11 @@ func (k *customKinds) set(crd *apiextensionsv1.CustomResourceDefinition) {
 }
 
 // end stops watching the objects of a kind that is gone. They are, too: a definition goes after its objects.
-func (k *customKinds) end(gr schema.GroupResource) {
+func (k *customKinds) end(crd *apiextensionsv1.CustomResourceDefinition) {
+	k.mu.Lock()
+	delete(k.defined, kindOf(crd))
+	k.mu.Unlock()
+	gr := resourceOf(crd)
 	now, ok := k.running[gr]
 	if !ok {
 		return

@@ -30,7 +30,8 @@ func (Plugin) Validate(_ context.Context, a admission.Attributes, _ admission.Ob
 	}
 	now, ok := a.GetObject().(*corev1.Service)
 	if !ok {
-		return apierrors.NewInternalError(fmt.Errorf("Expected Service resource, got: %v", a.GetKind())) //nolint:staticcheck // upstream's text
+		//lint:ignore ST1005 upstream's text
+		return apierrors.NewInternalError(fmt.Errorf("Expected Service resource, got: %v", a.GetKind()))
 	}
 	had := sets.New[string]()
 	if old, ok := a.GetOldObject().(*corev1.Service); ok {
@@ -39,5 +40,6 @@ func (Plugin) Validate(_ context.Context, a admission.Attributes, _ admission.Ob
 	if had.HasAll(now.Spec.ExternalIPs...) {
 		return nil
 	}
-	return admission.NewForbidden(a, errors.New("Use of external IPs is denied by admission control")) //nolint:staticcheck // upstream's text
+	//lint:ignore ST1005 upstream's text
+	return admission.NewForbidden(a, errors.New("Use of external IPs is denied by admission control"))
 }
