@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -118,7 +119,7 @@ func (i Instance) Lock() (*Lock, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open lock of data directory: %w", err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := lockAlone(f); err != nil {
 		defer f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			pid, _ := readPID(f)
@@ -135,6 +136,27 @@ func (i Instance) Lock() (*Lock, error) {
 		return nil, fmt.Errorf("write lock of data directory: %w", err)
 	}
 	return &Lock{f}, nil
+}
+
+// lookers is how long those may have the lock who look whether a server has it (see unlocked): each has it for microseconds.
+const lookers = 2 * time.Second
+
+// lockAlone takes the lock, or fails with EWOULDBLOCK where a server has it.
+func lockAlone(f *os.File) error {
+	for end := time.Now().Add(lookers); ; {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if !errors.Is(err, unix.EWOULDBLOCK) || time.Now().After(end) {
+			return err
+		}
+		free, lookErr := unlocked(f)
+		if lookErr != nil {
+			return lookErr
+		}
+		if !free {
+			return err
+		}
+		time.Sleep(time.Millisecond) // the kernel tells nobody when a lock is free who does not wait for it
+	}
 }
 
 // Release gives the data directory up.

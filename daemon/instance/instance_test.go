@@ -65,6 +65,48 @@ func TestLockKeepsSecondServerOut(t *testing.T) {
 	}
 }
 
+// TestLookersDoNotKeepAServerOut has a server start again and again while others look whether one runs, as each verb does.
+func TestLookersDoNotKeepAServerOut(t *testing.T) {
+	i, err := At(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	var looking errgroup.Group
+	for range 4 {
+		looking.Go(func() error {
+			for {
+				select {
+				case <-done:
+					return nil
+				default:
+				}
+				s, err := i.Running()
+				if err != nil {
+					return err
+				}
+				if s != nil {
+					s.Close()
+				}
+			}
+		})
+	}
+	for range 1000 {
+		l, err := i.Lock()
+		if err != nil {
+			t.Error(err)
+			break
+		}
+		if err := l.Release(); err != nil {
+			t.Error(err)
+		}
+	}
+	close(done)
+	if err := looking.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestNewerFormatIsRefused(t *testing.T) {
 	i, err := At(t.TempDir())
 	if err != nil {
