@@ -167,6 +167,12 @@ func (k *keeper) service(ctx context.Context, want *corev1.Service) error {
 	switch {
 	case apierrors.IsNotFound(err):
 		_, err = api.Create(ctx, want, metav1.CreateOptions{})
+		if apierrors.IsInvalid(err) {
+			// One that the informer has yet to see has the address already, which is found before the name.
+			if there, readErr := api.Get(ctx, want.Name, metav1.GetOptions{}); readErr == nil && there.Spec.ClusterIP == want.Spec.ClusterIP {
+				return nil
+			}
+		}
 	case err != nil:
 	case old.Spec.ClusterIP != want.Spec.ClusterIP:
 		return fmt.Errorf("keep service %s/%s: it has address %s instead of %s; delete it, it is made anew",

@@ -99,6 +99,23 @@ func TestServersComeAndGo(t *testing.T) {
 	leadsTo(t, client, "192.0.2.3")
 }
 
+// TestServiceThatIsNotSeenYet: what the controller has made and its informer does not show is not taken for somebody else's.
+func TestServiceThatIsNotSeenYet(t *testing.T) {
+	client := servertest.Start(t, nil).Client(t)
+	k := &keeper{cfg: Config{Client: client, Informers: informers.NewSharedInformerFactory(client, 0), // which are never started
+		API: netip.MustParseAddrPort("192.0.2.1:6443"), ServiceIP: netip.MustParseAddr("10.96.0.1"), DNS: netip.MustParseAddr("10.96.0.10")}}
+	for range 2 {
+		if err := k.service(t.Context(), k.apiService()); err != nil {
+			t.Error(err)
+		}
+	}
+	other := k.apiService()
+	other.Name = "other"
+	if err := k.service(t.Context(), other); err == nil {
+		t.Error("an address that another Service has was not told of")
+	}
+}
+
 // TestSilence: who is not heard of for as long as a Lease lives is taken for dead, however wrong its clock is.
 func TestSilence(t *testing.T) {
 	now := time.Now()
