@@ -10,6 +10,7 @@ package attachdetach
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -36,10 +37,11 @@ const Name = "attachdetach-controller"
 // maxWait is how long a node that is not ready may keep a volume in use: then it is detached all the same.
 const maxWait = 6 * time.Minute
 
-// Indexes of attachments.
+// Indexes of attachments, and that of Pods that have claims by their node.
 const (
-	byNode   = "attachments.node"
-	byVolume = "attachments.volume"
+	byNode    = "attachments.node"
+	byVolume  = "attachments.volume"
+	claimants = "claimants.node"
 )
 
 type controller struct {
@@ -77,7 +79,7 @@ func New(d engine.Deps) (engine.Runner, error) {
 		leaving: map[string]time.Time{}, told: map[string]string{},
 	}
 	c.loop = &engine.Loop{Name: Name, Workers: 2, Sync: c.sync}
-	if err := pods.IndexClaims(core.Pods().Informer()); err != nil {
+	if err := errors.Join(pods.IndexClaims(core.Pods().Informer()), core.Pods().Informer().AddIndexers(cache.Indexers{claimants: nodeOfClaimant})); err != nil {
 		return nil, err
 	}
 	for _, w := range []struct {
@@ -134,6 +136,13 @@ func (c *controller) Run(ctx context.Context) error {
 	c.informers.StartWithContext(ctx)
 	defer c.informers.Shutdown()
 	return c.loop.Run(ctx)
+}
+
+func nodeOfClaimant(obj any) ([]string, error) {
+	if p, ok := obj.(*corev1.Pod); ok && p.Spec.NodeName != "" && len(pods.ClaimNames(p)) > 0 {
+		return []string{p.Spec.NodeName}, nil
+	}
+	return nil, nil
 }
 
 func (c *controller) need() { c.once.Do(func() { close(c.needed) }) }

@@ -34,31 +34,72 @@ func (c *controller) ofDrivers() []*corev1.PersistentVolume {
 	return slices.DeleteFunc(list, func(v *corev1.PersistentVolume) bool { return v.Spec.CSI == nil })
 }
 
-// wantedOn returns the volumes that are to be attached to a node, by name.
+// wantedOn returns the volumes that are to be attached to a node, by name. It costs a look at the node's Pods that have claims.
 func (c *controller) wantedOn(node string) (map[corev1.UniqueVolumeName]*wanted, error) {
+	list, err := c.pods.ByIndex(claimants, node)
+	if err != nil {
+		return nil, fmt.Errorf("find pods of node %s: %w", node, err)
+	}
 	out := map[corev1.UniqueVolumeName]*wanted{}
-	for _, v := range c.ofDrivers() {
-		driver, err := c.drivers.Get(v.Spec.CSI.Driver)
-		switch {
-		case apierrors.IsNotFound(err):
-			driver = nil
-		case err != nil:
-			return nil, fmt.Errorf("read CSIDriver: %w", err)
-		}
-		if !csiname.NeedsAttach(driver) {
+	for _, obj := range list {
+		p := obj.(*corev1.Pod)
+		if ended(p) {
 			continue
 		}
-		users, err := c.usersOf(v)
-		if err != nil {
-			return nil, err
-		}
-		users = slices.DeleteFunc(users, func(p *corev1.Pod) bool { return p.Spec.NodeName != node })
-		if len(users) > 0 {
-			w := &wanted{volume: v, pods: users}
+		for _, name := range pods.ClaimNames(p) {
+			v, err := c.volumeOf(p.Namespace, name)
+			if err != nil {
+				return nil, err
+			}
+			if v == nil {
+				continue
+			}
+			w := &wanted{volume: v}
+			if have := out[w.name()]; have != nil {
+				w = have
+			}
+			if !slices.Contains(w.pods, p) { // it may name a claim twice
+				w.pods = append(w.pods, p)
+			}
 			out[w.name()] = w
 		}
 	}
 	return out, nil
+}
+
+// volumeOf returns the volume of a claim if it is one to attach, nil otherwise.
+func (c *controller) volumeOf(namespace, name string) (*corev1.PersistentVolume, error) {
+	claim, err := c.claims.PersistentVolumeClaims(namespace).Get(name)
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read claim: %w", err)
+	}
+	v, err := c.volumes.Get(claim.Spec.VolumeName)
+	if apierrors.IsNotFound(err) || err == nil && (v.Spec.CSI == nil || !bound(claim, v)) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read volume: %w", err)
+	}
+	driver, err := c.drivers.Get(v.Spec.CSI.Driver)
+	if err != nil && !apierrors.IsNotFound(err) {
+		return nil, fmt.Errorf("read CSIDriver: %w", err)
+	}
+	if err != nil {
+		driver = nil // nothing is said of it
+	}
+	if !csiname.NeedsAttach(driver) {
+		return nil, nil
+	}
+	return v, nil
+}
+
+// bound says whether claim and volume are each other's.
+func bound(claim *corev1.PersistentVolumeClaim, v *corev1.PersistentVolume) bool {
+	ref := v.Spec.ClaimRef
+	return ref != nil && ref.UID == claim.UID && claim.Spec.VolumeName == v.Name && claim.Status.Phase == corev1.ClaimBound
 }
 
 // usersOf lists the Pods that have the volume and have not ended.
@@ -68,14 +109,11 @@ func (c *controller) usersOf(v *corev1.PersistentVolume) ([]*corev1.Pod, error) 
 		return nil, nil
 	}
 	claim, err := c.claims.PersistentVolumeClaims(ref.Namespace).Get(ref.Name)
-	if apierrors.IsNotFound(err) {
+	if apierrors.IsNotFound(err) || err == nil && !bound(claim, v) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read claim: %w", err)
-	}
-	if claim.UID != ref.UID || claim.Spec.VolumeName != v.Name || claim.Status.Phase != corev1.ClaimBound {
-		return nil, nil
 	}
 	users, err := pods.UsersOf(c.pods, cache.NewObjectName(ref.Namespace, ref.Name))
 	if err != nil {

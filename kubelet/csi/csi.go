@@ -31,12 +31,6 @@ const (
 	attachTimeout = 2*time.Minute + 3*time.Second
 )
 
-// Back-off of a volume that a driver does not let go of.
-const (
-	retryFirst = 500 * time.Millisecond
-	retryMax   = 2*time.Minute + 2*time.Second
-)
-
 // Config is what a Plugin is made from; all of it is needed.
 type Config struct {
 	// Client acts as the node.

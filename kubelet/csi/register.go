@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc"
@@ -110,20 +109,10 @@ func (p *Plugin) Deregister(ctx context.Context, reg plugin.Plugin) {
 	if d == nil || d.endpoint != reg.Endpoint || !p.leave(d) {
 		return
 	}
-	logger := klog.FromContext(ctx).WithValues("driver", reg.Name)
-	logger.Info("CSI driver has gone")
-	for delay := retryFirst; ; delay = min(2*delay, retryMax) {
-		err := p.uninstall(ctx, d)
-		if err == nil || ctx.Err() != nil {
-			return
-		}
-		logger.Error(err, "CSI driver is not taken from the node's objects, will retry", "after", delay)
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(delay):
-		}
-	}
+	klog.FromContext(ctx).Info("CSI driver has gone", "driver", reg.Name)
+	plugin.Again(ctx, "CSI driver is not taken from the node's objects, will retry", func() (<-chan struct{}, error) {
+		return nil, p.uninstall(ctx, d)
+	}, "driver", reg.Name)
 }
 
 // install asks the driver what it calls this node and writes that.

@@ -3,13 +3,12 @@ package csi
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	v1 "k8s.io/api/core/v1"
-	"k8s.io/klog/v2"
 
 	"github.com/peapod/peapod/internal/csiname"
+	"github.com/peapod/peapod/kubelet/plugin"
 )
 
 // shared is a persistent volume on the node, which several Pods may use. The Plugin's mu guards it, but for what says otherwise.
@@ -76,31 +75,20 @@ func (p *Plugin) letGo(name v1.UniqueVolumeName, s *shared) {
 // leaveNode unstages a volume, again and again until that succeeds or a Pod uses it after all, and then tells that the node does not
 // use it.
 func (p *Plugin) leaveNode(name v1.UniqueVolumeName, s *shared) {
-	logger := klog.FromContext(p.ctx).WithValues("volume", name)
-	for delay := retryFirst; ; delay = min(2*delay, retryMax) {
+	plugin.Again(p.ctx, "UnmountDevice failed, will retry", func() (<-chan struct{}, error) {
 		news, err := p.unstage(p.ctx, s)
 		p.mu.Lock()
-		if len(s.users) > 0 || err == nil {
-			s.leaving = false
-			if len(s.users) == 0 {
-				delete(p.volumes, name)
-				p.spawn(p.cfg.Kick)
-			}
-			p.mu.Unlock()
-			return
+		defer p.mu.Unlock()
+		if len(s.users) == 0 && err != nil {
+			return news, err
 		}
-		p.mu.Unlock()
-		if p.ctx.Err() != nil {
-			return
+		s.leaving = false
+		if len(s.users) == 0 {
+			delete(p.volumes, name)
+			p.spawn(p.cfg.Kick)
 		}
-		logger.Error(err, "UnmountDevice failed, will retry", "after", delay)
-		select {
-		case <-p.ctx.Done():
-			return
-		case <-news:
-		case <-time.After(delay):
-		}
-	}
+		return nil, nil
+	}, "volume", name)
 }
 
 // unstage asks the driver to bring a volume off the node, unless a Pod uses it again. What is closed at news may change an error.

@@ -6,14 +6,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/klog/v2"
 
 	"github.com/peapod/peapod/internal/csiname"
+	"github.com/peapod/peapod/kubelet/plugin"
 )
 
 func makeDirectory(path string) error {
@@ -98,7 +97,7 @@ func (p *Plugin) Abandon(uid types.UID, finish func() error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.spawn(func() {
-		for delay := retryFirst; ; delay = min(2*delay, retryMax) {
+		plugin.Again(p.ctx, "Volumes of a pod that is gone are still mounted, will retry", func() (<-chan struct{}, error) {
 			p.mu.Lock()
 			news := p.driverNews
 			p.mu.Unlock()
@@ -106,17 +105,8 @@ func (p *Plugin) Abandon(uid types.UID, finish func() error) {
 			if err == nil {
 				err = finish()
 			}
-			if err == nil || p.ctx.Err() != nil {
-				return
-			}
-			klog.FromContext(p.ctx).Error(err, "Volumes of a pod that is gone are still mounted, will retry", "podUID", uid, "after", delay)
-			select {
-			case <-p.ctx.Done():
-				return
-			case <-news:
-			case <-time.After(delay):
-			}
-		}
+			return news, err
+		}, "podUID", uid)
 	})
 }
 

@@ -23,12 +23,8 @@ import (
 	registerapi "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
 )
 
-// How long a plugin may take to answer, and how soon one that could not be registered is tried again.
-const (
-	answer     = 10 * time.Second
-	retryFirst = 500 * time.Millisecond
-	retryMax   = 2 * time.Minute
-)
+// answer is how long a plugin may take to answer.
+const answer = 10 * time.Second
 
 // Plugin is one that has said what it is. The text is its own: nothing in it can be relied on.
 type Plugin struct {
@@ -186,27 +182,18 @@ func (w *Watcher) removed(path string) *registration {
 // keep registers the plugin behind a socket, and has it registered until the socket goes. When the kubelet stops before, it
 // stays registered: the next start finds it.
 func (w *Watcher) keep(ctx context.Context, r *registration, socket string) {
-	logger := klog.FromContext(ctx).WithValues("socket", socket)
-	trying := r.trying
-	for delay := retryFirst; ; delay = min(2*delay, retryMax) {
-		p, handler, err := w.register(ctx, trying, socket)
-		if err == nil {
-			logger.Info("Registered plugin", "name", p.Name, "endpoint", p.Endpoint)
-			<-trying.Done()
-			if ctx.Err() == nil {
-				handler.Deregister(ctx, p)
-			}
-			return
-		}
-		if trying.Err() != nil {
-			return
-		}
-		logger.Error(err, "Plugin is not registered, will retry", "after", delay)
-		select {
-		case <-trying.Done():
-			return
-		case <-time.After(delay):
-		}
+	var p Plugin
+	var handler Handler
+	if !Again(r.trying, "Plugin is not registered, will retry", func() (_ <-chan struct{}, err error) {
+		p, handler, err = w.register(ctx, r.trying, socket)
+		return nil, err
+	}, "socket", socket) {
+		return
+	}
+	klog.FromContext(ctx).Info("Registered plugin", "name", p.Name, "endpoint", p.Endpoint, "socket", socket)
+	<-r.trying.Done()
+	if ctx.Err() == nil {
+		handler.Deregister(ctx, p)
 	}
 }
 
