@@ -101,10 +101,31 @@ func TestWhatHelps(t *testing.T) {
 		"pods: a foe is no more one":             {podaffinity.Plugin{}, framework.Event{OldPod: app("foe"), NewPod: app("b")}, true},
 		"pods: a foe came":                       {podaffinity.Plugin{}, framework.Event{NewPod: app("foe")}, false},
 		"pods: one left that did not want it":    {podaffinity.Plugin{}, framework.Event{OldPod: hostile}, true},
+		"pods: a friend left":                    {podaffinity.Plugin{}, framework.Event{OldPod: app("friend")}, false},
 		"pods: another left":                     {podaffinity.Plugin{}, framework.Event{OldPod: app("b")}, false},
 		"spread: a node's taints changed":        {topologyspread.Plugin{}, framework.Event{OldNode: sized("4", "4Gi"), NewNode: with(sized("4", "4Gi"), taint)}, true},
 	} {
 		if got := test.rule.Helps(framework.NewPod(selecting), test.e); got != test.want {
+			t.Errorf("%s: %v", what, got)
+		}
+	}
+}
+
+// A Pod that wants those near which are like itself goes anywhere when the last of them has gone, from a node that was full, say.
+func TestFirstOfItsGroupAgain(t *testing.T) {
+	kin := labelled(pod("p"), "kin")
+	kin.Spec.Affinity = &corev1.Affinity{PodAffinity: &corev1.PodAffinity{RequiredDuringSchedulingIgnoredDuringExecution: []corev1.PodAffinityTerm{
+		{TopologyKey: "zone", LabelSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "kin"}}}}}}
+	for what, test := range map[string]struct {
+		e    framework.Event
+		want bool
+	}{
+		"one of them left":      {framework.Event{OldPod: labelled(pod("q"), "kin")}, true},
+		"one is none any more":  {framework.Event{OldPod: labelled(pod("q"), "kin"), NewPod: labelled(pod("q"), "b")}, true},
+		"another left":          {framework.Event{OldPod: labelled(pod("q"), "b")}, false},
+		"another has new label": {framework.Event{OldPod: labelled(pod("q"), "b"), NewPod: labelled(pod("q"), "c")}, false},
+	} {
+		if got := (podaffinity.Plugin{}).Helps(framework.NewPod(kin), test.e); got != test.want {
 			t.Errorf("%s: %v", what, got)
 		}
 	}

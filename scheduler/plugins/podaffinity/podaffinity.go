@@ -81,7 +81,7 @@ func nearOf(pod *framework.Pod, cluster *framework.Cluster) (near []*framework.T
 }
 
 // Helps implements framework.Waker: a Pod came, or changed its labels, that the Pod wants near; one went, or changed them, that
-// kept it away; a node came or changed its labels; a namespace that may be selected changed its labels.
+// kept it away, or was the last of the Pod's own group; a node came or changed its labels; a namespace that may be selected changed its labels.
 func (Plugin) Helps(pod *framework.Pod, e framework.Event) bool {
 	switch {
 	case e.OldNode != nil || e.NewNode != nil:
@@ -89,13 +89,20 @@ func (Plugin) Helps(pod *framework.Pod, e framework.Event) bool {
 	case e.NewNamespace != nil:
 		return pod.Terms != nil && slices.ContainsFunc(slices.Concat(pod.Terms.Near, pod.Terms.Far), func(t framework.Term) bool { return t.SelectsNamespaces() })
 	case e.PodLeft():
-		return keptAway(pod, e.OldPod)
+		return keptAway(pod, e.OldPod) || firstAgain(pod, e.OldPod)
 	case e.OldPod == nil:
 		return e.NewPod != nil && wanted(pod, e.NewPod)
 	case e.NewPod == nil || maps.Equal(e.OldPod.Labels, e.NewPod.Labels):
 		return false
 	}
-	return !wanted(pod, e.OldPod) && wanted(pod, e.NewPod) || unwanted(pod, e.OldPod) && !unwanted(pod, e.NewPod)
+	return wanted(pod, e.OldPod) != wanted(pod, e.NewPod) && (wanted(pod, e.NewPod) || firstAgain(pod, e.OldPod)) ||
+		unwanted(pod, e.OldPod) && !unwanted(pod, e.NewPod)
+}
+
+// firstAgain says whether the Pod, which wants those near that are like itself, may be the first of them now that other is none: the
+// first goes anywhere.
+func firstAgain(pod *framework.Pod, other *corev1.Pod) bool {
+	return wanted(pod, other) && wanted(pod, pod.Pod)
 }
 
 // wanted says whether other is one that the Pod wants near.
