@@ -64,8 +64,10 @@ type controller struct {
 	mu sync.Mutex
 	// leaving has since when a volume is to leave a node, by the attachment's name.
 	leaving map[string]time.Time
-	// told has what Pods were told of last, by the attachment's name.
-	told map[string]string
+	// told has what Pods were told of last, by node and volume.
+	told map[string]map[corev1.UniqueVolumeName]string
+	// making has who gets an exclusive volume, by the persistent volume's name, until the attachment is seen.
+	making map[string]reservation
 }
 
 // New returns the controller. A key is a node.
@@ -76,7 +78,7 @@ func New(d engine.Deps) (engine.Runner, error) {
 		nodes: core.Nodes().Lister(), pods: core.Pods().Informer().GetIndexer(),
 		claims: core.PersistentVolumeClaims().Lister(), volumes: core.PersistentVolumes().Lister(),
 		needed: make(chan struct{}), informers: informers.NewSharedInformerFactory(d.Client, 0),
-		leaving: map[string]time.Time{}, told: map[string]string{},
+		leaving: map[string]time.Time{}, told: map[string]map[corev1.UniqueVolumeName]string{}, making: map[string]reservation{},
 	}
 	c.loop = &engine.Loop{Name: Name, Workers: 2, Sync: c.sync}
 	if err := errors.Join(pods.IndexClaims(core.Pods().Informer()), core.Pods().Informer().AddIndexers(cache.Indexers{claimants: nodeOfClaimant})); err != nil {
@@ -219,6 +221,7 @@ func (c *controller) attachmentChanged(obj any) {
 	}
 	c.queue(a.Spec.NodeName)
 	if name := a.Spec.Source.PersistentVolumeName; name != nil {
+		c.seen(*name, a.Spec.NodeName)
 		if v, err := c.volumes.Get(*name); err == nil {
 			c.volumeChanged(v)
 		}

@@ -31,6 +31,14 @@ type world struct {
 
 func start(t *testing.T, modes ...corev1.PersistentVolumeAccessMode) *world {
 	t.Helper()
+	w, bind := unbound(t, modes...)
+	bind()
+	return w
+}
+
+// unbound is the world before the claim is bound, and what binds it.
+func unbound(t *testing.T, modes ...corev1.PersistentVolumeAccessMode) (*world, func()) {
+	t.Helper()
 	w := &world{controltest.Start(t, attachdetach.New), t}
 	w.Watch(t, w.Informers.Storage().V1().VolumeAttachments().Informer())
 	w.Watch(t, w.Informers.Core().V1().Nodes().Informer())
@@ -52,10 +60,12 @@ func start(t *testing.T, modes ...corev1.PersistentVolumeAccessMode) *world {
 		AccessModes: modes, Capacity: size, ClaimRef: &corev1.ObjectReference{Kind: "PersistentVolumeClaim", APIVersion: "v1", Namespace: ns, Name: "data", UID: c.UID},
 		PersistentVolumeSource: corev1.PersistentVolumeSource{CSI: &corev1.CSIPersistentVolumeSource{Driver: driver, VolumeHandle: "h1"}}}}, metav1.CreateOptions{})
 	w.must(err)
-	c.Status.Phase = corev1.ClaimBound
-	_, err = w.Client.CoreV1().PersistentVolumeClaims(ns).UpdateStatus(t.Context(), c, metav1.UpdateOptions{})
-	w.must(err)
-	return w
+	return w, func() {
+		t.Helper()
+		c.Status.Phase = corev1.ClaimBound
+		_, err := w.Client.CoreV1().PersistentVolumeClaims(ns).UpdateStatus(t.Context(), c, metav1.UpdateOptions{})
+		w.must(err)
+	}
 }
 
 func (w *world) must(err error) {
@@ -178,6 +188,30 @@ func TestVolumeIsUsedElsewhere(t *testing.T) {
 	w.pod("q", "n2")
 	if got := w.Event(t, "q", "FailedAttachVolume", ""); !strings.HasSuffix(got, "Volume is already used by pod(s) p") {
 		t.Errorf("event %q", got)
+	}
+}
+
+// Two nodes want the volume in the same moment: one gets it, and the other is told.
+func TestOneOfTwoNodesGetsAVolume(t *testing.T) {
+	w, bind := unbound(t)
+	w.pod("p", "n1")
+	w.pod("q", "n2")
+	bind()
+	loser := map[string]string{name("n1"): "q", name("n2"): "p"}
+	var have []string
+	w.Await(t, "volume is to be attached", func() bool {
+		list, err := w.Client.StorageV1().VolumeAttachments().List(t.Context(), metav1.ListOptions{})
+		w.must(err)
+		for _, a := range list.Items {
+			have = append(have, a.Name)
+		}
+		return len(have) > 0
+	})
+	w.Event(t, loser[have[0]], "FailedAttachVolume", "")
+	list, err := w.Client.StorageV1().VolumeAttachments().List(t.Context(), metav1.ListOptions{})
+	w.must(err)
+	if len(list.Items) != 1 {
+		t.Errorf("attached to %d nodes", len(list.Items))
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -42,6 +43,8 @@ func (c *controller) sync(ctx context.Context, key cache.ObjectName) error {
 	if err != nil {
 		return err
 	}
+	c.forget(key.Name, wanted)
+	c.cancel(key.Name, wanted)
 	have, err := c.attachedTo(key.Name, node)
 	if err != nil {
 		return err
@@ -134,20 +137,20 @@ func (c *controller) attach(ctx context.Context, node string, object *corev1.Nod
 		return true, nil
 	case a != nil:
 		if e := a.Status.AttachError; e != nil {
-			c.tell(name, e.Time.String()+e.Message, w.pods, func(*corev1.Pod) string {
+			c.tell(node, w, e.Time.String()+e.Message, func(*corev1.Pod) string {
 				return fmt.Sprintf("AttachVolume.Attach failed for volume %q : %s", w.volume.Name, e.Message)
 			})
 		}
 		return false, nil
 	}
 	if exclusive(w.volume) {
-		others, err := c.elsewhere(w, node)
+		others, err := c.reserve(w.volume.Name, node)
 		if err != nil {
 			return false, err
 		}
 		if len(others) > 0 {
 			users, err := c.usersOf(w.volume)
-			c.tell(name, "in the way", w.pods, func(p *corev1.Pod) string {
+			c.tell(node, w, "in the way", func(p *corev1.Pod) string {
 				return fmt.Sprintf("Multi-Attach error for volume %q %s", w.volume.Name, inTheWay(p, users, others))
 			})
 			return false, err
@@ -160,23 +163,37 @@ func (c *controller) attach(ctx context.Context, node string, object *corev1.Nod
 	}, metav1.CreateOptions{})
 	if err != nil && !apierrors.IsAlreadyExists(err) {
 		err = fmt.Errorf("AttachVolume.Attach failed for volume %q : %w", w.volume.Name, err)
-		c.tell(name, err.Error(), w.pods, func(*corev1.Pod) string { return err.Error() })
+		c.tell(node, w, err.Error(), func(*corev1.Pod) string { return err.Error() })
 		return false, err
 	}
+	c.asked(w.volume.Name, node)
 	return false, nil
 }
 
 // tell records an event for the Pods, unless what it is about was told last.
-func (c *controller) tell(attachment, what string, list []*corev1.Pod, message func(*corev1.Pod) string) {
+func (c *controller) tell(node string, w *wanted, what string, message func(*corev1.Pod) string) {
 	c.mu.Lock()
-	same := c.told[attachment] == what
-	c.told[attachment] = what
+	if c.told[node] == nil {
+		c.told[node] = map[corev1.UniqueVolumeName]string{}
+	}
+	same := c.told[node][w.name()] == what
+	c.told[node][w.name()] = what
 	c.mu.Unlock()
 	if same {
 		return
 	}
-	for _, p := range list {
+	for _, p := range w.pods {
 		c.recorder.Event(p, corev1.EventTypeWarning, "FailedAttachVolume", message(p))
+	}
+}
+
+// forget drops what Pods were told of volumes that none of the node's waits for any more.
+func (c *controller) forget(node string, wanted map[corev1.UniqueVolumeName]*wanted) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	maps.DeleteFunc(c.told[node], func(name corev1.UniqueVolumeName, _ string) bool { return wanted[name] == nil })
+	if len(c.told[node]) == 0 {
+		delete(c.told, node)
 	}
 }
 
@@ -248,7 +265,7 @@ func (c *controller) report(ctx context.Context, node *corev1.Node, attached []c
 
 func (c *controller) arrived(node string, w *wanted) {
 	c.mu.Lock()
-	delete(c.told, csiname.Attachment(w.volume.Spec.CSI.VolumeHandle, w.volume.Spec.CSI.Driver, node))
+	delete(c.told[node], w.name())
 	c.mu.Unlock()
 	for _, p := range w.pods {
 		c.recorder.Eventf(p, corev1.EventTypeNormal, "SuccessfulAttachVolume", "AttachVolume.Attach succeeded for volume %q ", w.volume.Name)
@@ -274,7 +291,6 @@ func (c *controller) detach(ctx context.Context, node string, l leaver) error {
 	}
 	c.mu.Lock()
 	delete(c.leaving, l.Name)
-	delete(c.told, l.Name)
 	c.mu.Unlock()
 	return nil
 }

@@ -6,7 +6,6 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/tools/cache"
@@ -137,21 +136,6 @@ func exclusive(v *corev1.PersistentVolume) bool {
 	return !slices.ContainsFunc(v.Spec.AccessModes, func(m corev1.PersistentVolumeAccessMode) bool {
 		return m == corev1.ReadWriteMany || m == corev1.ReadOnlyMany
 	})
-}
-
-// elsewhere lists the other nodes that have the volume.
-func (c *controller) elsewhere(w *wanted, node string) ([]string, error) {
-	list, err := c.attachments.ByIndex(byVolume, w.volume.Name)
-	if err != nil {
-		return nil, fmt.Errorf("find attachments of volume %s: %w", w.volume.Name, err)
-	}
-	var out []string
-	for _, obj := range list {
-		if a := obj.(*storagev1.VolumeAttachment); a.Spec.NodeName != node {
-			out = append(out, a.Spec.NodeName)
-		}
-	}
-	return out, nil
 }
 
 // inTheWay words why the volume cannot be attached while other nodes have it, for a Pod that waits for it. Who may see the Pod need
