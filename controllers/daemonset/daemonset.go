@@ -55,7 +55,7 @@ type controller struct {
 // New returns the controller.
 func New(d engine.Deps) (engine.Runner, error) {
 	sets, nodes, revisions := d.Informers.Apps().V1().DaemonSets(), d.Informers.Core().V1().Nodes(), d.Informers.Apps().V1().ControllerRevisions()
-	control, err := pods.NewControl(d, kind)
+	control, err := pods.NewControl(d, kind, sets.Informer())
 	if err != nil {
 		return nil, err
 	}
@@ -70,11 +70,7 @@ func New(d engine.Deps) (engine.Runner, error) {
 	}{
 		{sets.Informer(), cache.ResourceEventHandlerFuncs{
 			AddFunc: engine.Object(c.loop), UpdateFunc: func(_, obj any) { engine.Object(c.loop)(obj) },
-			DeleteFunc: func(obj any) {
-				if ds, ok := obj.(*appsv1.DaemonSet); ok {
-					control.Pending.Forget(ds.UID)
-				}
-			}}},
+			DeleteFunc: control.Pending.Forget}},
 		{d.Informers.Core().V1().Pods().Informer(), engine.Owners{Kind: kind, Add: c.loop.Add, Suitors: c.suitors}},
 		{revisions.Informer(), engine.Owners{Kind: kind, Add: c.loop.Add, Suitors: c.suitors}},
 		{nodes.Informer(), cache.ResourceEventHandlerFuncs{
@@ -128,6 +124,9 @@ func (c *controller) suitors(o metav1.Object) []cache.ObjectName {
 }
 
 func (c *controller) sync(ctx context.Context, key cache.ObjectName) error {
+	if !c.control.Pending.Settled(key) { // before anything is read: what is settled now is shown
+		return &engine.Retry{After: lookAgain, Why: "changes are not seen yet"}
+	}
 	ds, err := c.sets.DaemonSets(key.Namespace).Get(key.Name)
 	if apierrors.IsNotFound(err) {
 		return nil
@@ -162,12 +161,11 @@ func (c *controller) sync(ctx context.Context, key cache.ObjectName) error {
 	if err != nil {
 		return err
 	}
-	settled := c.control.Pending.Settled(ds.UID) // before the Pods are read
 	mine, err := c.control.Claim(ctx, ds, selector, fresh)
 	if err != nil {
 		return fmt.Errorf("claim pods: %w", err)
 	}
-	again, err := c.work(ctx, ds, shown, mine, revision.Hash(current), settled)
+	again, err := c.work(ctx, ds, shown, mine, revision.Hash(current))
 	if err != nil {
 		return err
 	}
@@ -182,7 +180,7 @@ func (c *controller) sync(ctx context.Context, key cache.ObjectName) error {
 	switch {
 	case !again.IsZero():
 		return &engine.Retry{After: max(time.Second, time.Until(again)), Why: "a pod becomes available"}
-	case !settled || !c.control.Pending.Settled(ds.UID):
+	case c.control.Pending.AwaitsPods(key):
 		return &engine.Retry{After: lookAgain, Why: "changes are not seen yet"}
 	}
 	return nil
@@ -216,7 +214,7 @@ func (c *controller) places(ds *appsv1.DaemonSet, mine []*corev1.Pod) (out []*pl
 }
 
 // work makes and deletes Pods and writes the status.
-func (c *controller) work(ctx context.Context, ds *appsv1.DaemonSet, shown *appsv1.DaemonSetStatus, mine []*corev1.Pod, hash string, settled bool) (time.Time, error) {
+func (c *controller) work(ctx context.Context, ds *appsv1.DaemonSet, shown *appsv1.DaemonSetStatus, mine []*corev1.Pod, hash string) (time.Time, error) {
 	places, strays, err := c.places(ds, mine)
 	if err != nil {
 		return time.Time{}, err
@@ -232,19 +230,19 @@ func (c *controller) work(ctx context.Context, ds *appsv1.DaemonSet, shown *apps
 		return time.Time{}, fmt.Errorf("read update strategy: %w", err)
 	}
 	todo, now := &plan{}, time.Now()
-	var changeErr error
-	if settled {
-		todo.manage(places, s, now)
-		todo.remove = append(todo.remove, strays...)
-		if s.rolling && len(todo.create)+len(todo.remove) == 0 {
-			todo.update(places, s, now)
-		}
-		changeErr = c.carryOut(ctx, ds, todo, hash)
+	todo.manage(places, s, now)
+	todo.remove = append(todo.remove, strays...)
+	if s.rolling && len(todo.create)+len(todo.remove) == 0 {
+		todo.update(places, s, now)
 	}
+	changeErr := c.carryOut(ctx, ds, todo, hash)
 	ds.Status = todo.statusOf(ds, places, s, now)
 	if !equality.Semantic.DeepEqual(*shown, ds.Status) {
-		_, err := c.client.AppsV1().DaemonSets(ds.Namespace).UpdateStatus(ctx, ds, metav1.UpdateOptions{})
-		if err != nil && !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) {
+		updated, err := c.client.AppsV1().DaemonSets(ds.Namespace).UpdateStatus(ctx, ds, metav1.UpdateOptions{})
+		switch {
+		case err == nil:
+			c.control.Pending.Wrote(updated)
+		case !apierrors.IsConflict(err) && !apierrors.IsNotFound(err):
 			changeErr = errors.Join(changeErr, fmt.Errorf("write status: %w", err))
 		}
 	}

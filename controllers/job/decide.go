@@ -73,8 +73,8 @@ func isTracked(p *corev1.Pod) bool {
 	return slices.Contains(p.Finalizers, batchv1.JobTrackingFinalizer)
 }
 
-// decide decides. settled says whether the Pods are all that were made and deleted for the Job until now.
-func decide(j *batchv1.Job, list []*corev1.Pod, settled bool, now time.Time) decision {
+// decide decides. Job and Pods are at least as new as what was last written for the Job.
+func decide(j *batchv1.Job, list []*corev1.Pod, now time.Time) decision {
 	s := &survey{job: j, completions: math.MaxInt, now: now}
 	s.out.status = *j.Status.DeepCopy()
 	if j.Spec.Completions != nil {
@@ -88,11 +88,8 @@ func decide(j *batchv1.Job, list []*corev1.Pod, settled bool, now time.Time) dec
 		s.end(*goal)
 	case ptr.Deref(j.Spec.Suspend, false):
 		s.out.remove = s.active
-	case settled && j.DeletionTimestamp == nil:
+	case j.DeletionTimestamp == nil:
 		s.manage()
-	}
-	if !settled {
-		s.out.remove, s.out.create = nil, nil
 	}
 	s.describe()
 	return s.out

@@ -86,7 +86,8 @@ func (s *survey) restartedTooOften(limit int) bool {
 	return n > 0 && n >= limit
 }
 
-// end ends the Job: what runs is deleted, and when all Pods are gone or counted the last word is said.
+// end ends the Job: how is written down, then what runs is deleted, and when all Pods are gone or counted the last word is said. Pods
+// that were deleted first would count as failed, and make a success a failure where the status is refused.
 func (s *survey) end(e end) {
 	st := &s.out.status
 	target, last := batchv1.JobFailureTarget, batchv1.JobFailed
@@ -95,8 +96,9 @@ func (s *survey) end(e end) {
 	}
 	if !isTrue(st, target) {
 		s.set(target, corev1.ConditionTrue, e.reason, e.message)
+	} else {
+		s.out.remove = s.active
 	}
-	s.out.remove = s.active
 	if len(s.active) > 0 || len(s.terminating) > 0 || s.tracked > 0 || len(s.out.untrack) > 0 || len(s.uncountedFails)+len(s.uncountedSuccess) > 0 {
 		return
 	}

@@ -58,7 +58,7 @@ type controller struct {
 // New returns the controller.
 func New(d engine.Deps) (engine.Runner, error) {
 	jobs := d.Informers.Batch().V1().Jobs()
-	control, err := pods.NewControl(d, kind)
+	control, err := pods.NewControl(d, kind, jobs.Informer())
 	if err != nil {
 		return nil, err
 	}
@@ -72,13 +72,8 @@ func New(d engine.Deps) (engine.Runner, error) {
 		AddFunc:    engine.Object(c.loop),
 		UpdateFunc: func(_, obj any) { engine.Object(c.loop)(obj) },
 		DeleteFunc: func(obj any) {
+			control.Pending.Forget(obj)
 			engine.Object(c.loop)(obj) // its Pods are to be let go
-			if last, ok := obj.(cache.DeletedFinalStateUnknown); ok {
-				obj = last.Obj
-			}
-			if j, ok := obj.(*batchv1.Job); ok {
-				control.Pending.Forget(j.UID)
-			}
 		},
 	})
 	if err != nil {
@@ -108,6 +103,9 @@ func (c *controller) suitors(p metav1.Object) []cache.ObjectName {
 }
 
 func (c *controller) sync(ctx context.Context, key cache.ObjectName) error {
+	if !c.control.Pending.Settled(key) { // before anything is read: what is settled now is shown
+		return &engine.Retry{After: lookAgain, Why: "changes are not seen yet"}
+	}
 	j, err := c.jobs.Jobs(key.Namespace).Get(key.Name)
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("read job: %w", err)
@@ -144,8 +142,6 @@ func (c *controller) work(ctx context.Context, j *batchv1.Job) error {
 	if err != nil {
 		return fmt.Errorf("read selector: %w", err)
 	}
-	// Before the Pods are read: what is settled now they show.
-	settled := c.control.Pending.Settled(j.UID)
 	list, err := c.control.Claim(ctx, j, selector, func(ctx context.Context) (metav1.Object, error) {
 		return c.client.BatchV1().Jobs(j.Namespace).Get(ctx, j.Name, metav1.GetOptions{})
 	})
@@ -153,14 +149,14 @@ func (c *controller) work(ctx context.Context, j *batchv1.Job) error {
 		return fmt.Errorf("claim pods: %w", err)
 	}
 	now := time.Now()
-	todo := decide(j, list, settled, now)
+	todo := decide(j, list, now)
 	if err := c.carryOut(ctx, j, todo); err != nil {
 		return err
 	}
 	switch {
 	case !todo.again.IsZero():
 		return &engine.Retry{After: max(time.Second, todo.again.Sub(now)), Why: "back-off or deadline"}
-	case !settled || !c.control.Pending.Settled(j.UID):
+	case c.control.Pending.AwaitsPods(cache.MetaObjectToName(j)):
 		return &engine.Retry{After: lookAgain, Why: "changes are not seen yet"}
 	}
 	return nil
@@ -180,10 +176,12 @@ func (c *controller) carryOut(ctx context.Context, j *batchv1.Job, todo decision
 	if !equality.Semantic.DeepEqual(j.Status, todo.status) {
 		next := j.DeepCopy()
 		next.Status = todo.status
-		switch _, err := c.client.BatchV1().Jobs(j.Namespace).UpdateStatus(ctx, next, metav1.UpdateOptions{}); {
+		switch now, err := c.client.BatchV1().Jobs(j.Namespace).UpdateStatus(ctx, next, metav1.UpdateOptions{}); {
+		case err == nil:
+			c.control.Pending.Wrote(now)
 		case apierrors.IsConflict(err) || apierrors.IsNotFound(err):
 			return changeErr // the event of what came first queues the Job again
-		case err != nil:
+		default:
 			return errors.Join(changeErr, fmt.Errorf("write status: %w", err))
 		}
 	}

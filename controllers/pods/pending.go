@@ -4,53 +4,62 @@ import (
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/resourceversion"
 	"k8s.io/client-go/tools/cache"
+
+	"github.com/peapod/peapod/controllers/written"
 )
 
-// Pending are the Pods that were created or deleted and that the informer may not show so yet. A controller that decided
-// again before it does would do its work twice.
+// Pending is what was done for owners and the informers may not show yet: Pods that were created or deleted, and writes of the owner
+// itself. A controller that decided again before they do would do its work twice. A Job whose informer is behind that of Pods would
+// not know that it has counted a Pod, and make another in its place.
 //
-// Nothing is counted: a creation is shown once the informer has come to its resource version, a deletion once the informer
-// shows the Pod ending, another one of its name, or none. So a Pod that came and went while the informer was away leaves
-// nothing behind.
+// Nothing is counted: a write is shown once its informer has come to its resource version, a deletion once the informer shows the Pod
+// ending, another one of its name, or none. So a Pod that came and went while the informer was away leaves nothing behind.
 type Pending struct {
 	index *Index
+	// owners is where the informer keeps the owners.
+	owners written.Store
 
 	mu sync.Mutex
-	// owners are those for whom something was done since Settled last said yes.
-	owners map[types.UID]*undone
+	// undone are the owners for whom something was done since Settled last said yes.
+	undone map[cache.ObjectName]*undone
 }
 
-// undone is what the informer has yet to show of an owner's Pods.
+// undone is what the informers have yet to show of an owner.
 type undone struct {
-	// created is the highest resource version of a Pod that was created; "" for none.
-	created string
+	uid     types.UID
+	written written.Versions
 	deleted map[types.UID]cache.ObjectName
 }
 
-// NewPending returns an empty set about the Pods of the index.
-func NewPending(x *Index) *Pending {
-	return &Pending{index: x, owners: map[types.UID]*undone{}}
+// NewPending returns an empty set about the Pods of the index, whose owners are in a store.
+func NewPending(x *Index, owners written.Store) *Pending {
+	return &Pending{index: x, owners: owners, undone: map[cache.ObjectName]*undone{}}
 }
 
-func (p *Pending) of(owner Owner) *undone {
-	u := p.owners[owner.GetUID()]
-	if u == nil {
-		u = &undone{deleted: map[types.UID]cache.ObjectName{}}
-		p.owners[owner.GetUID()] = u
+func (p *Pending) of(owner metav1.Object) *undone {
+	name := cache.MetaObjectToName(owner)
+	u := p.undone[name]
+	if u == nil || u.uid != owner.GetUID() {
+		u = &undone{uid: owner.GetUID(), written: written.Versions{}, deleted: map[types.UID]cache.ObjectName{}}
+		p.undone[name] = u
 	}
 	return u
+}
+
+// Wrote notes that the owner was written; it is as the API answered.
+func (p *Pending) Wrote(owner metav1.Object) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.of(owner).written.Add(p.owners, owner.GetResourceVersion())
 }
 
 func (p *Pending) created(owner Owner, made *corev1.Pod) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	u := p.of(owner)
-	if u.created == "" || !reached(u.created, made.ResourceVersion) {
-		u.created = made.ResourceVersion
-	}
+	p.of(owner).written.Add(p.index.indexer, made.ResourceVersion)
 }
 
 func (p *Pending) deleted(owner Owner, old *corev1.Pod) {
@@ -59,16 +68,17 @@ func (p *Pending) deleted(owner Owner, old *corev1.Pod) {
 	p.of(owner).deleted[old.UID] = cache.MetaObjectToName(old)
 }
 
-// Settled says whether the informer shows all that was done for the owner. If not, an event of a Pod of the owner will
-// come when it does, unless the informer was cut off: who waits should look again after a time.
-func (p *Pending) Settled(owner types.UID) bool {
+// Settled says whether the informers show all that was done for the owner; what is read after that shows it. If not, an event of the
+// owner, or of one of its Pods, will come when they do, unless the informer of Pods was cut off: who waits for Pods should look again
+// after a time.
+func (p *Pending) Settled(owner cache.ObjectName) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	u := p.owners[owner]
+	u := p.undone[owner]
 	if u == nil {
 		return true
 	}
-	if u.created != "" && !reached(p.index.indexer.LastStoreSyncResourceVersion(), u.created) {
+	if !u.written.Shown() {
 		return false
 	}
 	for uid, name := range u.deleted {
@@ -77,19 +87,31 @@ func (p *Pending) Settled(owner types.UID) bool {
 			return false
 		}
 	}
-	delete(p.owners, owner)
+	delete(p.undone, owner)
 	return true
 }
 
-// Forget drops what is expected for an owner that is gone.
-func (p *Pending) Forget(owner types.UID) {
+// AwaitsPods says whether Pods of the owner were created or deleted since Settled last said yes.
+func (p *Pending) AwaitsPods(owner cache.ObjectName) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	delete(p.owners, owner)
+	u := p.undone[owner]
+	return u != nil && (u.written[p.index.indexer] != "" || len(u.deleted) > 0)
 }
 
-// reached says whether a resource version is at or past another. Ones that cannot be compared are taken for reached.
-func reached(now, wanted string) bool {
-	c, err := resourceversion.CompareResourceVersion(now, wanted)
-	return now != "" && (err != nil || c >= 0)
+// Forget drops what is expected for an owner that is gone. It is an informer's handler of deletions.
+func (p *Pending) Forget(obj any) {
+	if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+		obj = gone.Obj
+	}
+	owner, ok := obj.(metav1.Object)
+	if !ok {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	name := cache.MetaObjectToName(owner)
+	if u := p.undone[name]; u != nil && u.uid == owner.GetUID() { // there may be another of the name by now
+		delete(p.undone, name)
+	}
 }

@@ -111,13 +111,13 @@ func (c *Control) words(verb, pod string, owner Owner, err error, usual string, 
 	return fmt.Sprintf(usual, arg)
 }
 
-// NewControl returns a control for owners of a kind.
-func NewControl(d engine.Deps, kind schema.GroupVersionKind) (*Control, error) {
+// NewControl returns a control for owners of a kind, whose informer is given.
+func NewControl(d engine.Deps, kind schema.GroupVersionKind, owners cache.SharedIndexInformer) (*Control, error) {
 	x, err := NewIndex(d.Informers)
 	if err != nil {
 		return nil, err
 	}
-	return &Control{Client: d.Client, Recorder: d.Recorder, Index: x, Kind: kind, Pending: NewPending(x)}, nil
+	return &Control{Client: d.Client, Recorder: d.Recorder, Index: x, Kind: kind, Pending: NewPending(x, owners.GetStore())}, nil
 }
 
 // FromTemplate returns a Pod of owner made from a template; it is not in the API yet.

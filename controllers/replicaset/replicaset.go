@@ -45,8 +45,8 @@ type source interface {
 	list(namespace string) ([]*set, error)
 	// fresh reads a set's object from the API.
 	fresh(ctx context.Context, namespace, name string) (metav1.Object, error)
-	// writeStatus writes s.status.
-	writeStatus(ctx context.Context, s *set) error
+	// writeStatus writes s.status, and returns the set's object as it is then.
+	writeStatus(ctx context.Context, s *set) (metav1.Object, error)
 }
 
 // controller keeps the sets of one source.
@@ -59,7 +59,7 @@ type controller struct {
 // New returns the controller of ReplicaSets.
 func New(d engine.Deps) (engine.Runner, error) {
 	informer := d.Informers.Apps().V1().ReplicaSets()
-	control, err := pods.NewControl(d, appsv1.SchemeGroupVersion.WithKind("ReplicaSet"))
+	control, err := pods.NewControl(d, appsv1.SchemeGroupVersion.WithKind("ReplicaSet"), informer.Informer())
 	if err != nil {
 		return nil, err
 	}
@@ -69,7 +69,7 @@ func New(d engine.Deps) (engine.Runner, error) {
 // NewReplication returns the controller of ReplicationControllers.
 func NewReplication(d engine.Deps) (engine.Runner, error) {
 	informer := d.Informers.Core().V1().ReplicationControllers()
-	control, err := pods.NewControl(d, corev1.SchemeGroupVersion.WithKind("ReplicationController"))
+	control, err := pods.NewControl(d, corev1.SchemeGroupVersion.WithKind("ReplicationController"), informer.Informer())
 	if err != nil {
 		return nil, err
 	}
@@ -82,7 +82,7 @@ func newController(d engine.Deps, name string, control *pods.Control, from sourc
 	sets, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc:    engine.Object(c.loop),
 		UpdateFunc: func(_, obj any) { engine.Object(c.loop)(obj) },
-		DeleteFunc: c.gone,
+		DeleteFunc: control.Pending.Forget,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("watch sets: %w", err)
@@ -94,15 +94,6 @@ func newController(d engine.Deps, name string, control *pods.Control, from sourc
 	}
 	c.loop.Synced = []cache.DoneChecker{sets.HasSyncedChecker(), seen.HasSyncedChecker()}
 	return c.loop, nil
-}
-
-func (c *controller) gone(obj any) {
-	if last, ok := obj.(cache.DeletedFinalStateUnknown); ok {
-		obj = last.Obj
-	}
-	if o, ok := obj.(metav1.Object); ok {
-		c.control.Pending.Forget(o.GetUID())
-	}
 }
 
 // suitors are the sets that may want to adopt the Pod.

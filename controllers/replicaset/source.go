@@ -56,11 +56,10 @@ func (r *replicaSets) fresh(ctx context.Context, namespace, name string) (metav1
 	return r.client.AppsV1().ReplicaSets(namespace).Get(ctx, name, metav1.GetOptions{})
 }
 
-func (r *replicaSets) writeStatus(ctx context.Context, s *set) error {
+func (r *replicaSets) writeStatus(ctx context.Context, s *set) (metav1.Object, error) {
 	rs := s.owner.(*appsv1.ReplicaSet).DeepCopy()
 	rs.Status = s.status
-	_, err := r.client.AppsV1().ReplicaSets(rs.Namespace).UpdateStatus(ctx, rs, metav1.UpdateOptions{})
-	return err
+	return r.client.AppsV1().ReplicaSets(rs.Namespace).UpdateStatus(ctx, rs, metav1.UpdateOptions{})
 }
 
 // replicationControllers is the source of core/v1 ReplicationControllers.
@@ -116,7 +115,7 @@ func (r *replicationControllers) fresh(ctx context.Context, namespace, name stri
 	return r.client.CoreV1().ReplicationControllers(namespace).Get(ctx, name, metav1.GetOptions{})
 }
 
-func (r *replicationControllers) writeStatus(ctx context.Context, s *set) error {
+func (r *replicationControllers) writeStatus(ctx context.Context, s *set) (metav1.Object, error) {
 	rc := s.owner.(*corev1.ReplicationController).DeepCopy()
 	rc.Status = corev1.ReplicationControllerStatus{
 		Replicas: s.status.Replicas, FullyLabeledReplicas: s.status.FullyLabeledReplicas,
@@ -129,8 +128,7 @@ func (r *replicationControllers) writeStatus(ctx context.Context, s *set) error 
 			Reason: c.Reason, Message: c.Message,
 		})
 	}
-	_, err := r.client.CoreV1().ReplicationControllers(rc.Namespace).UpdateStatus(ctx, rc, metav1.UpdateOptions{})
-	return err
+	return r.client.CoreV1().ReplicationControllers(rc.Namespace).UpdateStatus(ctx, rc, metav1.UpdateOptions{})
 }
 
 // wanted is how many Pods the set is to have.

@@ -27,6 +27,9 @@ const (
 
 // sync brings one set to its declared number of Pods and writes its status.
 func (c *controller) sync(ctx context.Context, key cache.ObjectName) error {
+	if !c.control.Pending.Settled(key) { // before anything is read: what is settled now is shown
+		return &engine.Retry{After: lookAgain, Why: "changes are not seen yet"}
+	}
 	s, err := c.source.get(key.Namespace, key.Name)
 	if apierrors.IsNotFound(err) {
 		return nil
@@ -34,8 +37,6 @@ func (c *controller) sync(ctx context.Context, key cache.ObjectName) error {
 	if err != nil {
 		return err
 	}
-	// Before the Pods are read: what is settled now they show.
-	settled := c.control.Pending.Settled(s.owner.GetUID())
 	mine, err := c.control.Claim(ctx, s.owner, s.selector, func(ctx context.Context) (metav1.Object, error) {
 		return c.source.fresh(ctx, key.Namespace, key.Name)
 	})
@@ -52,14 +53,17 @@ func (c *controller) sync(ctx context.Context, key cache.ObjectName) error {
 		}
 	}
 	var manageErr error
-	if settled && s.owner.GetDeletionTimestamp() == nil {
+	if s.owner.GetDeletionTimestamp() == nil {
 		manageErr = c.manage(ctx, s, active)
 	}
 	now := time.Now()
 	next, again := statusOf(s, active, terminating, manageErr, now)
 	if !equality.Semantic.DeepEqual(next, s.status) {
 		s.status = next
-		if err := c.source.writeStatus(ctx, s); err != nil && !isOver(err) {
+		switch now, err := c.source.writeStatus(ctx, s); {
+		case err == nil:
+			c.control.Pending.Wrote(now)
+		case !isOver(err):
 			return errors.Join(manageErr, fmt.Errorf("write status: %w", err))
 		}
 	}
@@ -68,7 +72,7 @@ func (c *controller) sync(ctx context.Context, key cache.ObjectName) error {
 		return manageErr
 	case !again.IsZero():
 		return &engine.Retry{After: again.Sub(now), Why: "a pod becomes available"}
-	case !settled || !c.control.Pending.Settled(s.owner.GetUID()):
+	case c.control.Pending.AwaitsPods(key):
 		return &engine.Retry{After: lookAgain, Why: "changes are not seen yet"}
 	}
 	return nil

@@ -112,6 +112,10 @@ func TestMissingClaim(t *testing.T) {
 	if err := w.Client.CoreV1().PersistentVolumeClaims(ns).Delete(t.Context(), "data-db-1", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
+	w.Await(t, "the claim to be seen going", func() bool {
+		claim, err := w.Informers.Core().V1().PersistentVolumeClaims().Lister().PersistentVolumeClaims(ns).Get("data-db-1")
+		return err == nil && claim.DeletionTimestamp != nil
+	})
 	w.DeletePod(t, "db-1")
 	w.Event(t, "db", "FailedCreate", "Create Pod db-1 in StatefulSet db failed error: pvc data-db-1 is being deleted")
 	if n := len(w.Pods(t, "app=db")); n != 2 {

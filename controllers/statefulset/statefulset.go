@@ -50,7 +50,7 @@ type controller struct {
 // New returns the controller.
 func New(d engine.Deps) (engine.Runner, error) {
 	sets, revisions := d.Informers.Apps().V1().StatefulSets(), d.Informers.Apps().V1().ControllerRevisions()
-	control, err := pods.NewControl(d, kind)
+	control, err := pods.NewControl(d, kind, sets.Informer())
 	if err != nil {
 		return nil, err
 	}
@@ -68,11 +68,7 @@ func New(d engine.Deps) (engine.Runner, error) {
 	}{
 		{sets.Informer(), cache.ResourceEventHandlerFuncs{
 			AddFunc: engine.Object(c.loop), UpdateFunc: func(_, obj any) { engine.Object(c.loop)(obj) },
-			DeleteFunc: func(obj any) {
-				if set, ok := obj.(*appsv1.StatefulSet); ok {
-					control.Pending.Forget(set.UID)
-				}
-			}}},
+			DeleteFunc: control.Pending.Forget}},
 		{d.Informers.Core().V1().Pods().Informer(), engine.Owners{Kind: kind, Add: c.loop.Add, Suitors: c.suitors}},
 		{revisions.Informer(), engine.Owners{Kind: kind, Add: c.loop.Add, Suitors: c.suitors}},
 		{claims.Informer(), cache.ResourceEventHandlerFuncs{DeleteFunc: c.claimGone}},
@@ -110,6 +106,9 @@ func (c *controller) suitors(o metav1.Object) []cache.ObjectName {
 }
 
 func (c *controller) sync(ctx context.Context, key cache.ObjectName) error {
+	if !c.control.Pending.Settled(key) { // before anything is read: what is settled now is shown
+		return &engine.Retry{After: lookAgain, Why: "changes are not seen yet"}
+	}
 	shown, err := c.sets.StatefulSets(key.Namespace).Get(key.Name)
 	if apierrors.IsNotFound(err) {
 		return nil
@@ -129,7 +128,6 @@ func (c *controller) sync(ctx context.Context, key cache.ObjectName) error {
 	if err != nil {
 		return err
 	}
-	settled := c.control.Pending.Settled(set.UID) // before the Pods are read
 	mine, err := c.control.Claim(ctx, set, selector, fresh)
 	if err != nil {
 		return fmt.Errorf("claim pods: %w", err)
@@ -152,9 +150,6 @@ func (c *controller) sync(ctx context.Context, key cache.ObjectName) error {
 		}
 	}
 	todo := decide(set, mine, current.Name, update.Name, time.Now())
-	if !settled {
-		todo.create, todo.remove = nil, nil
-	}
 	if err = c.keep(ctx, set, mine); err == nil { // a Pod must not go before its claims know with whom they go
 		err = c.carryOut(ctx, set, &todo, current, update)
 	}
@@ -171,7 +166,7 @@ func (c *controller) sync(ctx context.Context, key cache.ObjectName) error {
 	switch {
 	case !todo.again.IsZero():
 		return &engine.Retry{After: max(time.Second, time.Until(todo.again)), Why: "a pod becomes available"}
-	case !settled || !c.control.Pending.Settled(set.UID):
+	case c.control.Pending.AwaitsPods(key):
 		return &engine.Retry{After: lookAgain, Why: "changes are not seen yet"}
 	}
 	return nil
@@ -183,8 +178,11 @@ func (c *controller) write(ctx context.Context, shown *appsv1.StatefulSet, statu
 	}
 	set := shown.DeepCopy()
 	set.Status = status
-	_, err := c.client.AppsV1().StatefulSets(set.Namespace).UpdateStatus(ctx, set, metav1.UpdateOptions{})
-	if err != nil && !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) {
+	now, err := c.client.AppsV1().StatefulSets(set.Namespace).UpdateStatus(ctx, set, metav1.UpdateOptions{})
+	switch {
+	case err == nil:
+		c.control.Pending.Wrote(now)
+	case !apierrors.IsConflict(err) && !apierrors.IsNotFound(err):
 		return fmt.Errorf("write status: %w", err)
 	}
 	return nil
