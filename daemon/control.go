@@ -268,6 +268,9 @@ func (c *control) run(ctx context.Context) error {
 			err = publishNodeConfig(ctx, c.system, c.nodeConfig())
 		}
 		if err == nil {
+			err = bootstrap.Await(ctx, c.informers)
+		}
+		if err == nil {
 			close(c.bootstrapped)
 			c.makeFlowControl(ctx)
 		} else {

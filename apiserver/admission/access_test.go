@@ -77,6 +77,7 @@ func startWith(t *testing.T, fs vfs.FS, set setup) *cluster {
 	}
 	informing, stop := context.WithCancel(context.Background())
 	var stopped func()
+	var shown informers.SharedInformerFactory
 	c.Server = servertest.New(t, fs, func(cfg *apiserver.Config) {
 		system := cfg.InProcess.Config(&user.DefaultInfo{Name: user.APIServerUser, Groups: []string{user.SystemPrivilegedGroup}})
 		if c.system, err = kubernetes.NewForConfig(system); err != nil {
@@ -111,13 +112,16 @@ func startWith(t *testing.T, fs vfs.FS, set setup) *cluster {
 		cfg.Authorizer, cfg.Rules = authorizer, authorizer
 		cfg.Tokens, cfg.Handlers = c.issuer, c.issuer.Handlers()
 		factory.StartWithContext(informing)
-		stopped = factory.Shutdown
+		stopped, shown = factory.Shutdown, factory
 	})
 	c.stop = sync.OnceFunc(func() { c.Server.Stop(); stop(); stopped() })
 	t.Cleanup(c.stop)
 	<-c.Ready()
 	ctx := context.Background()
 	if err := bootstrap.Reconcile(ctx, c.system); err != nil {
+		t.Fatal(err)
+	}
+	if err := bootstrap.Await(ctx, shown); err != nil {
 		t.Fatal(err)
 	}
 	if err := priority.EnsureSystemClasses(ctx, c.system); err != nil {
