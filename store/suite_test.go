@@ -25,6 +25,8 @@ import (
 	"k8s.io/apiserver/pkg/storage/value"
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	featuregatetesting "k8s.io/component-base/featuregate/testing"
+
+	"github.com/peapod/peapod/store/storagetest"
 )
 
 // testPrefix is what the test's transformer puts before stored values.
@@ -194,7 +196,7 @@ func suiteWrites() []suiteTest {
 		}},
 		{name: "CreateWithTTL", run: plain(storagetesting.RunTestCreateWithTTL)},
 		{name: "CreateWithKeyExist", run: plain(storagetesting.RunTestCreateWithKeyExist)},
-		{name: "Get", run: plain(storagetesting.RunTestGet)},
+		{name: "Get", run: plain(storagetest.RunTestGet)},
 		{name: "UnconditionalDelete", run: plain(storagetesting.RunTestUnconditionalDelete)},
 		{name: "ConditionalDelete", run: plain(storagetesting.RunTestConditionalDelete)},
 		{name: "DeleteWithSuggestion", run: plain(storagetesting.RunTestDeleteWithSuggestion)},
