@@ -8,9 +8,11 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/dynamic-resource-allocation/resourceclaim"
 	"k8s.io/klog/v2"
 
 	"github.com/peapod/peapod/scheduler/framework"
+	"github.com/peapod/peapod/scheduler/plugins/dynamicresources"
 	"github.com/peapod/peapod/scheduler/plugins/volumebinding"
 )
 
@@ -27,26 +29,41 @@ func (s *Scheduler) bind(ctx context.Context, pod *framework.Pod, node string) e
 	return nil
 }
 
-// bindWithVolumes binds the Pod once its volumes are bound. As that may take long, the Pod's status says meanwhile on which node it
-// is to be, and no longer if it fails.
-func (s *Scheduler) bindWithVolumes(ctx context.Context, pod *framework.Pod, node string, wait *volumeWait) error {
+// bindWithClaims binds the Pod once it has its devices and its volumes are bound. As that may take long, the Pod's status says meanwhile
+// on which node it is to be, and no longer if it fails.
+func (s *Scheduler) bindWithClaims(ctx context.Context, pod *framework.Pod, node string, wait *bindWait) error {
 	if pod.Status.NominatedNodeName != node {
 		if err := s.nominate(ctx, pod, node); err != nil && ctx.Err() == nil {
 			klog.FromContext(ctx).Error(err, "Say where a Pod is going to be failed", "pod", klog.KObj(pod.Pod), "node", node)
 		}
 	}
-	err := s.bindVolumes(ctx, wait)
-	if err != nil {
-		err = fmt.Errorf("running PreBind plugin %q: binding volumes: %w", volumebinding.Plugin{}.Name(), err)
-	} else {
+	err := s.bindClaims(ctx, node, wait)
+	if err == nil {
 		err = s.bind(ctx, pod, node)
 	}
-	if err != nil && !errors.Is(err, errPodGone) && ctx.Err() == nil {
+	// What a Pod that has gone leaves, its controllers take back; and what a scheduler that is stopped does, the next one finds.
+	if err != nil && !errors.Is(err, errPodGone) && !gone(err) && ctx.Err() == nil {
+		s.unreserve(ctx, wait)
 		if failed := s.nominate(ctx, pod, ""); failed != nil {
 			klog.FromContext(ctx).Error(failed, "Take back what a Pod was promised failed", "pod", klog.KObj(pod.Pod))
 		}
 	}
 	return err
+}
+
+// bindClaims gives the Pod its devices first, so that no volume is made where it cannot have them.
+func (s *Scheduler) bindClaims(ctx context.Context, node string, wait *bindWait) error {
+	if err := s.bindDevices(ctx, node, wait); err != nil {
+		if errors.Is(err, errPodGone) {
+			return err
+		}
+		// Not wrapped: a claim that has gone or was changed says nothing of the Pod.
+		return fmt.Errorf("running PreBind plugin %q: %v", dynamicresources.Plugin{}.Name(), err)
+	}
+	if err := s.bindVolumes(ctx, wait); err != nil {
+		return fmt.Errorf("running PreBind plugin %q: binding volumes: %w", volumebinding.Plugin{}.Name(), err)
+	}
+	return nil
 }
 
 // bound reports the end of a binding. A Pod whose binding failed is tried again after its back-off.
@@ -96,5 +113,6 @@ func (s *Scheduler) reject(ctx context.Context, pod *framework.Pod, reason, mess
 
 // onlyStatusChanged says whether nothing that scheduling depends on differs.
 func onlyStatusChanged(old, new *corev1.Pod) bool {
-	return equality.Semantic.DeepEqual(old.Spec, new.Spec) && equality.Semantic.DeepEqual(old.Labels, new.Labels)
+	return equality.Semantic.DeepEqual(old.Spec, new.Spec) && equality.Semantic.DeepEqual(old.Labels, new.Labels) &&
+		resourceclaim.PodStatusEqual(old.Status.ResourceClaimStatuses, new.Status.ResourceClaimStatuses)
 }

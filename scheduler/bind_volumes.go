@@ -2,9 +2,7 @@ package scheduler
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -16,78 +14,14 @@ import (
 	"github.com/peapod/peapod/scheduler/plugins/volumebinding"
 )
 
-// errPodGone says that a Pod whose volumes were to be bound need not be scheduled any more.
-var errPodGone = errors.New("pod does not exist any more")
-
-// volumeWait is a Pod that has a node and waits until its claims are bound there.
-type volumeWait struct {
-	pod  *framework.Pod
-	node *framework.Node
-	// plan is what is to be written; what has been is in place of it there. mu of the scheduler guards the lists.
-	plan *framework.VolumePlan
-	// news has a token when something that is waited for may have come; gone is closed when the Pod need not be
-	// scheduled any more.
-	news  chan struct{}
-	gone  chan struct{}
-	ended bool
-}
-
-// assumeVolumes counts the plan as written. The caller holds mu.
-func (s *Scheduler) assumeVolumes(pod *framework.Pod, node *framework.Node, plan *framework.VolumePlan) *volumeWait {
-	w := &volumeWait{pod: pod, node: node, plan: plan, news: make(chan struct{}, 1), gone: make(chan struct{})}
-	s.cluster.View().Storage.Assume(pod.UID, plan)
-	s.binding[pod.UID] = w
-	return w
-}
-
-// releaseVolumes ends what assumeVolumes began; w may be nil.
-func (s *Scheduler) releaseVolumes(w *volumeWait) {
-	if w == nil {
-		return
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.cluster.View().Storage.Release(w.pod.UID)
-	delete(s.binding, w.pod.UID)
-	for _, other := range s.binding {
-		other.look() // it may have counted on this one
-	}
-}
-
-// end says that the Pod need not be scheduled any more. The caller holds mu; w may be nil.
-func (w *volumeWait) end() {
-	if w != nil && !w.ended {
-		w.ended = true
-		close(w.gone)
-	}
-}
-
-// look has the state of the claims looked at again.
-func (w *volumeWait) look() {
-	select {
-	case w.news <- struct{}{}:
-	default:
-	}
-}
-
-// concerns says whether e may be about what is waited for: any volume may be, as a claim can name one that has yet to be seen.
-func (w *volumeWait) concerns(e framework.Event) bool {
-	for _, c := range []*corev1.PersistentVolumeClaim{e.OldClaim, e.NewClaim} {
-		if c != nil && slices.Contains(w.plan.Waited, framework.Key(c)) {
-			return true
-		}
-	}
-	return e.OldVolume != nil || e.NewVolume != nil
-}
-
 func claimOf(v *corev1.PersistentVolume) types.NamespacedName {
 	return types.NamespacedName{Namespace: v.Spec.ClaimRef.Namespace, Name: v.Spec.ClaimRef.Name}
 }
 
 // bindVolumes writes the plan and waits until every claim is bound to a volume that the node can reach. What was written
 // before an error stays: the controller makes the best of it, and the next try finds it so.
-func (s *Scheduler) bindVolumes(ctx context.Context, w *volumeWait) error {
-	if w == nil {
+func (s *Scheduler) bindVolumes(ctx context.Context, w *bindWait) error {
+	if w.volumes == nil {
 		return nil
 	}
 	timer := s.cfg.Clock.NewTimer(s.cfg.VolumeBindTimeout)
@@ -114,9 +48,9 @@ func (s *Scheduler) bindVolumes(ctx context.Context, w *volumeWait) error {
 
 // writeVolumes writes the plan. The objects carry the version that the decision was made on, so that one which changed
 // meanwhile is refused.
-func (s *Scheduler) writeVolumes(ctx context.Context, w *volumeWait) error {
+func (s *Scheduler) writeVolumes(ctx context.Context, w *bindWait) error {
 	core := s.cfg.Client.CoreV1()
-	for i, v := range w.plan.Volumes {
+	for i, v := range w.volumes.Volumes {
 		// A copy: the client writes the kind into what it sends, while the cycle reads the plan.
 		sent := *v
 		written, err := core.PersistentVolumes().Update(ctx, &sent, metav1.UpdateOptions{})
@@ -124,31 +58,31 @@ func (s *Scheduler) writeVolumes(ctx context.Context, w *volumeWait) error {
 			return fmt.Errorf("bind volume %q to claim: %w", v.Name, err)
 		}
 		s.mu.Lock()
-		w.plan.Volumes[i] = written
+		w.volumes.Volumes[i] = written
 		s.mu.Unlock()
 	}
-	for i, c := range w.plan.Claims {
+	for i, c := range w.volumes.Claims {
 		sent := *c
 		written, err := core.PersistentVolumeClaims(c.Namespace).Update(ctx, &sent, metav1.UpdateOptions{})
 		if err != nil {
 			return fmt.Errorf("select node for claim %q: %w", c.Name, err)
 		}
 		s.mu.Lock()
-		w.plan.Claims[i] = written
+		w.volumes.Claims[i] = written
 		s.mu.Unlock()
 	}
 	return nil
 }
 
 // volumesBound says whether all claims are bound; an error says that they never will be as planned.
-func (s *Scheduler) volumesBound(w *volumeWait) (bool, error) {
+func (s *Scheduler) volumesBound(w *bindWait) (bool, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if w.node.Node == nil {
 		return false, fmt.Errorf("failed to get node of pod %q: it has gone", w.pod.Name)
 	}
 	all := true
-	for _, key := range w.plan.Waited {
+	for _, key := range w.volumes.Waited {
 		bound, err := s.claimBound(w, key)
 		if err != nil {
 			return false, err
@@ -158,7 +92,7 @@ func (s *Scheduler) volumesBound(w *volumeWait) (bool, error) {
 	return all, nil
 }
 
-func (s *Scheduler) claimBound(w *volumeWait, key types.NamespacedName) (bool, error) {
+func (s *Scheduler) claimBound(w *bindWait, key types.NamespacedName) (bool, error) {
 	storage := s.cluster.View().Storage
 	claim := storage.WrittenClaim(key)
 	if claim == nil {
@@ -174,12 +108,12 @@ func (s *Scheduler) claimBound(w *volumeWait, key types.NamespacedName) (bool, e
 		}
 		return claim.Status.Phase == corev1.ClaimBound, nil // the controller's last step: kubelets mount no other
 	}
-	for _, planned := range w.plan.Volumes {
+	for _, planned := range w.volumes.Volumes {
 		if claimOf(planned) == key {
 			return false, stillReserved(storage.WrittenVolume(planned.Name), planned)
 		}
 	}
-	for _, planned := range w.plan.Claims {
+	for _, planned := range w.volumes.Claims {
 		if framework.Key(planned) == key {
 			return false, stillSelected(claim, planned)
 		}

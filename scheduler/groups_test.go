@@ -62,12 +62,12 @@ func TestWaitsForRoomForVolumes(t *testing.T) {
 	driver := &storagev1.CSIDriver{ObjectMeta: metav1.ObjectMeta{Name: "csi.test.io"}, Spec: storagev1.CSIDriverSpec{PreventPodSchedulingIfMissing: new(true)}}
 	h := start(t, node("n1", nil), v, attached, attachment, driver, bound(claim("data", "", "1Gi"), "v"), withClaims(pod("p", ""), "data"))
 	h.wantEvent(t, "Warning FailedScheduling 0/1 nodes are available: 1 csi.test.io CSI driver is not installed on the node. "+
-		"preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.")
+		"no new claims to deallocate, preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.")
 	if _, err := h.client.StorageV1().CSINodes().Create(t.Context(), csiNode(1), metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	h.wantEvent(t, "Warning FailedScheduling 0/1 nodes are available: 1 node(s) exceed max volume count. "+
-		"preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.")
+		"no new claims to deallocate, preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.")
 	if err := h.client.StorageV1().VolumeAttachments().Delete(t.Context(), "x", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}

@@ -27,13 +27,13 @@ type preemption struct {
 }
 
 // preempt looks for Pods to preempt for one that fits nowhere, and promises it their node. It returns what the Pod's event
-// is to say, and what is to be done, nil for nothing. The caller holds mu.
-func (s *Scheduler) preempt(pod *framework.Pod, d cycle.Decision) (message string, p *preemption) {
+// is to say, which has what was done about claims in it, and what is to be done, nil for nothing. The caller holds mu.
+func (s *Scheduler) preempt(pod *framework.Pod, d cycle.Decision, claims string) (message string, p *preemption) {
 	if d.Nodes == 0 {
 		return d.Short, nil
 	}
 	if ok, why := cycle.Eligible(pod, s.cluster.Promised(pod.UID), d.Busy); !ok {
-		return d.Short + " preemption: " + why, nil
+		return d.Short + " " + claims + ", preemption: " + why, nil
 	}
 	budgets, err := s.budgets.List(labels.Everything())
 	if err != nil {
@@ -45,7 +45,7 @@ func (s *Scheduler) preempt(pod *framework.Pod, d cycle.Decision) (message strin
 			s.cluster.TakeBack(pod.UID)
 			p = &preemption{}
 		}
-		return d.Short + " preemption: " + why, p
+		return d.Short + " " + claims + ", preemption: " + why, p
 	}
 	p = &preemption{node: plan.Node.Node.Name, victims: plan.Victims}
 	for _, other := range plan.Node.Promised {

@@ -27,6 +27,7 @@ import (
 	"github.com/peapod/peapod/scheduler/cycle"
 	"github.com/peapod/peapod/scheduler/framework"
 	"github.com/peapod/peapod/scheduler/plugins"
+	"github.com/peapod/peapod/scheduler/plugins/dynamicresources"
 	"github.com/peapod/peapod/scheduler/plugins/volumebinding"
 	"github.com/peapod/peapod/scheduler/queue"
 )
@@ -36,7 +37,7 @@ type Config struct {
 	// Client acts as system:kube-scheduler.
 	Client kubernetes.Interface
 	// Informers are shared; Pods, Nodes, Namespaces, PodDisruptionBudgets, claims, volumes, storage classes, CSI's kinds, Services and
-	// what owns Pods are watched.
+	// what owns Pods are watched; claims for devices, their classes and slices when a Pod needs some.
 	Informers informers.SharedInformerFactory
 	// Recorder reports Scheduled and FailedScheduling.
 	Recorder events.EventRecorder
@@ -47,6 +48,9 @@ type Config struct {
 	// VolumeBindTimeout is how long a Pod waits until its claims are bound on the node that was chosen, before another
 	// may be; 0 means 10 minutes.
 	VolumeBindTimeout time.Duration
+	// DeviceBindTimeout is how long devices may take to become ready after they were allocated, where they say that they have to;
+	// 0 means 10 minutes.
+	DeviceBindTimeout time.Duration
 }
 
 // Scheduler is one scheduler. Make it with New.
@@ -62,8 +66,10 @@ type Scheduler struct {
 	queue   *queue.Queue
 	// assumed are the Pods that were given a node and whose binding the API has not yet shown.
 	assumed map[types.UID]string
-	// binding are those of them whose volumes are being bound.
-	binding map[types.UID]*volumeWait
+	// binding are those of them whose volumes and devices are being bound.
+	binding map[types.UID]*bindWait
+	// devicesWatched says that a Pod has asked for devices, and devicesKnown that all there is to know of them is known.
+	devicesWatched, devicesKnown bool
 	// wake has a token when the queue may have something to pop.
 	wake chan struct{}
 
@@ -84,13 +90,17 @@ func New(cfg Config) (*Scheduler, error) {
 	if cfg.VolumeBindTimeout == 0 {
 		cfg.VolumeBindTimeout = 10 * time.Minute
 	}
+	if cfg.DeviceBindTimeout == 0 {
+		cfg.DeviceBindTimeout = 10 * time.Minute
+	}
 	rules := plugins.All()
 	core, budgets := cfg.Informers.Core().V1(), cfg.Informers.Policy().V1().PodDisruptionBudgets()
 	s := &Scheduler{
 		cfg: cfg, namespaces: core.Namespaces().Lister(), budgets: budgets.Lister(), queue: queue.New(rules), cycle: cycle.New(rules),
-		assumed: map[types.UID]string{}, binding: map[types.UID]*volumeWait{}, wake: make(chan struct{}, 1),
+		assumed: map[types.UID]string{}, binding: map[types.UID]*bindWait{}, wake: make(chan struct{}, 1),
 	}
 	s.cluster = cluster.New(s.namespaceLabels)
+	s.cluster.View().Devices.BindTimeout = cfg.DeviceBindTimeout
 	storage, apps := cfg.Informers.Storage().V1(), cfg.Informers.Apps().V1()
 	s.synced = []cache.DoneChecker{budgets.Informer().HasSyncedChecker()}
 	if err := errors.Join(
@@ -118,6 +128,19 @@ func watch[T any, P interface {
 	*T
 	comparable
 }](s *Scheduler, informer cache.SharedIndexInformer, changed func(old, new P)) error {
+	synced, err := handle(informer, changed)
+	if err != nil {
+		return err
+	}
+	s.synced = append(s.synced, synced)
+	return nil
+}
+
+// handle does the work of watch, and returns what says that changed was called for all that was there.
+func handle[T any, P interface {
+	*T
+	comparable
+}](informer cache.SharedIndexInformer, changed func(old, new P)) (cache.DoneChecker, error) {
 	registration, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc:    func(obj any) { changed(nil, obj.(P)) },
 		UpdateFunc: func(old, obj any) { changed(old.(P), obj.(P)) },
@@ -128,10 +151,9 @@ func watch[T any, P interface {
 		},
 	})
 	if err != nil {
-		return fmt.Errorf("watch %T: %w", *new(T), err)
+		return nil, fmt.Errorf("watch %T: %w", *new(T), err)
 	}
-	s.synced = append(s.synced, registration.HasSyncedChecker())
-	return nil
+	return registration.HasSyncedChecker(), nil
 }
 
 func deleted[T any](obj any) (T, bool) {
@@ -184,15 +206,15 @@ func (s *Scheduler) drain(ctx context.Context) time.Time {
 			s.mu.Unlock()
 			return next
 		}
+		if pod.MayNeedDevices() && s.early(ctx, pod) {
+			s.mu.Unlock()
+			continue
+		}
 		d := s.cycle.Decide(pod, s.cluster.View())
 		if d.Node == nil {
-			message, preemption := s.preempt(pod, d)
-			s.queue.Failed(pod.UID, d.RejectedBy, s.cfg.Clock.Now())
+			then := s.nowhere(ctx, pod, d)
 			s.mu.Unlock()
-			s.reject(ctx, pod, corev1.PodReasonUnschedulable, message)
-			if preemption != nil {
-				s.waits.Go(func() { s.carryOut(ctx, pod, preemption) })
-			}
+			then()
 			continue
 		}
 		err := s.assume(ctx, pod, d.Node)
@@ -204,27 +226,50 @@ func (s *Scheduler) drain(ctx context.Context) time.Time {
 	return time.Time{}
 }
 
+// nowhere has a Pod for which there is no node wait. What it returns tells of that, and has done what may make one fit; it is to be called
+// without mu, which the caller holds.
+func (s *Scheduler) nowhere(ctx context.Context, pod *framework.Pod, d cycle.Decision) (then func()) {
+	if d.Err != nil {
+		s.queue.Failed(pod.UID, nil, s.cfg.Clock.Now())
+		return func() { s.reject(ctx, pod, corev1.PodReasonSchedulerError, d.Err.Error()) }
+	}
+	claim, what := dynamicresources.Unblock(pod, s.cluster.View().Devices, d.Unblockable)
+	message, preemption := s.preempt(pod, d, what)
+	s.queue.Failed(pod.UID, d.RejectedBy, s.cfg.Clock.Now())
+	return func() {
+		s.reject(ctx, pod, corev1.PodReasonUnschedulable, message)
+		if claim != nil {
+			s.waits.Go(func() { s.unblock(ctx, pod, claim) })
+		}
+		if preemption != nil {
+			s.waits.Go(func() { s.carryOut(ctx, pod, preemption) })
+		}
+	}
+}
+
 // assume counts the Pod, and what its claims need, as on the node, and starts to tell the API so. The caller holds mu.
 func (s *Scheduler) assume(ctx context.Context, pod *framework.Pod, n *framework.Node) error {
-	plan, err := volumebinding.Plan(pod, s.cluster.View().Storage, n.Node)
+	volumes, err := volumebinding.Plan(pod, s.cluster.View().Storage, n.Node)
 	if err != nil {
 		s.queue.Failed(pod.UID, nil, s.cfg.Clock.Now())
 		return fmt.Errorf("running Reserve plugin %q: %w", volumebinding.Plugin{}.Name(), err)
 	}
+	devices, err := dynamicresources.Plan(pod, s.cluster.View().Devices, n)
+	if err != nil {
+		s.queue.Failed(pod.UID, nil, s.cfg.Clock.Now())
+		return fmt.Errorf("running Reserve plugin %q: %w", dynamicresources.Plugin{}.Name(), err)
+	}
 	node := n.Node.Name
 	s.assumed[pod.UID] = node
 	s.cluster.SetPod(pod, node)
-	var wait *volumeWait
-	if plan != nil {
-		wait = s.assumeVolumes(pod, n, plan)
-	}
-	if wait == nil {
+	if volumes == nil && devices == nil {
 		s.bindings.do(func() { s.bound(ctx, pod, node, s.bind(ctx, pod, node)) })
 		return nil
 	}
+	wait := s.hold(pod, n, volumes, devices)
 	s.waits.Go(func() {
-		err := s.bindWithVolumes(ctx, pod, node, wait)
-		s.releaseVolumes(wait)
+		err := s.bindWithClaims(ctx, pod, node, wait)
+		s.letGo(wait, err != nil)
 		s.bound(ctx, pod, node, err)
 	})
 	return nil
@@ -272,6 +317,7 @@ func (s *Scheduler) podChanged(old, new *corev1.Pod) {
 		delete(s.assumed, old.UID)
 		s.binding[old.UID].end()
 		s.cluster.RemovePod(old.UID)
+		s.devicesLeft(old.UID)
 		s.cluster.TakeBack(old.UID)
 		s.queue.Happened(framework.Event{OldPod: old}, now)
 		s.signal()
@@ -313,6 +359,7 @@ func (s *Scheduler) boundPod(old, new *corev1.Pod, now time.Time) {
 	e := framework.Event{OldPod: old, NewPod: new}
 	if framework.Finished(new) {
 		s.cluster.RemovePod(new.UID)
+		s.devicesLeft(new.UID)
 	} else {
 		was := s.cluster.Pod(new.UID)
 		pod := was.Newer(new)

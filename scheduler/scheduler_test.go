@@ -129,7 +129,7 @@ func TestWaitsForLabelAndWakesWhenItAppears(t *testing.T) {
 	p.Spec.NodeSelector = map[string]string{"gpu": "true"}
 	h := start(t, node("n1", nil), p)
 	h.wantEvent(t, "Warning FailedScheduling 0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector. "+
-		"preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.")
+		"no new claims to deallocate, preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.")
 	if _, err := h.client.CoreV1().Nodes().Update(t.Context(), node("n1", map[string]string{"gpu": "true"}), metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -142,7 +142,7 @@ func TestWaitsForRoomAndWakesWhenAPodLeaves(t *testing.T) {
 	big.Spec.NodeName = "n1"
 	h := start(t, node("n1", nil), big, pod("small", "1"))
 	h.wantEvent(t, "Warning FailedScheduling 0/1 nodes are available: 1 Insufficient cpu. "+
-		"preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.")
+		"no new claims to deallocate, preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.")
 	if err := h.client.CoreV1().Pods("default").Delete(t.Context(), "big", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -161,7 +161,7 @@ func TestCountsPodsThatAreBeingBound(t *testing.T) {
 		t.Fatalf("bound %v", seen)
 	}
 	for e := range h.events.Events {
-		if e == "Warning FailedScheduling 0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod." {
+		if e == "Warning FailedScheduling 0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod." {
 			break
 		}
 	}
@@ -186,7 +186,7 @@ func TestTaintsCordonPortsAndGates(t *testing.T) {
 	gated.Spec.SchedulingGates = []corev1.PodSchedulingGate{{Name: "wait"}}
 	h := start(t, tainted, cordoned, node("used", nil), taken, p, gated)
 	h.wantEvent(t, "Warning FailedScheduling 0/3 nodes are available: 1 node(s) didn't have free ports for the requested pod ports, "+
-		"1 node(s) had untolerated taint(s), 1 node(s) were unschedulable. preemption: 0/3 nodes are available: "+
+		"1 node(s) had untolerated taint(s), 1 node(s) were unschedulable. no new claims to deallocate, preemption: 0/3 nodes are available: "+
 		"1 No preemption victims found for incoming pod, 2 Preemption is not helpful for scheduling.")
 	cordoned = cordoned.DeepCopy()
 	cordoned.Spec.Unschedulable = false
@@ -233,7 +233,7 @@ func TestNeverPreempts(t *testing.T) {
 	never := corev1.PreemptNever
 	vip.Spec.PreemptionPolicy = &never
 	h := start(t, node("n1", nil), low, vip)
-	h.wantEvent(t, "Warning FailedScheduling 0/1 nodes are available: 1 Insufficient cpu. preemption: not eligible due to preemptionPolicy=Never.")
+	h.wantEvent(t, "Warning FailedScheduling 0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: not eligible due to preemptionPolicy=Never.")
 }
 
 // Room that was made for an important Pod is not for one of lower priority that comes in between.
@@ -255,12 +255,12 @@ func TestPromisedRoomIsKept(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.wantEvent(t, "Warning FailedScheduling 0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector. "+
-		"preemption: not eligible due to preemptionPolicy=Never.")
+		"no new claims to deallocate, preemption: not eligible due to preemptionPolicy=Never.")
 	if _, err := h.client.CoreV1().Pods("default").Create(t.Context(), prioritized(pod("small", "1"), 0), metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	h.wantEvent(t, "Warning FailedScheduling 0/1 nodes are available: 1 Insufficient cpu. "+
-		"preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.")
+		"no new claims to deallocate, preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.")
 	if _, err := h.client.CoreV1().Nodes().Update(t.Context(), node("n1", map[string]string{"later": "yes"}), metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}

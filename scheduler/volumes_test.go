@@ -332,7 +332,7 @@ func TestBindingTimesOut(t *testing.T) {
 func TestMissingClaimAppears(t *testing.T) {
 	w := startWithStorage(t, 0, "n1")
 	w.putPod(t, withClaims(pod("p", ""), "data"))
-	w.wantEvent(t, `0/1 nodes are available: persistentvolumeclaim "data" not found. preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.`)
+	w.wantEvent(t, `0/1 nodes are available: persistentvolumeclaim "data" not found. no new claims to deallocate, preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.`)
 	w.putClaim(t, claim("data", "later", "2Gi"))
 	w.awaitSelected(t, "data")
 }
@@ -350,7 +350,7 @@ func TestReadWriteOncePod(t *testing.T) {
 	w.awaitNode(t, "first")
 	w.putPod(t, withClaims(prioritized(pod("second", ""), 5), "data"))
 	w.wantEvent(t, "0/2 nodes are available: 2 node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode. "+
-		"preemption: 0/2 nodes are available: 2 No preemption victims found for incoming pod.")
+		"no new claims to deallocate, preemption: 0/2 nodes are available: 2 No preemption victims found for incoming pod.")
 	if err := w.Client.CoreV1().Pods("default").Delete(t.Context(), "first", metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0)}); err != nil {
 		t.Fatal(err)
 	}

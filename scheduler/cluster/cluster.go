@@ -27,7 +27,7 @@ func New(namespaces func(string) map[string]string) *Cluster {
 	c := &Cluster{nodes: map[string]*framework.Node{}, where: map[types.UID]string{}, promised: map[types.UID]string{}}
 	c.view = framework.Cluster{
 		Namespaces: namespaces, Index: framework.NewIndex(namespaces), Storage: framework.NewStorage(), CSI: framework.NewCSI(),
-		Groups: framework.NewGroups(), Named: c.nodes, Promised: c.Promised, ClaimUsers: map[types.NamespacedName]map[*framework.Node]int{},
+		Devices: framework.NewDevices(), Groups: framework.NewGroups(), Named: c.nodes, Promised: c.Promised, ClaimUsers: map[types.NamespacedName]map[*framework.Node]int{},
 	}
 	return c
 }

@@ -20,8 +20,12 @@ type Decision struct {
 	RejectedBy []string
 	// Busy are the nodes that would do if Pods went away.
 	Busy []*framework.Node
+	// Unblockable are the nodes that might do if something which the Pod has were taken back.
+	Unblockable []*framework.Node
 	// Nodes is how many nodes there are; 0 says so in Short, and that preemption is beside the point.
 	Nodes int
+	// Err is why no decision could be made; nothing else is set then.
+	Err error
 }
 
 // Cycle holds the rules and, between Pods, where the search of nodes begins and how often there was a choice between equals. It
@@ -76,6 +80,9 @@ func (c *Cycle) Decide(pod *framework.Pod, cluster *framework.Cluster) Decision 
 	}
 	t := trial{nodes: all, reasons: map[string]int{}, rejectedBy: map[string]bool{}}
 	checks, none := c.checks(pod, cluster)
+	if none.Verdict == framework.Failed {
+		return Decision{Err: fmt.Errorf("running PreFilter plugin %q: %s", none.Plugin, none.Message)}
+	}
 	if none.Verdict != framework.Fits {
 		t.rejectedBy[none.Plugin] = true
 		return t.rejected(none.Message)
@@ -100,11 +107,14 @@ func (c *Cycle) Decide(pod *framework.Pod, cluster *framework.Cluster) Decision 
 	}
 	looked, want := 0, enough(len(nodes))
 	t.fit = slices.Grow(c.fit[:0], want)
-	for ; looked < len(nodes) && len(t.fit) < want; looked++ {
+	for ; looked < len(nodes) && len(t.fit) < want && t.failed == nil; looked++ {
 		t.look(pod, checks, nodes[(c.next+looked)%len(nodes)])
 	}
 	c.fit = t.fit
 	defer c.forget()
+	if t.failed != nil {
+		return Decision{Err: t.failed}
+	}
 	if len(nodes) > 0 {
 		c.next = (c.next + looked) % len(nodes)
 	}
@@ -122,10 +132,12 @@ func (c *Cycle) forget() {
 
 // trial is what the search of nodes for one Pod has found so far.
 type trial struct {
-	nodes      int
-	fit, busy  []*framework.Node
-	reasons    map[string]int
-	rejectedBy map[string]bool
+	nodes       int
+	fit, busy   []*framework.Node
+	unblockable []*framework.Node
+	reasons     map[string]int
+	rejectedBy  map[string]bool
+	failed      error
 }
 
 // look asks the filters about a node.
@@ -140,6 +152,12 @@ func (t *trial) look(pod *framework.Pod, checks checks, n *framework.Node) {
 	for _, r := range against {
 		t.reasons[r.Message]++
 		wrong = wrong || r.Verdict == framework.Wrong
+		if r.Unblockable {
+			t.unblockable = append(t.unblockable, n)
+		}
+		if r.Verdict == framework.Failed {
+			t.failed = fmt.Errorf("running %q filter plugin: %s", plugin, r.Message)
+		}
 	}
 	if !wrong {
 		t.busy = append(t.busy, n)
@@ -148,7 +166,7 @@ func (t *trial) look(pod *framework.Pod, checks checks, n *framework.Node) {
 
 // rejected is the decision that there is no node, for a reason that concerns the Pod, or if that is empty for those of the nodes.
 func (t *trial) rejected(reason string) Decision {
-	d := Decision{Nodes: t.nodes, Busy: t.busy, RejectedBy: slices.Sorted(maps.Keys(t.rejectedBy))}
+	d := Decision{Nodes: t.nodes, Busy: t.busy, Unblockable: t.unblockable, RejectedBy: slices.Sorted(maps.Keys(t.rejectedBy))}
 	if reason == "" {
 		reason = counted(t.reasons)
 	}

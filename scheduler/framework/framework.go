@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -21,6 +22,8 @@ const (
 	Busy
 	// Wrong says that no Pod's going changes anything.
 	Wrong
+	// Failed says that the plugin could not tell: no node is looked for any more, and the Pod is tried again after its back-off.
+	Failed
 )
 
 // Reason is why a node will not do, as FailedScheduling events quote it. The zero Reason fits.
@@ -29,6 +32,8 @@ type Reason struct {
 	Message string
 	// Plugin is set by the cycle.
 	Plugin string
+	// Unblockable says that something which the Pod has could be taken back, and then the node might do.
+	Unblockable bool
 }
 
 // Plugin is one rule. Which of the interfaces below it implements says where it is asked.
@@ -108,6 +113,17 @@ type Event struct {
 	OldCSINode, NewCSINode       *storagev1.CSINode
 	OldCSIDriver, NewCSIDriver   *storagev1.CSIDriver
 	OldAttachment, NewAttachment *storagev1.VolumeAttachment
+
+	// Devices is nil for events of other kinds, of which there are many and which are handed on by value.
+	Devices *DeviceEvent
+}
+
+// DeviceEvent is a change of what is known of devices. One of the pairs is set, as in Event, or none where all that was not known before
+// is now.
+type DeviceEvent struct {
+	OldClaim, NewClaim *resourcev1.ResourceClaim
+	OldClass, NewClass *resourcev1.DeviceClass
+	OldSlice, NewSlice *resourcev1.ResourceSlice
 }
 
 // NodeAppearedOr says whether e is a new node, or a change of one for which changed is true.

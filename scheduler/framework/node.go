@@ -110,6 +110,8 @@ type Cluster struct {
 	// Storage are the claims, volumes and classes, CSI the drivers and what they have attached.
 	Storage *Storage
 	CSI     *CSI
+	// Devices are those that claims can have.
+	Devices *Devices
 	// Groups are the Pods that Services and owners select.
 	Groups *Groups
 	// Named are the nodes by name, and those that are known by their Pods only, whose Node is nil.

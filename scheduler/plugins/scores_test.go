@@ -68,7 +68,7 @@ func scores(c *cluster.Cluster, rule framework.Score, p *corev1.Pod) []int64 {
 // The weights are those of Kubernetes' default profile.
 func TestWeights(t *testing.T) {
 	want := map[string]int64{"TaintToleration": 3, "NodeAffinity": 2, "PodTopologySpread": 2, "InterPodAffinity": 2,
-		"NodeResourcesFit": 1, "NodeResourcesBalancedAllocation": 1, "ImageLocality": 1}
+		"NodeResourcesFit": 1, "NodeResourcesBalancedAllocation": 1, "ImageLocality": 1, "DynamicResources": 2}
 	for _, p := range plugins.All() {
 		if s, ok := p.(framework.Score); ok {
 			if s.Weight() != want[p.Name()] {

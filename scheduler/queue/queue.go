@@ -146,6 +146,15 @@ func (q *Queue) Failed(uid types.UID, rejectedBy []string, now time.Time) {
 	q.move(e, waiting)
 }
 
+// Hold takes back a Pod that was popped too early: it waits until something helps the plugin, and that it was tried does not count.
+func (q *Queue) Hold(uid types.UID, plugin string) {
+	if e := q.entries[uid]; e != nil && e.state < 0 {
+		e.attempts--
+		e.rejectedBy = []string{plugin}
+		q.move(e, waiting)
+	}
+}
+
 // Retry has a Pod that waits for an event tried again after its back-off.
 func (q *Queue) Retry(uid types.UID) {
 	if e := q.entries[uid]; e != nil && e.state == waiting {

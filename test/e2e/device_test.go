@@ -5,14 +5,14 @@ import (
 	"testing"
 )
 
-// Claims for devices, from their template to the Pod that names them. Nobody here allocates devices: the Pod says that, and waits.
+// Claims for devices, from their template to the device that a Pod gets. No driver is there: the test says what devices there are.
 func TestDeviceClaims(t *testing.T) {
 	t.Parallel()
 	eachKubectl(t, func(s *space) {
 		class := "gpu-" + s.name
 		t.Cleanup(func() { s.kubectl("delete", "deviceclass", class, "--ignore-not-found") })
 		s.kubectlIn(`{"apiVersion":"resource.k8s.io/v1","kind":"DeviceClass","metadata":{"name":"`+class+`"},
-			"spec":{"selectors":[{"cel":{"expression":"device.driver == 'gpu.example.com'"}}]}}`, "apply", "-f", "-")
+			"spec":{"selectors":[{"cel":{"expression":"device.driver == '`+class+`.example.com'"}}]}}`, "apply", "-f", "-")
 		template := `{"apiVersion":"resource.k8s.io/v1","kind":"ResourceClaimTemplate","metadata":{"name":"gpus"},"spec":{"spec":{"devices":{"requests":[
 			{"name":"gpu","exactly":{"deviceClassName":"` + class + `","count":2,"selectors":[{"cel":{"expression":"EXPRESSION"}}]}}]}}}}`
 		s.failsIn(strings.ReplaceAll(template, "EXPRESSION", "divice"), []string{"create", "-f", "-"},
@@ -24,7 +24,7 @@ func TestDeviceClaims(t *testing.T) {
 			"resourceClaims":[{"name":"gpu","resourceClaimTemplateName":"gpus"}],
 			"containers":[{"name":"web","image":"nginx:1.20.2","resources":{"claims":[{"name":"gpu"}]}}]}}`
 		s.kubectlIn(strings.ReplaceAll(pod, "NAME", "web"), "apply", "-f", "-")
-		s.event("web", "FailedScheduling", `0/1 nodes are available: cannot allocate claim "gpu" of spec.resourceClaims: this scheduler does not allocate devices, remove the claim from the pod.`)
+		s.event("web", "FailedScheduling", "0/1 nodes are available: 1 cannot allocate all claims. still not schedulable, preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.")
 		s.kubectl("wait", "pod/web", "--timeout=120s", "--for=jsonpath={.status.resourceClaimStatuses[0].name}=gpu")
 		claim := s.kubectl("get", "pod", "web", "-o", "jsonpath={.status.resourceClaimStatuses[0].resourceClaimName}")
 		equal(s.t, "claim", columns(s.kubectl("get", "resourceclaims", "--no-headers"), 2), claim+" pending")
@@ -41,10 +41,17 @@ func TestDeviceClaims(t *testing.T) {
 
 		// A slice is found by what it is of.
 		slice := `{"apiVersion":"resource.k8s.io/v1","kind":"ResourceSlice","metadata":{"name":"` + s.name + `"},"spec":{"driver":"` + class + `.example.com",
-			"pool":{"name":"pool","generation":1,"resourceSliceCount":1},"allNodes":true,"devices":[{"name":"gpu-0"}]}}`
+			"pool":{"name":"pool","generation":1,"resourceSliceCount":1},"allNodes":true,"devices":[{"name":"gpu-0"},{"name":"gpu-1"}]}}`
 		t.Cleanup(func() { s.kubectl("delete", "resourceslice", s.name, "--ignore-not-found") })
 		s.kubectlIn(slice, "apply", "-f", "-")
 		equal(s.t, "slices", columns(s.kubectl("get", "resourceslices", "--no-headers", "--field-selector=spec.driver="+class+".example.com"), 3), s.name+" "+class+".example.com pool")
 		s.fails([]string{"patch", "resourceslice", s.name, "--type=merge", "-p", `{"spec":{"pool":{"name":"other"}}}`}, "spec.pool.name: Invalid value: \"other\": field is immutable")
+
+		// Now there is what the Pod waits for.
+		s.kubectl("wait", "pod/db", "--for=condition=PodScheduled", "--timeout=120s")
+		claim = s.kubectl("get", "pod", "db", "-o", "jsonpath={.status.resourceClaimStatuses[0].resourceClaimName}")
+		equal(s.t, "claim", columns(s.kubectl("get", "resourceclaims", "--no-headers"), 2), claim+" allocated,reserved")
+		equal(s.t, "devices", s.kubectl("get", "resourceclaim", claim, "-o", "jsonpath={.status.allocation.devices.results[*].device}"), "gpu-0 gpu-1")
+		equal(s.t, "user", s.kubectl("get", "resourceclaim", claim, "-o", "jsonpath={.status.reservedFor[*].name}"), "db")
 	})
 }

@@ -221,9 +221,10 @@ func schedulerRules() []rbacv1.PolicyRule {
 		rule(readVerbs, "resource.k8s.io", "deviceclasses"),
 		rule("get list patch update watch", "resource.k8s.io", "resourceclaims"),
 		rule("get list patch update watch", "resource.k8s.io", "resourceclaims/status"),
-		rule("patch update", "resource.k8s.io", "resourceclaims/binding"),
-		rule("get list patch update watch", "core", "pods/finalizers"),
+		rule("update", "core", "pods/finalizers"),
 		rule(readVerbs, "resource.k8s.io", "resourceslices"),
+		rule("create delete", "resource.k8s.io", "resourceclaims"),
+		rule("patch update", "resource.k8s.io", "resourceclaims/binding"),
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 
 	"github.com/peapod/peapod/scheduler/framework"
 )
@@ -23,7 +24,7 @@ var (
 func (Fit) Name() string { return "NodeResourcesFit" }
 
 // Prepare implements framework.Filter.
-func (Fit) Prepare(pod *framework.Pod, _ *framework.Cluster) (func(*framework.Node) []framework.Reason, framework.Reason) {
+func (Fit) Prepare(pod *framework.Pod, cluster *framework.Cluster) (func(*framework.Node) []framework.Reason, framework.Reason) {
 	extended := slices.Sorted(maps.Keys(pod.Requests.Extended))
 	return func(n *framework.Node) []framework.Reason {
 		var out []framework.Reason
@@ -45,6 +46,10 @@ func (Fit) Prepare(pod *framework.Pod, _ *framework.Cluster) (func(*framework.No
 		short("Insufficient memory", pod.Requests.Memory, n.Requested.Memory, n.Allocatable.Memory)
 		short("Insufficient ephemeral-storage", pod.Requests.EphemeralStorage, n.Requested.EphemeralStorage, n.Allocatable.EphemeralStorage)
 		for _, name := range extended {
+			// A node without the resource may have devices of a class that stands for it.
+			if n.Allocatable.Extended[name] == 0 && cluster.Devices.ClassOf(name) != nil {
+				continue
+			}
 			short("Insufficient "+string(name), pod.Requests.Extended[name], n.Requested.Extended[name], n.Allocatable.Extended[name])
 		}
 		return out
@@ -52,7 +57,7 @@ func (Fit) Prepare(pod *framework.Pod, _ *framework.Cluster) (func(*framework.No
 }
 
 // Helps implements framework.Waker: a Pod left or needs less of what the Pod requests, or a node that could hold the Pod were it
-// empty appeared or has more of that to give.
+// empty appeared or has more of that to give, or a class stands for a resource of the Pod now.
 func (Fit) Helps(pod *framework.Pod, e framework.Event) bool {
 	switch {
 	case e.PodLeft():
@@ -60,17 +65,44 @@ func (Fit) Helps(pod *framework.Pod, e framework.Event) bool {
 	case e.OldPod != nil && e.NewPod != nil:
 		return pod.Requests.AnyLess(e.NewRequests, e.OldRequests)
 	}
+	if e.Devices != nil {
+		return stands(e.Devices.NewClass, e.Devices.OldClass, pod)
+	}
 	if e.NewNode == nil {
 		return false
 	}
 	now := framework.ResourcesOf(e.NewNode.Status.Allocatable)
-	if !pod.Requests.Within(now) || e.NewNode.Status.Allocatable.Pods().IsZero() {
+	if !ofNode(pod.Requests, now).Within(now) || e.NewNode.Status.Allocatable.Pods().IsZero() {
 		return false
 	}
 	return e.NodeAppearedOr(func(old, new *corev1.Node) bool {
 		return pod.Requests.AnyLess(framework.ResourcesOf(old.Status.Allocatable), now) ||
 			old.Status.Allocatable.Pods().Cmp(*new.Status.Allocatable.Pods()) < 0
 	})
+}
+
+// ofNode is what of the requests a node must have itself: for extended resources that it does not have at all a class may stand.
+func ofNode(requests, now framework.Resources) framework.Resources {
+	if len(requests.Extended) > 0 {
+		requests.Extended = maps.Clone(requests.Extended)
+		maps.DeleteFunc(requests.Extended, func(name corev1.ResourceName, _ int64) bool {
+			return now.Extended[name] == 0 && framework.MayBeDevice(name)
+		})
+	}
+	return requests
+}
+
+// stands says whether the class, which may be nil, stands for an extended resource of the Pod as it, being old, did not before.
+func stands(now, old *resourcev1.DeviceClass, pod *framework.Pod) bool {
+	if now == nil {
+		return false
+	}
+	requested := func(name string) bool { return pod.Requests.Extended[corev1.ResourceName(name)] > 0 }
+	if old == nil && requested(resourcev1.ResourceDeviceClassPrefix+now.Name) {
+		return true
+	}
+	name := now.Spec.ExtendedResourceName
+	return name != nil && (old == nil || old.Spec.ExtendedResourceName == nil || *old.Spec.ExtendedResourceName != *name) && requested(*name)
 }
 
 // PrepareScore implements framework.Score: the share of cpu and memory that would be left (LeastAllocated).
