@@ -5,7 +5,9 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/signal"
 	"path/filepath"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -26,8 +28,9 @@ import (
 )
 
 // Run carries out the command line args (args[0] is the program's name) and returns the exit code: 0 for success, 1 for
-// failure, or what kubectl returns. A program called kubectl is kubectl.
-func Run(ctx context.Context, args []string) int {
+// failure, or what kubectl returns. A program called kubectl is kubectl. SIGINT and SIGTERM end the context of Peapod's own verbs;
+// kubectl does about signals what it does on its own.
+func Run(args []string) int {
 	if filepath.Base(args[0]) == "kubectl" {
 		return kubectl.Run(terminal.DefaultDataDir(), args)
 	}
@@ -35,6 +38,8 @@ func Run(ctx context.Context, args []string) int {
 	if dir, rest, ok := kubectl.Invoked(args); ok {
 		return kubectl.Run(dir, rest)
 	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
 	root := newRoot(&terminal.Terminal{In: os.Stdin, Out: os.Stdout, Err: os.Stderr})
 	root.SetArgs(args[1:])
 	if err := root.ExecuteContext(ctx); err != nil {

@@ -4,6 +4,8 @@ package terminal
 
 import (
 	"bufio"
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -44,7 +46,7 @@ func (t *Terminal) Destroys(cmd *cobra.Command, what func(instance.Instance) str
 			if err != nil {
 				return err
 			}
-			if err := t.confirm(what(i)); err != nil {
+			if err := t.confirm(c.Context(), what(i)); err != nil {
 				return err
 			}
 		}
@@ -52,16 +54,31 @@ func (t *Terminal) Destroys(cmd *cobra.Command, what func(instance.Instance) str
 	}
 }
 
-// confirm returns an error unless the user answers yes.
-func (t *Terminal) confirm(what string) error {
+// confirm returns an error unless the user answers yes. The end of ctx, which a signal brings, is a no; what reads the
+// answer then waits on in the background, for the program is about to end.
+func (t *Terminal) confirm(ctx context.Context, what string) error {
 	fmt.Fprintf(t.Err, "%s\nGo on? [y/N] ", what)
-	line, err := bufio.NewReader(t.In).ReadString('\n')
-	switch strings.ToLower(strings.TrimSpace(line)) {
-	case "y", "yes":
-		return nil
+	type answer struct {
+		line string
+		err  error
 	}
-	if err != nil {
-		return fmt.Errorf("nobody answered; give --yes to go on without being asked")
+	answered := make(chan answer, 1)
+	go func() {
+		line, err := bufio.NewReader(t.In).ReadString('\n')
+		answered <- answer{line, err}
+	}()
+	select {
+	case <-ctx.Done():
+		fmt.Fprintln(t.Err)
+		return errors.New("stopped: nothing was changed")
+	case a := <-answered:
+		switch strings.ToLower(strings.TrimSpace(a.line)) {
+		case "y", "yes":
+			return nil
+		}
+		if a.err != nil {
+			return errors.New("nobody answered; give --yes to go on without being asked")
+		}
+		return errors.New("stopped: nothing was changed")
 	}
-	return fmt.Errorf("stopped: nothing was changed")
 }

@@ -9,7 +9,10 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/peapod/peapod/test/console"
 )
@@ -68,6 +71,24 @@ func TestExecOnTerminal(t *testing.T) {
 		c.Shows("still here")
 		c.TypeIn("exit 5\n")
 		equal(s.t, "exit code", c.Code(), 5)
+	})
+}
+
+// SIGTERM ends kubectl also while it has a session, as a supervisor of scripts expects.
+func TestExecIsTerminated(t *testing.T) {
+	t.Parallel()
+	eachKubectl(t, func(s *space) {
+		s.apply(busybox("ended", forever, "app: ended"))
+		s.ready("ended")
+		st := s.start("exec", "-i", "ended", "--", "sh", "-c", "echo began; cat")
+		st.until("began")
+		if err := st.cmd.Process.Signal(unix.SIGTERM); err != nil {
+			s.t.Fatal(err)
+		}
+		st.end() // which fails if it has to be killed
+		if ws, ok := st.cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || ws.Signaled() && ws.Signal() != unix.SIGTERM || ws.ExitStatus() == 0 {
+			s.t.Errorf("kubectl ended by %v", st.cmd.ProcessState)
+		}
 	})
 }
 
