@@ -18,12 +18,14 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	storagelisters "k8s.io/client-go/listers/storage/v1"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
+	"k8s.io/utils/clock"
 
 	"github.com/peapod/peapod/controllers/engine"
 	"github.com/peapod/peapod/controllers/pods"
@@ -47,6 +49,7 @@ const (
 type controller struct {
 	client   kubernetes.Interface
 	recorder record.EventRecorder
+	clock    clock.PassiveClock
 	loop     *engine.Loop
 
 	nodes   corelisters.NodeLister
@@ -68,17 +71,21 @@ type controller struct {
 	told map[string]map[corev1.UniqueVolumeName]string
 	// making has who gets an exclusive volume, by the persistent volume's name, until the attachment is seen.
 	making map[string]reservation
+	// ending has the UIDs of the attachments that were deleted, by name, while the informer may show them as they were.
+	ending map[string]types.UID
 }
 
 // New returns the controller. A key is a node.
-func New(d engine.Deps) (engine.Runner, error) {
+func New(d engine.Deps) (engine.Runner, error) { return newController(d, clock.RealClock{}) }
+
+func newController(d engine.Deps, clock clock.PassiveClock) (engine.Runner, error) {
 	core := d.Informers.Core().V1()
 	c := &controller{
-		client: d.Client, recorder: d.Recorder,
+		client: d.Client, recorder: d.Recorder, clock: clock,
 		nodes: core.Nodes().Lister(), pods: core.Pods().Informer().GetIndexer(),
 		claims: core.PersistentVolumeClaims().Lister(), volumes: core.PersistentVolumes().Lister(),
 		needed: make(chan struct{}), informers: informers.NewSharedInformerFactory(d.Client, 0),
-		leaving: map[string]time.Time{}, told: map[string]map[corev1.UniqueVolumeName]string{}, making: map[string]reservation{},
+		leaving: map[string]time.Time{}, told: map[string]map[corev1.UniqueVolumeName]string{}, making: map[string]reservation{}, ending: map[string]types.UID{},
 	}
 	c.loop = &engine.Loop{Name: Name, Workers: 2, Sync: c.sync}
 	if err := errors.Join(pods.IndexClaims(core.Pods().Informer()), core.Pods().Informer().AddIndexers(cache.Indexers{claimants: nodeOfClaimant})); err != nil {
@@ -112,17 +119,7 @@ func (c *controller) Run(ctx context.Context) error {
 	}
 	storage := c.informers.Storage().V1()
 	attachments := storage.VolumeAttachments().Informer()
-	if err := attachments.AddIndexers(cache.Indexers{
-		byNode: func(obj any) ([]string, error) {
-			return []string{obj.(*storagev1.VolumeAttachment).Spec.NodeName}, nil
-		},
-		byVolume: func(obj any) ([]string, error) {
-			if name := obj.(*storagev1.VolumeAttachment).Spec.Source.PersistentVolumeName; name != nil {
-				return []string{*name}, nil
-			}
-			return nil, nil
-		},
-	}); err != nil {
+	if err := attachments.AddIndexers(attachmentIndexers); err != nil {
 		return err
 	}
 	c.attachments, c.drivers = attachments.GetIndexer(), storage.CSIDrivers().Lister()
@@ -138,6 +135,18 @@ func (c *controller) Run(ctx context.Context) error {
 	c.informers.StartWithContext(ctx)
 	defer c.informers.Shutdown()
 	return c.loop.Run(ctx)
+}
+
+var attachmentIndexers = cache.Indexers{
+	byNode: func(obj any) ([]string, error) {
+		return []string{obj.(*storagev1.VolumeAttachment).Spec.NodeName}, nil
+	},
+	byVolume: func(obj any) ([]string, error) {
+		if name := obj.(*storagev1.VolumeAttachment).Spec.Source.PersistentVolumeName; name != nil {
+			return []string{*name}, nil
+		}
+		return nil, nil
+	},
 }
 
 func nodeOfClaimant(obj any) ([]string, error) {
@@ -219,6 +228,7 @@ func (c *controller) attachmentChanged(obj any) {
 	if !ok {
 		return
 	}
+	c.ended(a.Name)
 	c.queue(a.Spec.NodeName)
 	if name := a.Spec.Source.PersistentVolumeName; name != nil {
 		c.seen(*name, a.Spec.NodeName)

@@ -108,6 +108,10 @@ func (c *controller) attachedTo(node string, object *corev1.Node) (map[corev1.Un
 	}
 	for _, obj := range list {
 		a := obj.(*storagev1.VolumeAttachment)
+		if a.DeletionTimestamp == nil && c.isEnding(a) {
+			a = a.DeepCopy()
+			a.DeletionTimestamp = &metav1.Time{Time: c.clock.Now()}
+		}
 		own[a.Name] = a
 		if name := a.Spec.Source.PersistentVolumeName; name != nil {
 			if v, err := c.volumes.Get(*name); err == nil && v.Spec.CSI != nil {
@@ -210,11 +214,11 @@ func (c *controller) mayLeave(node *corev1.Node, volume corev1.UniqueVolumeName,
 	c.mu.Lock()
 	since, ok := c.leaving[a.Name]
 	if !ok {
-		since = time.Now()
+		since = c.clock.Now()
 		c.leaving[a.Name] = since
 	}
 	c.mu.Unlock()
-	left := maxWait - time.Since(since)
+	left := maxWait - c.clock.Since(since)
 	switch {
 	case node != nil && outOfService(node):
 		return true, true, 0
@@ -272,21 +276,25 @@ func (c *controller) arrived(node string, w *wanted) {
 	}
 }
 
-// detach deletes the attachment, unless the node has come to use the volume since it was taken off the list.
+// detach deletes the attachment, unless the node has come to use the volume since it was taken off the list, or the volume is on the list:
+// the informer of nodes is behind then, and has not shown that it was put there.
 func (c *controller) detach(ctx context.Context, node string, l leaver) error {
 	if !l.force {
 		now, err := c.client.CoreV1().Nodes().Get(ctx, node, metav1.GetOptions{})
 		if err != nil && !apierrors.IsNotFound(err) {
 			return fmt.Errorf("read node: %w", err)
 		}
-		if err == nil && slices.Contains(now.Status.VolumesInUse, l.volume) {
-			return nil // that it no longer does is an event
+		listed := func(a corev1.AttachedVolume) bool { return a.Name == l.volume }
+		if err == nil && (slices.Contains(now.Status.VolumesInUse, l.volume) || slices.ContainsFunc(now.Status.VolumesAttached, listed)) {
+			return nil // that it no longer does, or that it is on the list, is an event
 		}
 	} else {
 		klog.FromContext(ctx).Info("Detaching a volume that its node has not let go of", "node", node, "volume", l.volume)
 	}
+	c.ends(l.VolumeAttachment) // before its event can come
 	err := c.client.StorageV1().VolumeAttachments().Delete(ctx, l.Name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &l.UID}})
 	if err != nil && !apierrors.IsNotFound(err) {
+		c.stopEnding(l.VolumeAttachment)
 		return fmt.Errorf("detach volume %s from node %s: %w", l.volume, node, err)
 	}
 	c.mu.Lock()
