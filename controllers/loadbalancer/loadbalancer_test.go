@@ -3,6 +3,7 @@ package loadbalancer
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -45,11 +46,15 @@ func TestIngressOfNodes(t *testing.T) {
 	}
 	excluded := node("", "192.0.2.9")
 	excluded.Labels = map[string]string{corev1.LabelNodeExcludeBalancers: ""}
+	deleted, tainted := node("", "192.0.2.10"), node("", "192.0.2.11")
+	deleted.DeletionTimestamp = &metav1.Time{Time: time.Now()}
+	tainted.Spec.Taints = []corev1.Taint{{Key: "ToBeDeletedByClusterAutoscaler", Effect: corev1.TaintEffectNoSchedule}}
+	goes := []*corev1.Node{excluded, deleted, tainted}
 	var p pool
 	// Two nodes behind one address refuse it together only.
-	for _, n := range []*corev1.Node{node("TCP/81,UDP/80", "192.0.2.2", "2001:db8::2"), node("", "192.0.2.1"), node("TCP/22,TCP/80", "192.0.2.3"), excluded,
+	for _, n := range []*corev1.Node{node("TCP/81,UDP/80", "192.0.2.2", "2001:db8::2"), node("", "192.0.2.1"), node("TCP/22,TCP/80", "192.0.2.3"), excluded, deleted, tainted,
 		node("TCP/80,TCP/81", "192.0.2.4"), node("TCP/81", "192.0.2.4")} {
-		if !p.set(n) && n != excluded || p.set(n) {
+		if !p.set(n) && !slices.Contains(goes, n) || p.set(n) {
 			t.Errorf("%s counts for nothing, or twice", n.Name)
 		}
 	}

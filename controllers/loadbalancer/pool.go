@@ -139,9 +139,15 @@ func (p *pool) ingress(svc *corev1.Service, serving map[string]bool) corev1.Load
 	return s
 }
 
-// addresses are those at which a node is reached from outside: its external ones, or the internal where there are none.
+// taintToBeDeleted is what the cluster autoscaler puts on a node that it is about to remove.
+const taintToBeDeleted = "ToBeDeletedByClusterAutoscaler"
+
+// addresses are those at which a node is reached from outside: its external ones, or the internal where there are none. A node that
+// goes has none. One that is not ready keeps them, as upstream, so that connections outlive what passes.
 func addresses(n *corev1.Node) []string {
-	if _, excluded := n.Labels[corev1.LabelNodeExcludeBalancers]; excluded {
+	_, excluded := n.Labels[corev1.LabelNodeExcludeBalancers]
+	goes := n.DeletionTimestamp != nil || slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Key == taintToBeDeleted })
+	if excluded || goes {
 		return nil
 	}
 	for _, kind := range []corev1.NodeAddressType{corev1.NodeExternalIP, corev1.NodeInternalIP} {

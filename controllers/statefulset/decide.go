@@ -102,13 +102,14 @@ func (s *survey) count(list []*corev1.Pod) {
 	st := &s.out.status
 	*st = appsv1.StatefulSetStatus{
 		ObservedGeneration: s.set.Generation, CurrentRevision: s.current, UpdateRevision: s.update,
-		CollisionCount: s.set.Status.CollisionCount, Conditions: s.set.Status.Conditions,
+		CollisionCount: new(ptr.Deref(s.set.Status.CollisionCount, 0)), Conditions: s.set.Status.Conditions,
 	}
 	for _, p := range list {
 		st.Replicas++
 		if ready(p) {
 			st.ReadyReplicas++
-			if s.serves(p) {
+			// One that ends counts as upstream counts it: until it is not ready.
+			if ok, _ := pods.Available(p, s.set.Spec.MinReadySeconds, s.now); ok {
 				st.AvailableReplicas++
 			}
 		}

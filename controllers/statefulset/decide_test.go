@@ -44,6 +44,20 @@ func TestShrinkHalts(t *testing.T) {
 	}
 }
 
+// TestCounts: a Pod that ends is ready and available until it is neither, but of no revision; collisions are told from the first time on.
+func TestCounts(t *testing.T) {
+	set := &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Name: "ss"}, Spec: appsv1.StatefulSetSpec{Replicas: new(int32(3))}}
+	list := podsOf("rrn")
+	list[1].DeletionTimestamp = &metav1.Time{Time: time.Now()}
+	st := decide(set, list, "a", "b", time.Now()).status
+	if st.CollisionCount == nil || *st.CollisionCount != 0 {
+		t.Errorf("collisions %v", st.CollisionCount)
+	}
+	if st.Replicas != 3 || st.ReadyReplicas != 2 || st.AvailableReplicas != 2 || st.CurrentReplicas != 2 {
+		t.Errorf("counts %+v", st)
+	}
+}
+
 // TestRoll: the highest ordinals go first, as many as may be unavailable; one that is unavailable anyway may always go in its
 // turn.
 func TestRoll(t *testing.T) {
