@@ -86,9 +86,9 @@ func revisionOf(p *corev1.Pod) string { return p.Labels[appsv1.StatefulSetRevisi
 
 func ready(p *corev1.Pod) bool { return p.Status.Phase == corev1.PodRunning && pods.Ready(p) != nil }
 
-// serves says whether the Pod is available.
-func (s *survey) serves(p *corev1.Pod) bool {
-	if p == nil || !ready(p) || p.DeletionTimestamp != nil {
+// available says whether the Pod has been ready for long enough; where it will be, the set is looked at again then.
+func (s *survey) available(p *corev1.Pod) bool {
+	if !ready(p) {
 		return false
 	}
 	ok, when := pods.Available(p, s.set.Spec.MinReadySeconds, s.now)
@@ -96,6 +96,11 @@ func (s *survey) serves(p *corev1.Pod) bool {
 		s.out.again = when
 	}
 	return ok
+}
+
+// serves says whether the Pod is available, and to stay so.
+func (s *survey) serves(p *corev1.Pod) bool {
+	return p != nil && p.DeletionTimestamp == nil && s.available(p)
 }
 
 func (s *survey) count(list []*corev1.Pod) {
@@ -109,7 +114,7 @@ func (s *survey) count(list []*corev1.Pod) {
 		if ready(p) {
 			st.ReadyReplicas++
 			// One that ends counts as upstream counts it: until it is not ready.
-			if ok, _ := pods.Available(p, s.set.Spec.MinReadySeconds, s.now); ok {
+			if s.available(p) {
 				st.AvailableReplicas++
 			}
 		}

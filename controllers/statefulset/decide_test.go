@@ -49,7 +49,7 @@ func TestCounts(t *testing.T) {
 	set := &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Name: "ss"}, Spec: appsv1.StatefulSetSpec{Replicas: new(int32(3))}}
 	list := podsOf("rrn")
 	list[1].DeletionTimestamp = &metav1.Time{Time: time.Now()}
-	st := decide(set, list, "a", "b", time.Now()).status
+	st := decide(set, list, revisionOf(list[0]), "other", time.Now()).status
 	if st.CollisionCount == nil || *st.CollisionCount != 0 {
 		t.Errorf("collisions %v", st.CollisionCount)
 	}
