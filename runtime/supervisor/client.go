@@ -84,6 +84,11 @@ type session struct {
 func (c *Client) open(ctx context.Context, req *protocol.Request, files ...*os.File) (*session, error) {
 	var dialer net.Dialer
 	conn, err := dialer.DialContext(ctx, "unix", c.socket())
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) {
+		// The dialer looks at the clock, and may be ahead of the context's timer: callers look at ctx to know that they gave up.
+		<-ctx.Done()
+		return nil, context.Cause(ctx)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("connect to container supervisor: %w", err)
 	}
