@@ -20,6 +20,7 @@ import (
 	"github.com/peapod/peapod/cli/server"
 	"github.com/peapod/peapod/cli/status"
 	"github.com/peapod/peapod/cli/stop"
+	"github.com/peapod/peapod/cli/store"
 	"github.com/peapod/peapod/cli/terminal"
 	"github.com/peapod/peapod/cli/token"
 	"github.com/peapod/peapod/cli/uninstall"
@@ -69,7 +70,7 @@ Start here (as root):
 		"directory of the cluster's state (environment: "+instance.DataDirEnv+")")
 	root.AddCommand(
 		server.New(t), agent.New(t), token.New(t), kubectl.New(), image.New(t), status.New(t),
-		stop.New(t), kill.New(t), uninstall.New(t),
+		stop.New(t), kill.New(t), uninstall.New(t), store.New(t),
 		check.New(t), runtime.New(t), version.New(t),
 	)
 	root.SetIn(t.In)

@@ -83,12 +83,14 @@ func (r sharedRecord) write(i instance.Instance) error {
 // sameStorage refuses to start with other objects than the data directory has had before: with none, that is, of its own.
 func sameStorage(i instance.Instance, s settled, r sharedRecord) error {
 	shared := len(s.EtcdServers) > 0
-	_, err := os.Stat(filepath.Join(i.DataDir, "store"))
+	_, err := os.Stat(storeDir(i))
 	switch {
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("look for a store: %w", err)
+	case err == nil && r.ID != "":
+		return fmt.Errorf("the objects of data directory %s were being moved to etcd, below %s, when that was interrupted; run 'peapod store move' again", i.DataDir, r.Prefix)
 	case err == nil && shared:
-		return fmt.Errorf("--etcd-servers: data directory %s has a store of its own, whose objects would not be in etcd; choose another --data-dir", i.DataDir)
+		return fmt.Errorf("--etcd-servers: data directory %s has a store of its own, whose objects are not in etcd; move them there with 'peapod store move', or choose another --data-dir", i.DataDir)
 	case r.ID != "" && !shared:
 		return fmt.Errorf("--etcd-servers is needed: the objects of data directory %s are in etcd, below %s", i.DataDir, r.Prefix)
 	case r.ID != "" && r.Prefix != s.EtcdPrefix:
@@ -223,7 +225,7 @@ func openStorage(ctx context.Context, i instance.Instance, s *settled, used []ne
 		if _, err := i.ClaimRanges(s.want, used); err != nil {
 			return nil, nil, err
 		}
-		st, err := store.Open(ctx, store.Config{Dir: filepath.Join(i.DataDir, "store")})
+		st, err := store.Open(ctx, store.Config{Dir: storeDir(i)})
 		if err != nil {
 			return nil, nil, fmt.Errorf("open store: %w", err)
 		}
