@@ -20,6 +20,7 @@ func (c *controller) bind(ctx context.Context, volume *corev1.PersistentVolume, 
 		if volume, err = c.client.CoreV1().PersistentVolumes().Update(ctx, wanted, metav1.UpdateOptions{}); err != nil {
 			return fmt.Errorf("bind volume %s to claim %s/%s: %w", wanted.Name, claim.Namespace, claim.Name, err)
 		}
+		c.wrote(claim, c.volumeIndex, volume.ResourceVersion)
 	}
 	if err := c.setVolume(ctx, volume, corev1.VolumeBound, "", nil); err != nil {
 		return err
@@ -46,6 +47,7 @@ func (c *controller) nameVolume(ctx context.Context, claim *corev1.PersistentVol
 	if err != nil {
 		return nil, fmt.Errorf("bind claim %s/%s to volume %s: %w", claim.Namespace, claim.Name, volume, err)
 	}
+	c.wrote(now, c.claimIndex, now.ResourceVersion)
 	return now, nil
 }
 
@@ -105,6 +107,7 @@ func (c *controller) setClaim(ctx context.Context, claim *corev1.PersistentVolum
 	if err != nil {
 		return fmt.Errorf("set phase of claim %s/%s to %s: %w", claim.Namespace, claim.Name, phase, err)
 	}
+	c.wrote(now, c.claimIndex, now.ResourceVersion)
 	if n != nil && changes {
 		c.event(now, n)
 	}

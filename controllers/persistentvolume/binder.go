@@ -25,6 +25,7 @@ import (
 
 	"github.com/peapod/peapod/controllers/engine"
 	"github.com/peapod/peapod/controllers/pods"
+	"github.com/peapod/peapod/controllers/written"
 )
 
 // Name is that of the service account in kube-system as which the controller acts; upstream's, so that the bootstrap role
@@ -62,18 +63,28 @@ type controller struct {
 
 	// recyclers are the UIDs of the Pods that empty volumes, by volume; the worker's own.
 	recyclers map[string]types.UID
+	// written is what was written of claims and for them and is not seen yet; the worker's own.
+	written map[cache.ObjectName]written.Versions
 	// One worker: two at once would choose the same volume.
 	queue *engine.Queue[key]
 }
 
 // New returns the controller.
 func New(d engine.Deps) (engine.Runner, error) {
+	c, err := newController(d)
+	if err != nil {
+		return nil, err
+	}
+	return c.queue, nil
+}
+
+func newController(d engine.Deps) (*controller, error) {
 	volumes, claims := d.Informers.Core().V1().PersistentVolumes(), d.Informers.Core().V1().PersistentVolumeClaims()
 	classes, podInformer := d.Informers.Storage().V1().StorageClasses(), d.Informers.Core().V1().Pods().Informer()
 	c := &controller{
 		client: d.Client, recorder: d.Recorder, volumes: volumes.Lister(), claims: claims.Lister(), classes: classes.Lister(),
 		volumeIndex: volumes.Informer().GetIndexer(), claimIndex: claims.Informer().GetIndexer(), podIndex: podInformer.GetIndexer(),
-		recyclers: map[string]types.UID{},
+		recyclers: map[string]types.UID{}, written: map[cache.ObjectName]written.Versions{},
 	}
 	c.queue = &engine.Queue[key]{Name: Name, Sync: c.sync}
 	for informer, index := range map[cache.SharedIndexInformer]cache.Indexers{
@@ -102,7 +113,7 @@ func New(d engine.Deps) (engine.Runner, error) {
 		}
 		c.queue.Synced = append(c.queue.Synced, seen.HasSyncedChecker())
 	}
-	return c.queue, nil
+	return c, nil
 }
 
 func (c *controller) addClaim(o cache.ObjectName) { c.queue.Add(key{false, o}) }
@@ -166,6 +177,10 @@ func (c *controller) sync(ctx context.Context, k key) error {
 		}
 		return settled(c.syncVolume(ctx, v))
 	}
+	if !c.written[k.ObjectName].Shown() {
+		return nil // its event queues the claim
+	}
+	delete(c.written, k.ObjectName)
 	claim, err := c.claims.PersistentVolumeClaims(k.Namespace).Get(k.ObjectName.Name)
 	if apierrors.IsNotFound(err) {
 		return nil
@@ -178,6 +193,16 @@ func (c *controller) sync(ctx context.Context, k key) error {
 		return &engine.Retry{After: raced, Why: err.Error()}
 	}
 	return err
+}
+
+// wrote notes that the claim, or a volume for it, was written. A claim that was looked at again before that is seen could be given a second
+// volume.
+func (c *controller) wrote(claim *corev1.PersistentVolumeClaim, seenBy written.Store, version string) {
+	name := cache.MetaObjectToName(claim)
+	if c.written[name] == nil {
+		c.written[name] = written.Versions{}
+	}
+	c.written[name].Add(seenBy, version)
 }
 
 // settled turns errors into nil that events will tell more about: somebody else has written the object, or it is gone.

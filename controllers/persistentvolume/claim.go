@@ -156,9 +156,11 @@ func (c *controller) giveDefaultClass(ctx context.Context, claim *corev1.Persist
 	}
 	claim = claim.DeepCopy()
 	claim.Spec.StorageClassName = &class.Name
-	if _, err := c.client.CoreV1().PersistentVolumeClaims(claim.Namespace).Update(ctx, claim, metav1.UpdateOptions{}); err != nil {
+	now, err := c.client.CoreV1().PersistentVolumeClaims(claim.Namespace).Update(ctx, claim, metav1.UpdateOptions{})
+	if err != nil {
 		return false, fmt.Errorf("give storage class %s to claim %s/%s: %w", class.Name, claim.Namespace, claim.Name, err)
 	}
+	c.wrote(now, c.claimIndex, now.ResourceVersion)
 	return true, nil
 }
 

@@ -51,5 +51,6 @@ func (c *controller) nameProvisioner(ctx context.Context, claim *corev1.Persiste
 	if err != nil {
 		return nil, fmt.Errorf("name provisioner of claim %s/%s: %w", claim.Namespace, claim.Name, err)
 	}
+	c.wrote(now, c.claimIndex, now.ResourceVersion)
 	return now, nil
 }
