@@ -59,7 +59,7 @@ func (e emptier) finalize(ctx context.Context, ns *corev1.Namespace) error {
 	if ns.Status.Phase != corev1.NamespaceTerminating {
 		ns.Status.Phase = corev1.NamespaceTerminating
 		updated, err := e.client.CoreV1().Namespaces().UpdateStatus(ctx, ns, metav1.UpdateOptions{})
-		if apierrors.IsNotFound(err) {
+		if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
 			return nil
 		}
 		if err != nil {
@@ -71,7 +71,7 @@ func (e emptier) finalize(ctx context.Context, ns *corev1.Namespace) error {
 	if conditions := found.conditions(ns.Status.Conditions, time.Now()); !slices.EqualFunc(conditions, ns.Status.Conditions, sameCondition) {
 		ns.Status.Conditions = conditions
 		updated, err := e.client.CoreV1().Namespaces().UpdateStatus(ctx, ns, metav1.UpdateOptions{})
-		if apierrors.IsNotFound(err) {
+		if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
 			return nil
 		}
 		if err != nil {

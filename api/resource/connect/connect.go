@@ -38,7 +38,7 @@ func Proxy(location *url.URL, transport http.RoundTripper, responder rest.Respon
 func Stream(location *url.URL, transport http.RoundTripper, responder rest.Responder, streams translator.Options) http.Handler {
 	upgrade := proxy.NewUpgradeAwareHandler(location, transport, false, true, proxy.NewErrorResponder(responder))
 	translate := translator.NewStreamTranslatorHandler(location, transport, 0, streams)
-	return translator.NewTranslatingHandler(upgrade, translate, wsstream.IsWebSocketRequestWithStreamCloseProtocol)
+	return translator.NewTranslatingHandler(upgrade, quiet(translate), wsstream.IsWebSocketRequestWithStreamCloseProtocol)
 }
 
 // Tunnel passes an upgraded connection on to a kubelet: SPDY as it is, or tunnelled in a WebSocket.
