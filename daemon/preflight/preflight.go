@@ -50,6 +50,7 @@ var checks = []check{
 	{"oom score", checkOOMScore},
 	{"inotify", checkInotify},
 	{"disk", checkDisk},
+	{"mounts", checkMounts},
 }
 
 // Run makes every check. dataDir need not exist. It takes some tens of milliseconds and leaves nothing behind.
@@ -165,14 +166,18 @@ const (
 	minDiskPercent = 15
 )
 
-func checkDisk(dataDir string) Finding {
-	dir := dataDir
+// existing is dir, or what there is of the way to it.
+func existing(dir string) string {
 	for {
-		if _, err := os.Stat(dir); err == nil || dir == "/" {
-			break
+		if _, err := os.Stat(dir); err == nil || dir == "/" || dir == "." {
+			return dir
 		}
 		dir = filepath.Dir(dir)
 	}
+}
+
+func checkDisk(dataDir string) Finding {
+	dir := existing(dataDir)
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
 		return Finding{Severity: Fatal, Found: fmt.Sprintf("%s: %v", dir, err), Fix: "choose another --data-dir"}

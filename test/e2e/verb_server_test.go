@@ -133,7 +133,7 @@ func TestWordsAboutItself(t *testing.T) {
 	}
 	verb(t, c, "", "__complete", "sto").want(t, "completion of a verb", 0, "stop")
 	check := verb(t, c, "", "check")
-	check.want(t, "check", 0, "cgroups", "overlayfs", "network", "seccomp", "disk")
+	check.want(t, "check", 0, "cgroups", "overlayfs", "network", "seccomp", "disk", "mounts")
 	if strings.Contains(check.stdout, "FAILED") {
 		t.Errorf("check fails on a machine that runs Pods:\n%s", check.stdout)
 	}
