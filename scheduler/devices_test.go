@@ -205,6 +205,9 @@ func TestClaimsAreAllocatedAndReserved(t *testing.T) {
 	w.sched.mu.Unlock()
 	must(t)(w.Client.ResourceV1().ResourceClaimTemplates("default").Create(t.Context(), &resourcev1.ResourceClaimTemplate{
 		ObjectMeta: metav1.ObjectMeta{Name: "gpu"}, Spec: resourcev1.ResourceClaimTemplateSpec{Spec: gpuSpec()}}, metav1.CreateOptions{}))
+	makeClaim(t, w.Client, "first")
+	makePod(t, w.Client, "first", "first")
+	w.awaitNode(t, "first") // devices are known from here on
 	p := makePod(t, w.Client, "p", "template:gpu", "own")
 	early := makePod(t, w.Client, "early")
 	w.awaitNode(t, early.Name) // by now p has been tried
@@ -218,7 +221,7 @@ func TestClaimsAreAllocatedAndReserved(t *testing.T) {
 			}
 		}
 	}
-	must(t)(w.Client.ResourceV1().ResourceSlices().Update(t.Context(), withVersion(t, w, gpus("n2", 2)), metav1.UpdateOptions{}))
+	must(t)(w.Client.ResourceV1().ResourceSlices().Update(t.Context(), withVersion(t, w, gpus("n2", 3)), metav1.UpdateOptions{}))
 	if n := w.awaitNode(t, "p"); n != "n2" {
 		t.Errorf("on %s", n)
 	}
