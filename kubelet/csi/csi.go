@@ -23,6 +23,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/utils/clock"
 )
 
 // Kubernetes' time-outs: of one call to a driver, and of all that a volume takes to be attached.
@@ -31,7 +32,7 @@ const (
 	attachTimeout = 2*time.Minute + 3*time.Second
 )
 
-// Config is what a Plugin is made from; all of it is needed.
+// Config is what a Plugin is made from; all of it is needed, but for the clock.
 type Config struct {
 	// Client acts as the node.
 	Client   kubernetes.Interface
@@ -40,6 +41,8 @@ type Config struct {
 	RootDir string
 	// Kick has the node's status written soon, with what InUse says.
 	Kick func()
+	// Clock says when volumes are published again; nil means the real one.
+	Clock clock.WithDelayedExecution
 }
 
 // Volume is what a Pod has of a driver.
@@ -90,6 +93,9 @@ type Plugin struct {
 
 // New makes a Plugin. Nothing is read before the first call.
 func New(cfg Config) *Plugin {
+	if cfg.Clock == nil {
+		cfg.Clock = clock.RealClock{}
+	}
 	p := &Plugin{cfg: cfg, drivers: map[string]*driver{}, driverNews: make(chan struct{}), nodeNews: make(chan struct{}),
 		volumes: map[v1.UniqueVolumeName]*shared{}, mounts: map[mountKey]*mounting{}}
 	p.ctx, p.cancel = context.WithCancel(context.Background())

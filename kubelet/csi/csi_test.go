@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -314,6 +315,57 @@ func TestInlineVolume(t *testing.T) {
 	// A persistent volume is not what this driver is for.
 	if _, err := w.setUp(persistent(user("p"))); err == nil || !strings.Contains(err.Error(), `volume mode "Persistent" not supported by driver `+driverName+` (only supports ["Ephemeral"])`) {
 		t.Errorf("error %v", err)
+	}
+}
+
+// A driver that asks for it is asked every minute to publish again what is published, for as long as it is: so tokens stay valid.
+func TestRepublish(t *testing.T) {
+	w := start(t, noAttach(func(s *storagev1.CSIDriverSpec) {
+		s.VolumeLifecycleModes = []storagev1.VolumeLifecycleMode{storagev1.VolumeLifecycleEphemeral}
+		s.PodInfoOnMount, s.RequiresRepublish = ptr.To(true), ptr.To(true)
+		s.TokenRequests = []storagev1.TokenRequest{{Audience: "vault"}}
+	}))
+	tokens := 0
+	v := Volume{Pod: user("p"), Named: "v", Inline: &v1.CSIVolumeSource{Driver: driverName},
+		Token: func(context.Context, string, *int64) (authenticationv1.TokenRequestStatus, error) {
+			tokens++
+			return authenticationv1.TokenRequestStatus{Token: fmt.Sprint("the ", tokens, ".")}, nil
+		}}
+	var got Published
+	for range 2 { // the Pod's worker asks again, and finds it published
+		var err error
+		if got, err = w.setUp(v); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// expect waits until the clock is set for the next time, and compares what the driver was told.
+	expect := func(when, token string) {
+		t.Helper()
+		w.until(when, w.clock.HasWaiters)
+		text, err := os.ReadFile(filepath.Join(got.Path, "told"))
+		if err != nil || !strings.Contains(string(text), token) {
+			t.Errorf("%s the driver is told %s, %v; want %s", when, text, err, token)
+		}
+	}
+	expect("at first", "the 1.")
+	w.clock.Step(RepublishEvery - time.Second)
+	expect("before the time", "the 1.")
+	w.clock.Step(time.Second)
+	expect("after a minute", "the 2.")
+	w.intercept(func(context.Context, any) error { return errors.New("not now") })
+	w.clock.Step(RepublishEvery)
+	expect("where the driver fails", "the 2.")
+	w.intercept(nil)
+	if _, err := w.setUp(v); err != nil {
+		t.Errorf("the failure is the Pod's: %v", err)
+	}
+	w.clock.Step(RepublishEvery)
+	expect("a minute later", "the 4.")
+	if err := w.csi.TearDown(t.Context(), v.Pod.UID); err != nil {
+		t.Fatal(err)
+	}
+	if w.clock.HasWaiters() {
+		t.Error("a volume that is gone is to be published again")
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/klog/v2"
+	"k8s.io/utils/clock"
 
 	"github.com/peapod/peapod/internal/csiname"
 	"github.com/peapod/peapod/kubelet/pod"
@@ -35,7 +36,7 @@ type mounting struct {
 	record *record
 	unique v1.UniqueVolumeName // of a persistent volume
 
-	republish *time.Timer
+	republish clock.Timer
 	expansion *expansion // nil while none is asked for
 	// turn has a token while something is done with what is published.
 	turn turn
@@ -298,7 +299,7 @@ func (p *Plugin) republishLater(m *mounting, v Volume) {
 	if m.record.Republish != yes || m.republish != nil {
 		return
 	}
-	m.republish = time.AfterFunc(RepublishEvery, func() {
+	m.republish = p.cfg.Clock.AfterFunc(RepublishEvery, func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		if p.mounts[m.key] == m && m.republish != nil {
@@ -357,8 +358,9 @@ func (p *Plugin) publishAgain(v *Volume, m *mounting) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if m.republish != nil {
-		m.republish.Reset(RepublishEvery)
+	if m.republish != nil { // it was not stopped meanwhile
+		m.republish = nil
+		p.republishLater(m, *v)
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes/fake"
 	registerapi "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
+	clocktesting "k8s.io/utils/clock/testing"
 	"k8s.io/utils/ptr"
 
 	"github.com/peapod/peapod/kubelet/plugin"
@@ -36,6 +37,7 @@ const (
 type world struct {
 	t      *testing.T
 	root   string
+	clock  *clocktesting.FakeClock
 	client *fake.Clientset
 	csi    *Plugin
 	kicked chan struct{}
@@ -86,7 +88,7 @@ func start(t *testing.T, objects ...runtime.Object) *world {
 	if os.Geteuid() != 0 {
 		t.Skip("mounting needs root")
 	}
-	w := &world{t: t, root: t.TempDir(), kicked: make(chan struct{}, 1000)}
+	w := &world{t: t, root: t.TempDir(), kicked: make(chan struct{}, 1000), clock: clocktesting.NewFakeClock(time.Now())}
 	node := &v1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", UID: "node-uid"}}
 	w.client = fake.NewClientset(append(objects, node)...)
 	t.Cleanup(func() {
@@ -104,7 +106,7 @@ func start(t *testing.T, objects ...runtime.Object) *world {
 
 // run is a start of the kubelet; the last one must have stopped.
 func (w *world) run() {
-	w.csi = New(Config{Client: w.client, NodeName: "n1", RootDir: w.root, Kick: func() { w.kicked <- struct{}{} }})
+	w.csi = New(Config{Client: w.client, NodeName: "n1", RootDir: w.root, Clock: w.clock, Kick: func() { w.kicked <- struct{}{} }})
 	watcher := plugin.New(filepath.Join(w.root, "plugins_registry"), map[string]plugin.Handler{registerapi.CSIPlugin: w.csi})
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
