@@ -21,6 +21,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	registerapi "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
 
+	manifest "github.com/peapod/peapod/api/core/pod"
 	"github.com/peapod/peapod/daemon/instance"
 	"github.com/peapod/peapod/internal/atomicfile"
 	"github.com/peapod/peapod/internal/localpath"
@@ -199,6 +200,7 @@ func newNode(i instance.Instance, s settled, e *containers, m membership) (*node
 		NodeName:        s.NodeName, NodeIPs: []string{ip.String()}, PodCIDRs: []string{m.podCIDR.String()},
 		KubeletPort: port, Pressure: n.evict, Gate: n.evict, Sysctls: s.sysctls,
 		Client: client, Runtime: e.service, Images: e.images, Volumes: n.volumes, Attached: n.csi, Network: m.network,
+		StaticPods: s.PodManifestPath, PodFormat: manifest.NewManifest(),
 		RootDir: root, LogDir: logDir(i), CgroupRoot: cgroupRoot(i), ClusterDomain: m.domain,
 		ClusterDNS: []string{dnsAddress(m.service).String()}, SeccompProfileRoot: seccompDir(i),
 	})

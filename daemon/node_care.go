@@ -89,7 +89,7 @@ func (n *node) settings(s settled, port int32) any {
 		EvictionHard: hard, EvictionPressureTransitionPeriod: duration(5 * time.Minute),
 		CgroupDriver: "cgroupfs", CgroupsPerQOS: &yes, SerializeImagePulls: &no, SeccompDefault: &yes,
 		ContainerLogMaxSize: "10Mi", ContainerLogMaxFiles: &files,
-		AllowedUnsafeSysctls: s.AllowedUnsafeSysctls,
+		AllowedUnsafeSysctls: s.AllowedUnsafeSysctls, StaticPodPath: s.PodManifestPath,
 	}
 	c.Kind, c.APIVersion = "KubeletConfiguration", kubeletconfig.SchemeGroupVersion.String()
 	return c

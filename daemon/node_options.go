@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -33,6 +34,8 @@ type NodeOptions struct {
 	// InsecureRegistries are image registries (host or host:port) that are spoken to over plain HTTP. Those on loopback
 	// always may be.
 	InsecureRegistries []string `json:"insecureRegistries,omitempty"`
+	// PodManifestPath is a directory of Pods that the node runs without the API, one a file; or one such file. It is a kubelet's.
+	PodManifestPath string `json:"podManifestPath,omitempty"`
 	// AllowedUnsafeSysctls are kernel settings that Pods may have beyond the safe ones: names, or beginnings of names
 	// before a *. They are a kubelet's.
 	AllowedUnsafeSysctls []string `json:"allowedUnsafeSysctls,omitempty"`
@@ -56,6 +59,7 @@ func (o *NodeOptions) AddFlags(f *pflag.FlagSet) {
 	f.Int64Var(&o.ImageGCHighThreshold, "image-gc-high-threshold", o.ImageGCHighThreshold, "how full the disk gets, in percent, before unused images are removed; 100 never removes one")
 	f.Int64Var(&o.ImageGCLowThreshold, "image-gc-low-threshold", o.ImageGCLowThreshold, "how full in percent that leaves the disk")
 	f.StringSliceVar(&o.InsecureRegistries, "insecure-registries", o.InsecureRegistries, "image registries (host or host:port) spoken to over plain HTTP, comma separated; those on loopback always may be")
+	f.StringVar(&o.PodManifestPath, "pod-manifest-path", o.PodManifestPath, "directory of static Pods, which the node runs without the API: a file each, in YAML or JSON; or one such file")
 	f.StringSliceVar(&o.AllowedUnsafeSysctls, "allowed-unsafe-sysctls", o.AllowedUnsafeSysctls, "kernel settings that Pods of this node may have beyond the safe ones, comma separated; a name may end in *")
 }
 
@@ -96,6 +100,9 @@ func (o *NodeOptions) settle() (n settledNode, err error) {
 		if n.evict, err = evict.ParseThresholds(o.EvictionHard); err != nil {
 			return n, fmt.Errorf("--eviction-hard: %w", err)
 		}
+	}
+	if p := o.PodManifestPath; p != "" && !filepath.IsAbs(p) {
+		return n, fmt.Errorf("--pod-manifest-path %q: must be an absolute path, such as /etc/kubernetes/manifests", p)
 	}
 	if n.sysctls, err = admit.NewSysctls(o.AllowedUnsafeSysctls); err != nil {
 		return n, fmt.Errorf("--allowed-unsafe-sysctls: %w", err)

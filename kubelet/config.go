@@ -14,6 +14,7 @@ import (
 	"github.com/peapod/peapod/kubelet/admit"
 	"github.com/peapod/peapod/kubelet/node"
 	"github.com/peapod/peapod/kubelet/pod"
+	"github.com/peapod/peapod/kubelet/static"
 )
 
 // Config is all that a Kubelet is made from. What is not called optional is
@@ -49,6 +50,11 @@ type Config struct {
 	Gate pod.Gate
 	// Sysctls are those that Pods may set; nil: the safe ones.
 	Sysctls *admit.Sysctls
+	// StaticPods is the directory, or the file, that static Pods are written in;
+	// absolute. Empty: there are none.
+	StaticPods string
+	// PodFormat is how they are written; required with StaticPods.
+	PodFormat static.Format
 	// RootDir holds <RootDir>/pods/<uid>; on disk.
 	RootDir string
 	// LogDir holds the containers' logs, <namespace>_<name>_<uid> each Pod.
@@ -102,6 +108,7 @@ func (c *Config) validate() error {
 	need(filepath.IsAbs(c.RootDir), "an absolute RootDir")
 	need(filepath.IsAbs(c.LogDir), "an absolute LogDir")
 	need(c.CgroupRoot != "", "CgroupRoot")
+	need(c.StaticPods == "" || (filepath.IsAbs(c.StaticPods) && c.PodFormat != nil), "an absolute path as StaticPods, with PodFormat,")
 	for _, list := range [][]string{c.NodeIPs, c.ClusterDNS} {
 		for _, ip := range list {
 			if _, err := netip.ParseAddr(ip); err != nil {

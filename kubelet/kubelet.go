@@ -36,6 +36,7 @@ import (
 	"github.com/peapod/peapod/kubelet/node"
 	"github.com/peapod/peapod/kubelet/pod"
 	"github.com/peapod/peapod/kubelet/probe"
+	"github.com/peapod/peapod/kubelet/static"
 	podstatus "github.com/peapod/peapod/kubelet/status"
 	"github.com/peapod/peapod/kubelet/userns"
 )
@@ -50,11 +51,14 @@ type Kubelet struct {
 	cgroups     *cgroup.Tree
 	userns      *userns.Ranges
 	status      *podstatus.Writer
+	mirrors     *static.Mirrors
+	source      *static.Source // nil: no static Pods
 	prober      *probe.Prober
 	rotator     *logrotate.Rotator
 	pods        *pod.Manager
 
 	podInformer informers.SharedInformerFactory
+	seen        cache.DoneChecker               // its first list was taken in
 	informers   informers.SharedInformerFactory // services
 	nodes       informers.SharedInformerFactory // this node
 }
@@ -98,6 +102,7 @@ func (k *Kubelet) wire() error {
 	objects := &objects{client: cfg.Client, services: k.informers.Core().V1().Services().Lister()}
 	checker := &probe.Checker{Runtime: cfg.Runtime}
 	k.status = podstatus.New(cfg.Client, cfg.StatusWriters)
+	k.newStatic()
 	k.userns = userns.New(userns.Config{Dir: filepath.Join(cfg.RootDir, "userns"), Runtime: cfg.Runtime, MaxPods: k.node.MaxPods()})
 	k.prober = probe.New(probe.Config{Checker: checker, Record: k.recordContainer})
 	var err error
@@ -106,8 +111,8 @@ func (k *Kubelet) wire() error {
 		Images:   image.New(image.Config{Images: cfg.Images, Secrets: objects, Parallel: cfg.ParallelPulls}),
 		Probes:   k.prober,
 		Hooks:    checker,
-		Status:   k.status,
-		Admitter: admit.Behind(cfg.Gate, admit.New(k.node.Get, cfg.Sysctls)),
+		Status:   k.mirrors,
+		Admitter: admit.Behind(cfg.Gate, admit.New(k.node.Expected, cfg.Sysctls)),
 		Recorder: k.recorder, Node: k.describe, Allocatable: k.node.Allocatable,
 		RootDir: cfg.RootDir, LogDir: cfg.LogDir, Relist: cfg.Relist,
 	})
@@ -159,19 +164,7 @@ func (k *Kubelet) Run(ctx context.Context) error {
 	wg.Go(func() { k.node.Run(ctx) })
 	wg.Go(func() { k.prober.Run(ctx, k.pods.Wake) })
 	wg.Go(func() { k.rotator.Run(ctx) })
-	select {
-	case <-k.node.Registered():
-	case <-ctx.Done():
-		return nil
-	}
-	if !cache.WaitFor(ctx, "", k.podInformer.Core().V1().Pods().Informer().HasSyncedChecker(), k.informers.Core().V1().Services().Informer().HasSyncedChecker()) {
-		return nil
-	}
-	var mine []*v1.Pod
-	for _, o := range k.podInformer.Core().V1().Pods().Informer().GetStore().List() {
-		mine = append(mine, o.(*v1.Pod))
-	}
-	return k.pods.Run(ctx, mine)
+	return k.runPods(ctx)
 }
 
 // prepare makes what all Pods share on the machine.
@@ -195,32 +188,14 @@ func (k *Kubelet) prepare(ctx context.Context) error {
 	return k.cgroups.Open()
 }
 
-// watch starts the informers. Pods go to the manager as they come; it holds
-// them until it has adopted what runs.
+// watch starts the informers.
 func (k *Kubelet) watch(ctx context.Context) error {
 	pods := k.podInformer.Core().V1().Pods().Informer()
-	_, err := pods.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc: func(o any) { k.pods.Upsert(o.(*v1.Pod)) },
-		UpdateFunc: func(old, o any) {
-			was, is := old.(*v1.Pod), o.(*v1.Pod)
-			if was.UID != is.UID { // deleted and made again between two looks
-				k.pods.Delete(was)
-			}
-			k.status.Observe(is)
-			k.pods.Upsert(is)
-		},
-		DeleteFunc: func(o any) {
-			if gone, ok := o.(cache.DeletedFinalStateUnknown); ok {
-				o = gone.Obj
-			}
-			if p, ok := o.(*v1.Pod); ok {
-				k.pods.Delete(p)
-			}
-		},
-	})
+	events, err := pods.AddEventHandler(k.podEvents())
 	if err != nil {
 		return fmt.Errorf("watch pods: %w", err)
 	}
+	k.seen = events.HasSyncedChecker()
 	nodes := k.nodes.Core().V1().Nodes().Informer()
 	if _, err := nodes.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc: func(o any) { k.node.Observe(o.(*v1.Node)) },

@@ -17,6 +17,7 @@ import (
 
 	"github.com/peapod/peapod/kubelet/features"
 	"github.com/peapod/peapod/kubelet/pod"
+	"github.com/peapod/peapod/kubelet/static"
 )
 
 // Node reads this node's object, with the newest labels and allocatable.
@@ -82,7 +83,10 @@ func (a *Admitter) Admit(ctx context.Context, p *v1.Pod, others []*v1.Pod) *pod.
 	if conflict(p, others) {
 		return &pod.Refusal{Reason: "NodePorts", Message: "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports"}
 	}
-	// Of the taints only NoExecute is the node's business.
+	// Of the taints only NoExecute is the node's business, and not even that where a file of the node says what runs.
+	if static.Is(p) {
+		return unsupported(p)
+	}
 	if _, bad := corev1helpers.FindMatchingUntoleratedTaint(klog.FromContext(ctx), node.Spec.Taints, p.Spec.Tolerations, func(t *v1.Taint) bool {
 		return t.Effect == v1.TaintEffectNoExecute
 	}, false); bad {

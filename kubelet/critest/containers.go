@@ -106,6 +106,7 @@ func (r *Runtime) ListPodSandbox(_ context.Context, f *runtimeapi.PodSandboxFilt
 		if matches(s.config.Labels, f.GetLabelSelector()) {
 			out = append(out, &runtimeapi.PodSandbox{
 				Id: s.id, Metadata: s.config.Metadata, State: state(s), CreatedAt: s.at.UnixNano(), Labels: s.config.Labels,
+				Annotations: s.config.Annotations,
 			})
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	"k8s.io/utils/clock"
 
 	"github.com/peapod/peapod/kubelet/pod"
+	"github.com/peapod/peapod/kubelet/static"
 )
 
 // Observer tells how much of everything is left.
@@ -122,7 +123,7 @@ func (m *Manager) Admit(_ context.Context, p *v1.Pod, _ []*v1.Pod) *pod.Refusal 
 	m.mu.Lock()
 	list := m.conditions.List()
 	m.mu.Unlock()
-	if len(list) == 0 || Critical(p) || (len(list) == 1 && list[0] == v1.NodeMemoryPressure && sparesMemory(p)) {
+	if len(list) == 0 || static.Critical(p) || (len(list) == 1 && list[0] == v1.NodeMemoryPressure && sparesMemory(p)) {
 		return nil
 	}
 	return &pod.Refusal{Reason: reason, Message: fmt.Sprintf("The node had condition: %v. ", list)}
@@ -327,7 +328,7 @@ const grace = 1
 // evict ends a Pod; it reports false for one that must not be ended.
 func (m *Manager) evict(ctx context.Context, p *v1.Pod, why string, annotations map[string]string, condition *v1.PodCondition) bool {
 	log := klog.FromContext(ctx).WithValues("pod", klog.KObj(p), "podUID", p.UID)
-	if Critical(p) {
+	if static.Critical(p) {
 		log.Info("Cannot evict a critical pod")
 		return false
 	}

@@ -136,19 +136,6 @@ func local(p *v1.Pod, name string) bool {
 	return false
 }
 
-// Critical says whether a Pod must never be evicted: the node or the cluster
-// does not work without it.
-func Critical(p *v1.Pod) bool {
-	const systemCritical = 2_000_000_000
-	if source, ok := p.Annotations["kubernetes.io/config.source"]; ok && source != "api" {
-		return true
-	}
-	if _, mirror := p.Annotations[v1.MirrorPodAnnotationKey]; mirror {
-		return true
-	}
-	return p.Spec.Priority != nil && *p.Spec.Priority >= systemCritical
-}
-
 // sparesMemory says whether a Pod may start although memory is short: it asked
 // for its memory, or says that it bears the shortage.
 func sparesMemory(p *v1.Pod) bool {

@@ -161,9 +161,24 @@ func (n *Node) Get() (*v1.Node, error) {
 	return n.current, nil
 }
 
+// Expected is the newest Node object known. Before there is one with a status, it is as this machine will report it: static Pods do
+// not wait.
+func (n *Node) Expected() (*v1.Node, error) {
+	node, err := n.Get()
+	switch {
+	case err != nil:
+		node = n.initial()
+	case len(node.Status.Allocatable) > 0:
+		return node, nil
+	default:
+		node = node.DeepCopy()
+	}
+	return node, n.resources(&node.Status)
+}
+
 // Allocatable is what Pods may have of this node.
 func (n *Node) Allocatable() v1.ResourceList {
-	if node, err := n.Get(); err == nil {
+	if node, err := n.Expected(); err == nil {
 		return node.Status.Allocatable
 	}
 	return nil

@@ -23,19 +23,8 @@ const (
 // fill sets all that this node knows of itself; it returns the reasons of
 // events for conditions that changed.
 func (n *Node) fill(ctx context.Context, s *v1.NodeStatus) ([]string, error) {
-	capacity, err := n.m.capacity(n.cfg.RootDir, n.cfg.MaxPods)
-	if err != nil {
+	if err := n.resources(s); err != nil {
 		return nil, err
-	}
-	if s.Capacity == nil {
-		s.Capacity, s.Allocatable = v1.ResourceList{}, v1.ResourceList{}
-	}
-	// Extended resources that somebody advertised stay.
-	for name, q := range capacity {
-		s.Capacity[name] = q
-	}
-	for name, q := range allocatable(s.Capacity, n.kept(s.Capacity)...) {
-		s.Allocatable[name] = q
 	}
 	s.Addresses = nil
 	for _, ip := range n.cfg.IPs {
@@ -64,6 +53,25 @@ func (n *Node) fill(ctx context.Context, s *v1.NodeStatus) ([]string, error) {
 		}
 	}
 	return n.conditions(s, problems), nil
+}
+
+// resources sets what the machine has, and what of it Pods may have.
+func (n *Node) resources(s *v1.NodeStatus) error {
+	capacity, err := n.m.capacity(n.cfg.RootDir, n.cfg.MaxPods)
+	if err != nil {
+		return err
+	}
+	if s.Capacity == nil {
+		s.Capacity, s.Allocatable = v1.ResourceList{}, v1.ResourceList{}
+	}
+	// Extended resources that somebody advertised stay.
+	for name, q := range capacity {
+		s.Capacity[name] = q
+	}
+	for name, q := range allocatable(s.Capacity, n.kept(s.Capacity)...) {
+		s.Allocatable[name] = q
+	}
+	return nil
 }
 
 // kept are the lists of what Pods may not have.

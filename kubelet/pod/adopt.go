@@ -17,6 +17,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/peapod/peapod/kubelet/criconfig"
+	"github.com/peapod/peapod/kubelet/static"
 )
 
 // adopt makes a worker for every Pod that the API binds here and for every one
@@ -35,20 +36,32 @@ func (m *Manager) adopt(ctx context.Context, pods []*v1.Pod) error {
 		return fmt.Errorf("adopt pods: %w", err)
 	}
 	m.mu.Lock()
-	for uid, p := range orphans {
-		if m.workers[uid] != nil {
-			continue
+	for _, w := range m.workers {
+		if w.own {
+			live = append(live, w.pod)
 		}
-		klog.FromContext(ctx).Info("Ending what a pod that is gone left on this node", "pod", klog.KObj(p), "podUID", uid)
-		w := newWorker(m, p)
-		w.deleted = true
-		m.workers[uid] = w
+	}
+	for uid, p := range orphans {
+		if m.workers[uid] == nil {
+			m.workers[uid] = m.orphan(ctx, p)
+		}
 	}
 	m.mu.Unlock()
 	if err := m.cfg.Volumes.Adopt(ctx, live); err != nil {
 		return fmt.Errorf("adopt volumes: %w", err)
 	}
 	return nil
+}
+
+// orphan makes the worker of a Pod that nobody wants here any more.
+func (m *Manager) orphan(ctx context.Context, p *v1.Pod) *worker {
+	klog.FromContext(ctx).Info("Ending what a pod that is gone left on this node", "pod", klog.KObj(p), "podUID", p.UID)
+	if static.Is(p) { // its file went, or says something else now: nothing was said yet to what runs
+		return newWorker(m, withdrawn(p, m.cfg.Clock.Now()))
+	}
+	w := newWorker(m, p)
+	w.deleted = true
+	return w
 }
 
 // restore takes up what an earlier process gave to a Pod, before anybody asks
@@ -93,7 +106,7 @@ func (m *Manager) orphans(ctx context.Context) (map[types.UID]*v1.Pod, error) {
 	}
 	for _, s := range sandboxes {
 		if md := s.Metadata; s.Labels[criconfig.LabelPodUID] != "" {
-			get(md.GetUid(), md.GetNamespace(), md.GetName())
+			get(md.GetUid(), md.GetNamespace(), md.GetName()).Annotations = s.Annotations
 		}
 	}
 	containers, err := m.cfg.Runtime.ListContainers(ctx, nil)

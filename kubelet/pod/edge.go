@@ -15,9 +15,10 @@ import (
 // Pod at once. Every method is idempotent, so that a crash between any two of
 // them is healed by calling again.
 type Volumes interface {
-	// Adopt is called once, before any other method: pods are those that the
-	// API server binds to this node and that are not finished. What other Pods
-	// left mounted on the node is torn down (in the background is fine);
+	// Adopt is called once, before any other method is called for a Pod of the
+	// API: pods are those that the API server binds to this node and that are not
+	// finished, and all static Pods, which may be prepared already. What other
+	// Pods left mounted on the node is torn down (in the background is fine);
 	// what these have mounted stays as it is.
 	Adopt(ctx context.Context, pods []*v1.Pod) error
 	// Prepare mounts all volumes of the Pod, fsGroup applied, and returns when
@@ -187,9 +188,9 @@ type Publisher interface {
 	Set(pod *v1.Pod, status v1.PodStatus, final bool)
 	// Tried returns when what Set last said of the Pod is published, or a try
 	// to publish it has failed: at once if there is nothing to publish.
-	Tried(ctx context.Context, uid types.UID) error
-	// Forget drops what is not published yet.
-	Forget(uid types.UID)
+	Tried(ctx context.Context, pod *v1.Pod) error
+	// Forget says that nothing of the Pod is left on the node; it drops what is not published yet.
+	Forget(pod *v1.Pod)
 }
 
 // Gate may keep Pods off the node, such as while it is short of something.

@@ -66,7 +66,9 @@ type Manager struct {
 	workers map[types.UID]*worker
 	byName  map[types.NamespacedName]types.UID // of the newest Pod of the name
 	owner   map[string]types.UID               // container and sandbox IDs seen
-	ready   bool                               // Pods may start: Adopt is over
+	may     permission
+	next    map[types.NamespacedName]*v1.Pod // static Pods that wait for the one before them
+	settled chan struct{}                    // closed when the static Pods are known
 	wg      sync.WaitGroup
 }
 
@@ -83,14 +85,30 @@ func NewManager(cfg Config) (*Manager, error) {
 	}
 	return &Manager{
 		cfg: cfg, workers: map[types.UID]*worker{}, byName: map[types.NamespacedName]types.UID{}, owner: map[string]types.UID{},
+		next: map[types.NamespacedName]*v1.Pod{}, settled: make(chan struct{}),
 		allocations: allocation.Store{Dir: func(uid types.UID) string { return Dir(cfg.RootDir, uid) }}, resizes: newResizeQueue(),
 	}, nil
 }
 
-// Run adopts what the runtime has, given the Pods that the API server binds to
-// this node, then keeps all Pods until ctx ends. Containers stay as they are
-// when it returns.
-func (m *Manager) Run(ctx context.Context, pods []*v1.Pod) error {
+// permission is which Pods may start.
+type permission int
+
+const (
+	// nobody: it is not known what is on the node.
+	nobody permission = iota
+	// static Pods: it is known what is theirs, and not yet what the API says.
+	ownPods
+	everybody
+)
+
+// Run takes over what the runtime has, then keeps all Pods until ctx ends.
+// Containers stay as they are when it returns. own are the static Pods that
+// there are now; they run at once. bound waits for the Pods that the API server
+// binds to this node; false says that ctx ended first.
+func (m *Manager) Run(ctx context.Context, own []*v1.Pod, bound func(ctx context.Context) ([]*v1.Pod, bool)) error {
+	defer m.wg.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	m.mu.Lock()
 	m.ctx = ctx
 	m.mu.Unlock()
@@ -101,24 +119,42 @@ func (m *Manager) Run(ctx context.Context, pods []*v1.Pod) error {
 		}
 		m.cfg.RuntimeName = v.RuntimeName
 	}
+	if len(own) > 0 {
+		if err := m.adoptOwn(ctx, own); err != nil {
+			return err
+		}
+	}
+	m.permit(ownPods)
+	close(m.settled)
+	m.wg.Go(func() { m.watchRuntime(ctx) })
+	pods, ok := bound(ctx)
+	if !ok {
+		return nil
+	}
+	m.permit(nobody)
 	if err := m.adopt(ctx, pods); err != nil {
 		return err
 	}
-	m.mu.Lock()
-	m.ready = true
-	for _, w := range m.workers {
-		m.start(w)
-	}
-	m.mu.Unlock()
+	m.permit(everybody)
 	m.wg.Go(func() { m.runResizes(ctx) })
-	m.watchRuntime(ctx)
-	m.wg.Wait()
+	<-ctx.Done()
 	return nil
 }
 
-// start starts a worker's goroutine; the caller holds m.mu.
+// permit starts the workers that may start now. Those that run go on.
+func (m *Manager) permit(may permission) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.may = may
+	for _, w := range m.workers {
+		m.start(w)
+	}
+}
+
+// start starts a worker's goroutine, if it may; the caller holds m.mu.
 func (m *Manager) start(w *worker) {
-	if w.running || !m.ready || m.ctx.Err() != nil {
+	may := m.may == everybody || (m.may == ownPods && w.own)
+	if w.running || !may || m.ctx.Err() != nil {
 		return
 	}
 	w.running = true
@@ -136,17 +172,19 @@ func (m *Manager) drop(w *worker) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.workers, w.uid)
-	name := types.NamespacedName{Namespace: w.latest.Namespace, Name: w.latest.Name}
-	if m.byName[name] == w.uid {
-		delete(m.byName, name)
+	if m.byName[w.name] == w.uid {
+		delete(m.byName, w.name)
 	}
 	for id, uid := range m.owner {
 		if uid == w.uid {
 			delete(m.owner, id)
 		}
 	}
-	m.cfg.Status.Forget(w.uid)
+	m.cfg.Status.Forget(w.latest)
 	m.cfg.Probes.Forget(w.uid)
+	if w.own {
+		m.startNext()
+	}
 }
 
 // Upsert tells of a Pod bound to this node, new or changed.
@@ -158,7 +196,8 @@ func (m *Manager) Upsert(pod *v1.Pod) {
 		w = newWorker(m, pod)
 		m.workers[pod.UID] = w
 	}
-	m.byName[types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name}] = pod.UID
+	w.name = nameOf(pod)
+	m.byName[w.name] = pod.UID
 	changed := false
 	w.update(func() {
 		changed = !maps.Equal(w.pod.Labels, pod.Labels) || !maps.Equal(w.pod.Annotations, pod.Annotations)

@@ -37,7 +37,7 @@ func (w *worker) do(ctx context.Context, pod *v1.Pod, snapshot *Snapshot, a Acti
 	case ResizePod:
 		return nil, w.resizePod(ctx, pod, snapshot, a.Generation)
 	case AnnounceRestart:
-		return nil, w.m.cfg.Status.Tried(ctx, w.uid)
+		return nil, w.m.cfg.Status.Tried(ctx, pod)
 	case RemoveContainer:
 		return nil, w.removeContainer(ctx, snapshot, a.ID)
 	case Release:

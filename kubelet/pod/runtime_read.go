@@ -42,6 +42,11 @@ func (w *worker) refresh(ctx context.Context) error {
 		next.Containers = append(next.Containers, read)
 	}
 	next.sort()
+	if w.own { // nobody else remembers when it began
+		for i := range next.Sandboxes {
+			w.startTime = minTime(w.startTime, next.Sandboxes[i].CreatedAt)
+		}
+	}
 	if sb := next.Sandbox(); sb != nil && sb.Ready {
 		if err := w.readSandbox(ctx, sb); err != nil {
 			return err

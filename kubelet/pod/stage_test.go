@@ -186,12 +186,12 @@ func (b *board) tellsOfResize(p *v1.Pod, s *v1.PodStatus) {
 	}
 }
 
-func (b *board) Tried(context.Context, types.UID) error { return nil }
+func (b *board) Tried(context.Context, *v1.Pod) error { return nil }
 
-func (b *board) Forget(uid types.UID) {
+func (b *board) Forget(p *v1.Pod) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.forgotten[uid] = true
+	b.forgotten[p.UID] = true
 	close(b.changed)
 	b.changed = make(chan struct{})
 }
@@ -209,7 +209,9 @@ type stage struct {
 	events  *record.FakeRecorder
 	m       *pod.Manager
 	dir     string
-	node    v1.Node // what Pods are admitted to
+	node    v1.Node                                 // what Pods are admitted to
+	own     []*v1.Pod                               // static ones
+	bound   func(context.Context) ([]*v1.Pod, bool) // nil: what start is given
 	stop    func()
 }
 
@@ -290,11 +292,15 @@ func (s *stage) start(pods ...*v1.Pod) {
 		s.t.Fatal(err)
 	}
 	s.board.remove = s.m.Delete
+	bound := s.bound
+	if bound == nil {
+		bound = func(context.Context) ([]*v1.Pod, bool) { return pods, true }
+	}
 	ctx, cancel := context.WithCancel(s.t.Context())
 	var wg sync.WaitGroup
 	wg.Go(func() { prober.Run(ctx, s.m.Wake) })
 	wg.Go(func() {
-		if err := s.m.Run(ctx, pods); err != nil {
+		if err := s.m.Run(ctx, s.own, bound); err != nil {
 			s.t.Error(err)
 		}
 	})

@@ -13,6 +13,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/peapod/peapod/kubelet/allocation"
+	"github.com/peapod/peapod/kubelet/static"
 )
 
 // worker is the shell around the core for one Pod: it holds what Decide must
@@ -20,7 +21,9 @@ import (
 type worker struct {
 	m       *Manager
 	uid     types.UID
-	running bool // guarded by m.mu
+	name    types.NamespacedName // guarded by m.mu
+	own     bool                 // a static Pod
+	running bool                 // guarded by m.mu
 
 	kick chan struct{} // something below changed; capacity 1
 	ops  sync.WaitGroup
@@ -77,7 +80,7 @@ type result struct {
 
 func newWorker(m *Manager, pod *v1.Pod) *worker {
 	w := &worker{
-		m: m, uid: pod.UID, pod: pod, latest: pod, dirty: true, kick: make(chan struct{}, 1),
+		m: m, uid: pod.UID, name: nameOf(pod), own: static.Is(pod), pod: pod, latest: pod, dirty: true, kick: make(chan struct{}, 1),
 		exited: map[string]Container{}, busy: map[string]*operation{}, done: map[string]bool{},
 		failures: map[string]Failure{}, tries: map[string]int{}, backoffs: map[string]Backoff{},
 		again: map[string]bool{},
@@ -216,7 +219,7 @@ func (w *worker) input(pod *v1.Pod, deleted bool) *Input {
 	}
 	in := &Input{
 		Pod: &p, State: w.state, Now: w.m.cfg.Clock.Now(), Runtime: w.visible(), RuntimeName: w.m.cfg.RuntimeName, HostIPs: w.m.cfg.HostIPs,
-		StartTime: w.startTime, Deleted: deleted, Admission: w.admission, Admitted: w.admitted,
+		StartTime: w.startTime, Deleted: deleted || w.over(pod), Admission: w.admission, Admitted: w.admitted,
 		VolumesReady: w.volumesReady, Ended: w.ended, Busy: map[string]Op{}, Done: w.done,
 		Failures: w.failures, Backoffs: w.backoffs, Probes: w.m.cfg.Probes.Results(w.uid),
 		Allocation: allocated, Pending: pending, Unjudged: unjudged, Again: w.again,

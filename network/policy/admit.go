@@ -36,7 +36,9 @@ func (e *Enforcer) Admit(ctx context.Context, pod *corev1.Pod, addresses []strin
 		}
 		s.addrs = append(s.addrs, a.Unmap())
 	}
-	if !synced.Wait(ctx, synced.Limit, e.synced) {
+	// Static Pods run without an API server, too: the policies reach them when they are known.
+	static := pod.Annotations["kubernetes.io/config.source"] == "file"
+	if !synced.Wait(ctx, synced.Limit, e.synced) && !static {
 		return fmt.Errorf("admit pod %s to the network: network policies are not known: the API server cannot be reached, or user system:kube-proxy may not list and watch them",
 			s.NamespacedName)
 	}
