@@ -84,7 +84,7 @@ func startAgent(ctx context.Context, ps *parts, i instance.Instance, j *joined) 
 	ps.start("node certificate", func(ctx context.Context) error { return j.node.Run(ctx, j.asNode) })
 	ps.start("proxy certificate", func(ctx context.Context) error { return j.proxy.Run(ctx, j.asNode) })
 	ps.start("kubelet certificate", func(ctx context.Context) error { return j.serving.Run(ctx, j.asNode) })
-	e, err := newContainers(ctx, i, podNetwork{node: j.record.PodCIDR, cluster: config.Cluster, vni: config.VNI, nodeIP: j.nodeIP}, j.InsecureRegistries)
+	e, err := newContainers(ctx, i, podNetwork{node: j.record.PodCIDR, cluster: config.Cluster, vni: config.VNI, nodeIP: j.nodeIP}, j.NodeOptions)
 	if err != nil {
 		return err
 	}

@@ -46,11 +46,11 @@ type podNetwork struct {
 }
 
 // newContainers composes the engine; open starts it.
-func newContainers(ctx context.Context, i instance.Instance, pods podNetwork, insecure []string) (*containers, error) {
+func newContainers(ctx context.Context, i instance.Instance, pods podNetwork, o NodeOptions) (*containers, error) {
 	e := &containers{}
 	var err error
 	e.images, err = image.Open(ctx, image.Config{
-		Dir: filepath.Join(i.DataDir, "images"), RegistryConfigDir: filepath.Join(i.DataDir, "registries"), InsecureRegistries: insecure,
+		Dir: filepath.Join(i.DataDir, "images"), RegistryConfigDir: filepath.Join(i.DataDir, "registries"), InsecureRegistries: o.InsecureRegistries,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open images: %w", err)
@@ -69,7 +69,7 @@ func newContainers(ctx context.Context, i instance.Instance, pods podNetwork, in
 	e.service, err = cri.New(cri.Config{
 		DataDir: filepath.Join(i.DataDir, "runtime"), RunDir: i.RuntimeRun(), CgroupParent: cgroupRoot(i) + "/pods",
 		Supervisor: e.supervisor, Images: e.images, Snapshots: e.images.Snapshots(), Network: e.network,
-		SeccompProfileRoot: seccompDir(i), StreamPrefix: streamPrefix, Version: version.Peapod,
+		SeccompProfileRoot: seccompDir(i), CDISpecDirs: o.CDISpecDirs, StreamPrefix: streamPrefix, Version: version.Peapod,
 	})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("make container runtime: %w", err), e.images.Close(ctx))

@@ -27,6 +27,7 @@ import (
 	"github.com/peapod/peapod/internal/localpath"
 	"github.com/peapod/peapod/kubelet"
 	"github.com/peapod/peapod/kubelet/csi"
+	"github.com/peapod/peapod/kubelet/dra"
 	"github.com/peapod/peapod/kubelet/evict"
 	"github.com/peapod/peapod/kubelet/imagegc"
 	localvolumes "github.com/peapod/peapod/kubelet/localpath"
@@ -41,6 +42,7 @@ import (
 type node struct {
 	volumes *volume.Manager
 	csi     *csi.Plugin
+	devices *dra.Manager
 	plugins *plugin.Watcher
 	local   *localvolumes.Keeper
 	kubelet *kubelet.Kubelet
@@ -167,7 +169,8 @@ func newNode(i instance.Instance, s settled, e *containers, m membership) (*node
 	client, ip := m.client, s.nodeIP
 	root := kubeletDir(i)
 	n.csi = csi.New(csi.Config{Client: client, NodeName: s.NodeName, RootDir: root, Kick: func() { n.kubelet.Node().Kick() }})
-	n.plugins = plugin.New(pluginsDir(i), map[string]plugin.Handler{registerapi.CSIPlugin: n.csi})
+	n.devices = dra.New(dra.Config{Client: client, NodeName: s.NodeName, RootDir: root, Node: func() (*corev1.Node, error) { return n.kubelet.Node().Get() }})
+	n.plugins = plugin.New(pluginsDir(i), map[string]plugin.Handler{registerapi.CSIPlugin: n.csi, registerapi.DRAPlugin: n.devices})
 	n.volumes = volume.New(volume.Config{
 		Client: client, RootDir: root, CSI: n.csi,
 		Provide:     func(ctx context.Context, v *corev1.PersistentVolume) error { return n.local.Provide(ctx, v) },
@@ -199,7 +202,7 @@ func newNode(i instance.Instance, s settled, e *containers, m membership) (*node
 		NodeAnnotations: map[string]string{localpath.DirectoryAnnotation: volumesDir(i)},
 		NodeName:        s.NodeName, NodeIPs: []string{ip.String()}, PodCIDRs: []string{m.podCIDR.String()},
 		KubeletPort: port, Pressure: n.evict, Gate: n.evict, Sysctls: s.sysctls,
-		Client: client, Runtime: e.service, Images: e.images, Volumes: n.volumes, Attached: n.csi, Network: m.network,
+		Client: client, Runtime: e.service, Images: e.images, Volumes: n.volumes, Attached: n.csi, Devices: n.devices, Network: m.network,
 		StaticPods: s.PodManifestPath, PodFormat: manifest.NewManifest(),
 		RootDir: root, LogDir: logDir(i), CgroupRoot: cgroupRoot(i), ClusterDomain: m.domain,
 		ClusterDNS: []string{dnsAddress(m.service).String()}, SeccompProfileRoot: seccompDir(i),
@@ -239,6 +242,8 @@ func (n *node) findPlugins(ctx context.Context) error {
 	case <-ctx.Done():
 		return nil
 	}
+	n.devices.Open()
+	defer n.devices.Close()
 	return n.plugins.Run(ctx)
 }
 

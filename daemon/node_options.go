@@ -14,6 +14,7 @@ import (
 	"github.com/peapod/peapod/kubelet/admit"
 	"github.com/peapod/peapod/kubelet/evict"
 	"github.com/peapod/peapod/kubelet/imagegc"
+	"github.com/peapod/peapod/runtime/cri"
 )
 
 // NodeOptions are what a user may set of this machine's node, of a server as of an agent.
@@ -39,6 +40,9 @@ type NodeOptions struct {
 	// AllowedUnsafeSysctls are kernel settings that Pods may have beyond the safe ones: names, or beginnings of names
 	// before a *. They are a kubelet's.
 	AllowedUnsafeSysctls []string `json:"allowedUnsafeSysctls,omitempty"`
+	// CDISpecDirs are the directories with what devices are (Container Device Interface), for the container runtime. They are
+	// containerd's cdi_spec_dirs.
+	CDISpecDirs []string `json:"cdiSpecDirs,omitempty"`
 }
 
 func defaultNodeOptions() NodeOptions {
@@ -46,7 +50,7 @@ func defaultNodeOptions() NodeOptions {
 	if err != nil {
 		name = "localhost"
 	}
-	return NodeOptions{NodeName: strings.ToLower(name), ImageGCHighThreshold: imagegc.DefaultHighPercent, ImageGCLowThreshold: imagegc.DefaultLowPercent}
+	return NodeOptions{NodeName: strings.ToLower(name), ImageGCHighThreshold: imagegc.DefaultHighPercent, ImageGCLowThreshold: imagegc.DefaultLowPercent, CDISpecDirs: cri.DefaultCDISpecDirs()}
 }
 
 // AddFlags adds a flag for each option.
@@ -61,6 +65,7 @@ func (o *NodeOptions) AddFlags(f *pflag.FlagSet) {
 	f.StringSliceVar(&o.InsecureRegistries, "insecure-registries", o.InsecureRegistries, "image registries (host or host:port) spoken to over plain HTTP, comma separated; those on loopback always may be")
 	f.StringVar(&o.PodManifestPath, "pod-manifest-path", o.PodManifestPath, "directory of static Pods, which the node runs without the API: a file each, in YAML or JSON; or one such file")
 	f.StringSliceVar(&o.AllowedUnsafeSysctls, "allowed-unsafe-sysctls", o.AllowedUnsafeSysctls, "kernel settings that Pods of this node may have beyond the safe ones, comma separated; a name may end in *")
+	f.StringSliceVar(&o.CDISpecDirs, "cdi-spec-dirs", o.CDISpecDirs, "directories with the specifications of devices (Container Device Interface), comma separated; of two for one device the later directory's counts")
 }
 
 // defaultEviction is the default as the flag has it.
@@ -106,6 +111,11 @@ func (o *NodeOptions) settle() (n settledNode, err error) {
 	}
 	if n.sysctls, err = admit.NewSysctls(o.AllowedUnsafeSysctls); err != nil {
 		return n, fmt.Errorf("--allowed-unsafe-sysctls: %w", err)
+	}
+	for _, dir := range o.CDISpecDirs {
+		if !filepath.IsAbs(dir) {
+			return n, fmt.Errorf("--cdi-spec-dirs %q: must be absolute paths of directories", dir)
+		}
 	}
 	return n, nil
 }

@@ -26,7 +26,7 @@ type opening struct {
 func openContainers(ctx context.Context, ps *parts, i instance.Instance, s settled, k keyed, pods netip.Prefix) (*opening, error) {
 	e, err := newContainers(ctx, i, podNetwork{
 		node: pods, cluster: k.ranges.Cluster, vni: vniOf(k.keys.ServerCA().Pin()), nodeIP: s.nodeIP,
-	}, s.InsecureRegistries)
+	}, s.NodeOptions)
 	if err != nil {
 		return nil, err
 	}

@@ -52,7 +52,7 @@ func killPods(ctx context.Context, i instance.Instance) (n int, err error) {
 	if err := i.OpenRun(); err != nil {
 		return 0, err
 	}
-	e, err := newContainers(ctx, i, pods, nil)
+	e, err := newContainers(ctx, i, pods, NodeOptions{})
 	if err != nil {
 		return 0, err
 	}

@@ -39,6 +39,8 @@ type Config struct {
 	Images  internalapi.ImageManagerService
 	// Volumes mounts what Pods declare.
 	Volumes pod.Volumes
+	// Devices makes ready what Pods claim.
+	Devices pod.Devices
 	// Attached are the volumes that others attach to the node; optional.
 	Attached node.Volumes
 	// Network is told which addresses Pods have; optional.
@@ -105,6 +107,7 @@ func (c *Config) validate() error {
 	need(c.Client != nil, "Client")
 	need(c.Runtime != nil && c.Images != nil, "Runtime and Images")
 	need(c.Volumes != nil, "Volumes")
+	need(c.Devices != nil, "Devices")
 	need(filepath.IsAbs(c.RootDir), "an absolute RootDir")
 	need(filepath.IsAbs(c.LogDir), "an absolute LogDir")
 	need(c.CgroupRoot != "", "CgroupRoot")

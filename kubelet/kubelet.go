@@ -107,7 +107,7 @@ func (k *Kubelet) wire() error {
 	k.prober = probe.New(probe.Config{Checker: checker, Record: k.recordContainer})
 	var err error
 	k.pods, err = pod.NewManager(pod.Config{
-		Runtime: cfg.Runtime, HostIPs: cfg.NodeIPs, Volumes: cfg.Volumes, Cgroups: k.cgroups, UserNS: k.userns, Network: cfg.Network, Objects: objects, RuntimeHandler: objects.RuntimeHandler,
+		Runtime: cfg.Runtime, HostIPs: cfg.NodeIPs, Volumes: cfg.Volumes, Cgroups: k.cgroups, UserNS: k.userns, Devices: cfg.Devices, Network: cfg.Network, Objects: objects, RuntimeHandler: objects.RuntimeHandler,
 		Images:   image.New(image.Config{Images: cfg.Images, Secrets: objects, Parallel: cfg.ParallelPulls}),
 		Probes:   k.prober,
 		Hooks:    checker,

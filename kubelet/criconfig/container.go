@@ -21,7 +21,8 @@ type ContainerInput struct {
 	Env          *Env
 	Mounts       []*runtimeapi.Mount
 	Devices      []*runtimeapi.Device
-	TargetID     string // the container whose PID namespace an ephemeral one joins
+	Claimed      []string // names of devices in the Container Device Interface
+	TargetID     string   // the container whose PID namespace an ephemeral one joins
 	Users        *runtimeapi.UserNamespace
 }
 
@@ -54,6 +55,9 @@ func Container(in *ContainerInput, node *Node) (*runtimeapi.ContainerConfig, err
 			Resources:       ContainerResources(pod, c, node),
 			SecurityContext: securityContext(in, node),
 		},
+	}
+	for _, name := range in.Claimed {
+		cfg.CDIDevices = append(cfg.CDIDevices, &runtimeapi.CDIDevice{Name: name})
 	}
 	// What is mounted keeps its owners: to the Pod an ID in a volume is the same ID.
 	for _, m := range cfg.Mounts {

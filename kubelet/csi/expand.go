@@ -57,10 +57,10 @@ func (p *Plugin) Expand(v Volume, bytes int64, changed func()) error {
 }
 
 func (p *Plugin) expand(ctx context.Context, v *Volume, m *mounting, bytes int64) error {
-	if err := m.turn.take(ctx); err != nil {
+	if err := m.turn.Take(ctx); err != nil {
 		return err
 	}
-	defer m.turn.give()
+	defer m.turn.Give()
 	if m.record == nil {
 		return errors.New("the volume is not mounted any more")
 	}

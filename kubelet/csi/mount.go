@@ -18,6 +18,7 @@ import (
 	"k8s.io/utils/clock"
 
 	"github.com/peapod/peapod/internal/csiname"
+	"github.com/peapod/peapod/internal/turn"
 	"github.com/peapod/peapod/kubelet/pod"
 )
 
@@ -39,7 +40,7 @@ type mounting struct {
 	republish clock.Timer
 	expansion *expansion // nil while none is asked for
 	// turn has a token while something is done with what is published.
-	turn turn
+	turn turn.Turn
 }
 
 // RepublishEvery is how often a driver that asks for it is asked to publish a volume again.
@@ -107,7 +108,7 @@ func (p *Plugin) SetUp(v Volume, start bool) (Published, error) {
 	case !start:
 		return Published{}, &pod.RetryError{Err: errUnderWay, Quiet: true}
 	}
-	n := &mounting{key: key, block: v.block(), done: make(chan struct{}), turn: newTurn()}
+	n := &mounting{key: key, block: v.block(), done: make(chan struct{}), turn: turn.New()}
 	if m != nil {
 		n.record, n.unique = m.record, m.unique
 	}
@@ -168,10 +169,10 @@ func (p *Plugin) mount(ctx context.Context, v *Volume, m *mounting) error {
 			return err
 		}
 	}
-	if err := s.turn.take(ctx); err != nil {
+	if err := s.turn.Take(ctx); err != nil {
 		return failed(err)
 	}
-	defer s.turn.give()
+	defer s.turn.Give()
 	staging, err := p.stage(ctx, d, v, s, publishContext)
 	if err != nil {
 		return failed(err)
@@ -319,10 +320,10 @@ func (m *mounting) stopRepublishing() {
 // publishAgain has the driver publish a volume where it is published already: what changes are tokens.
 func (p *Plugin) publishAgain(v *Volume, m *mounting) {
 	ctx := p.ctx
-	if err := m.turn.take(ctx); err != nil {
+	if err := m.turn.Take(ctx); err != nil {
 		return
 	}
-	defer m.turn.give()
+	defer m.turn.Give()
 	err := func() error {
 		p.mu.Lock()
 		gone := p.mounts[m.key] != m

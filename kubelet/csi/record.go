@@ -15,6 +15,7 @@ import (
 
 	"github.com/peapod/peapod/internal/atomicfile"
 	"github.com/peapod/peapod/internal/csiname"
+	"github.com/peapod/peapod/internal/turn"
 )
 
 // recordFile is named as Kubernetes' kubelet names it: there are drivers that read it.
@@ -176,7 +177,7 @@ func (p *Plugin) restorePublished(key mountKey, block bool) {
 	if r == nil {
 		return
 	}
-	m := &mounting{key: key, record: r, block: block, cancel: func() {}, done: make(chan struct{}), told: true, turn: newTurn()}
+	m := &mounting{key: key, record: r, block: block, cancel: func() {}, done: make(chan struct{}), told: true, turn: turn.New()}
 	close(m.done)
 	m.result = Published{Path: p.published(key, block).path, Block: block}
 	if r.Boot != p.boot {

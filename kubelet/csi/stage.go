@@ -8,6 +8,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 
 	"github.com/peapod/peapod/internal/csiname"
+	"github.com/peapod/peapod/internal/turn"
 	"github.com/peapod/peapod/kubelet/plugin"
 )
 
@@ -17,7 +18,7 @@ type shared struct {
 	attach bool
 	users  map[mountKey]bool
 	// turn has a token while the driver is asked for something about it.
-	turn turn
+	turn turn.Turn
 	// staged is nil unless the driver was asked to stage it; who has the turn may touch it.
 	staged *record
 	block  bool
@@ -25,28 +26,12 @@ type shared struct {
 	leaving bool
 }
 
-// turn lets one after the other work on something.
-type turn chan struct{}
-
-func newTurn() turn { return make(turn, 1) }
-
-func (t turn) take(ctx context.Context) error {
-	select {
-	case t <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-}
-
-func (t turn) give() { <-t }
-
 // sharedOf returns a volume's entry, which is made if need be. The caller holds mu.
 func (p *Plugin) sharedOf(driver, handle string) *shared {
 	name := csiname.Volume(driver, handle)
 	s := p.volumes[name]
 	if s == nil {
-		s = &shared{users: map[mountKey]bool{}, turn: newTurn()}
+		s = &shared{users: map[mountKey]bool{}, turn: turn.New()}
 		p.volumes[name] = s
 	}
 	return s
@@ -93,10 +78,10 @@ func (p *Plugin) leaveNode(name v1.UniqueVolumeName, s *shared) {
 
 // unstage asks the driver to bring a volume off the node, unless a Pod uses it again. What is closed at news may change an error.
 func (p *Plugin) unstage(ctx context.Context, s *shared) (news <-chan struct{}, err error) {
-	if err := s.turn.take(ctx); err != nil {
+	if err := s.turn.Take(ctx); err != nil {
 		return nil, err
 	}
-	defer s.turn.give()
+	defer s.turn.Give()
 	p.mu.Lock()
 	used := len(s.users) > 0
 	p.mu.Unlock()

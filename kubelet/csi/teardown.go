@@ -56,10 +56,10 @@ func (p *Plugin) unpublish(ctx context.Context, m *mounting) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	if err := m.turn.take(ctx); err != nil {
+	if err := m.turn.Take(ctx); err != nil {
 		return err
 	}
-	defer m.turn.give()
+	defer m.turn.Give()
 	if r := m.record; r != nil {
 		if err := p.askUnpublish(ctx, m, r); err != nil {
 			return fmt.Errorf("UnmountVolume.TearDown failed for volume %q : %w", m.key.name, err)

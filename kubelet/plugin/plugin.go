@@ -242,9 +242,9 @@ func (w *Watcher) register(run, ctx context.Context, socket string) (Plugin, Han
 }
 
 // Dial makes a client of a gRPC server at a socket. It connects when it is used.
-func Dial(socket string) (*grpc.ClientConn, error) {
-	conn, err := grpc.NewClient("unix://"+socket, grpc.WithAuthority("localhost"),
-		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy())
+func Dial(socket string, more ...grpc.DialOption) (*grpc.ClientConn, error) {
+	conn, err := grpc.NewClient("unix://"+socket, append(more, grpc.WithAuthority("localhost"),
+		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy())...)
 	if err != nil {
 		return nil, fmt.Errorf("connect to plugin at %s: %w", socket, err)
 	}

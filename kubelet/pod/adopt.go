@@ -84,7 +84,7 @@ func (m *Manager) restore(ctx context.Context, w *worker) {
 	}
 }
 
-// orphans describes, from labels, directories, IDs and cgroups, all Pods of which
+// orphans describes, from labels, directories, IDs, claims and cgroups, all Pods of which
 // the node has anything.
 func (m *Manager) orphans(ctx context.Context) (map[types.UID]*v1.Pod, error) {
 	found := map[types.UID]*v1.Pod{}
@@ -126,6 +126,13 @@ func (m *Manager) orphans(ctx context.Context) (map[types.UID]*v1.Pod, error) {
 		get(string(uid), "", "")
 	}
 	for _, uid := range m.cfg.UserNS.Pods() {
+		get(string(uid), "", "")
+	}
+	claimants, err := m.cfg.Devices.Pods()
+	if err != nil {
+		return nil, err
+	}
+	for _, uid := range claimants {
 		get(string(uid), "", "")
 	}
 	dirs, err := list(filepath.Join(m.cfg.RootDir, "pods"))

@@ -1,21 +1,107 @@
 package pod_test
 
 import (
+	"context"
+	"errors"
+	"sync"
 	"testing"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/peapod/peapod/kubelet/pod"
 )
 
-// TestDevicesAreRefused: a Pod that names a claim for devices does not run without them, however it came to the node.
-func TestDevicesAreRefused(t *testing.T) {
-	s := newStage(t)
-	s.start()
+// devices are there at once, unless err says otherwise, and remember whose they are.
+type devices struct {
+	mu    sync.Mutex
+	of    map[types.UID]bool
+	err   error // of Prepare and Release
+	tried chan struct{}
+}
+
+func (d *devices) Prepare(_ context.Context, p *v1.Pod) error {
+	if len(p.Spec.ResourceClaims) == 0 {
+		return nil
+	}
+	return d.try(func() { d.of[p.UID] = true })
+}
+
+func (d *devices) Release(_ context.Context, uid types.UID) error {
+	d.mu.Lock()
+	has := d.of[uid]
+	d.mu.Unlock()
+	if !has {
+		return nil
+	}
+	return d.try(func() { delete(d.of, uid) })
+}
+
+func (d *devices) try(do func()) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.err != nil {
+		select {
+		case d.tried <- struct{}{}:
+		default:
+		}
+		return d.err
+	}
+	do()
+	return nil
+}
+
+func (d *devices) Devices(p *v1.Pod, c *v1.Container) (names []string, _ error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, claim := range c.Resources.Claims {
+		if !d.of[p.UID] {
+			return nil, errors.New("not prepared")
+		}
+		names = append(names, "vendor.example.com/gpu="+claim.Name)
+	}
+	return names, nil
+}
+
+func (d *devices) Pods() (list []types.UID, _ error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for uid := range d.of {
+		list = append(list, uid)
+	}
+	return list, nil
+}
+
+// say sets what Prepare and Release answer from now on.
+func (d *devices) say(err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.err = err
+}
+
+func claimant(p *v1.Pod) {
 	claim := "gpu"
-	s.m.Upsert(onePod("a", func(p *v1.Pod) {
-		p.Spec.ResourceClaims = []v1.PodResourceClaim{{Name: "device", ResourceClaimName: &claim}}
-	}))
-	want := `Warning FailedPrepareDynamicResources Failed to prepare dynamic resources: claim "device" in spec.resourceClaims: this node has no drivers of dynamic resource allocation: remove the claim from the pod`
+	p.Spec.ResourceClaims = []v1.PodResourceClaim{{Name: "device", ResourceClaimName: &claim}}
+	p.Spec.Containers[0].Resources.Claims = []v1.ResourceClaim{{Name: "device"}}
+}
+
+// absent is the error of a driver that is not there until the channel is closed.
+func absent(back chan struct{}) error {
+	return &pod.RetryError{Err: errors.New("prepare dynamic resources: DRA driver d is not registered"), Ready: back}
+}
+
+// TestDevices: a Pod does not begin without the devices that it claims, begins when they can be had, and is not over before they are
+// given back.
+func TestDevices(t *testing.T) {
+	s := newStage(t)
+	back := make(chan struct{})
+	s.devices.say(absent(back))
+	s.start()
+	p := onePod("a", claimant)
+	s.m.Upsert(p)
+	want := "Warning FailedPrepareDynamicResources Failed to prepare dynamic resources: prepare dynamic resources: DRA driver d is not registered"
 	for got, timeout := "", time.After(time.Minute); got != want; {
 		select {
 		case got = <-s.events.Events:
@@ -24,6 +110,47 @@ func TestDevicesAreRefused(t *testing.T) {
 		}
 	}
 	if !s.rt.Empty() {
-		t.Errorf("the runtime has something: %v", s.rt.Calls())
+		t.Fatalf("the runtime has something: %v", s.rt.Calls())
+	}
+	s.devices.say(nil)
+	close(back)
+	s.until(p, "runs", running)
+	if got := s.rt.Configs()["main"].CDIDevices; len(got) != 1 || got[0].Name != "vendor.example.com/gpu=device" {
+		t.Errorf("the container has %v", got)
+	}
+
+	back = make(chan struct{})
+	s.devices.say(absent(back))
+	s.m.Upsert(deleted(p, 1))
+	select {
+	case <-s.devices.tried:
+	case <-time.After(time.Minute):
+		t.Fatal("nothing is given back")
+	}
+	s.devices.say(nil)
+	close(back)
+	s.gone(p)
+	if left, _ := s.devices.Pods(); len(left) > 0 {
+		t.Errorf("not given back: %v", left)
+	}
+}
+
+// TestDevicesOfPodsThatAreGone: what an earlier process has prepared for a Pod that nobody knows any more is given back.
+func TestDevicesOfPodsThatAreGone(t *testing.T) {
+	s := newStage(t)
+	s.devices.of["gone"] = true
+	back := make(chan struct{})
+	s.devices.say(absent(back))
+	s.start()
+	select {
+	case <-s.devices.tried:
+	case <-time.After(time.Minute):
+		t.Fatal("nothing is given back")
+	}
+	s.devices.say(nil)
+	close(back)
+	s.gone(&v1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "gone", UID: "gone"}})
+	if left, _ := s.devices.Pods(); len(left) > 0 {
+		t.Errorf("not given back: %v", left)
 	}
 }

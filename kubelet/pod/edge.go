@@ -49,7 +49,7 @@ type Volumes interface {
 	Teardown(ctx context.Context, uid types.UID) error
 }
 
-// RetryError is an error of Volumes.Prepare that knows when trying again can
+// RetryError is an error of Volumes or Devices that knows when trying again can
 // help: Ready is closed then (the missing ConfigMap appeared, ...).
 type RetryError struct {
 	Err   error
@@ -156,6 +156,24 @@ type UserNamespaces interface {
 	Release(uid types.UID) error
 	// Pods are the UIDs that have a range.
 	Pods() []types.UID
+}
+
+// Devices are those that Pods claim (dynamic resource allocation). Every
+// method but Pods is for one Pod, and never called twice at once for it.
+type Devices interface {
+	// Prepare makes ready what the Pod claims, before its sandbox is made. The
+	// text of an error becomes the message of a FailedPrepareDynamicResources
+	// event; it is called again with back-off, or as soon as a RetryError says.
+	Prepare(ctx context.Context, pod *v1.Pod) error
+	// Devices are the names, in the Container Device Interface, of what one
+	// container gets of that.
+	Devices(pod *v1.Pod, container *v1.Container) ([]string, error)
+	// Release undoes Prepare, also one that failed or was an earlier process's.
+	// Called once no sandbox of the Pod is left running, and again as Prepare
+	// is after an error.
+	Release(ctx context.Context, uid types.UID) error
+	// Pods are the UIDs that there may be something to release of.
+	Pods() ([]types.UID, error)
 }
 
 // Instance is a running container instance to be probed.

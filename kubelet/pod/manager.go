@@ -31,6 +31,7 @@ type Config struct {
 	Volumes     Volumes
 	Cgroups     Cgroups
 	UserNS      UserNamespaces
+	Devices     Devices
 	Network     Network // optional
 	// RuntimeHandler is the runtime's handler that a RuntimeClass stands for.
 	RuntimeHandler func(ctx context.Context, class string) (string, error)

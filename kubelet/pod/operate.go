@@ -81,8 +81,10 @@ func (w *worker) prepareVolumes(ctx context.Context, pod *v1.Pod) error {
 func Dir(root string, uid types.UID) string { return filepath.Join(root, "pods", string(uid)) }
 
 func (w *worker) createSandbox(ctx context.Context, pod *v1.Pod, attempt uint32) error {
-	if err := prepareDevices(pod); err != nil {
-		w.m.note(pod, Note{Type: v1.EventTypeWarning, Reason: "FailedPrepareDynamicResources", Message: fmt.Sprintf("Failed to prepare dynamic resources: %v", err)})
+	if err := w.m.cfg.Devices.Prepare(ctx, pod); err != nil {
+		if ctx.Err() == nil {
+			w.m.note(pod, Note{Type: v1.EventTypeWarning, Reason: "FailedPrepareDynamicResources", Message: fmt.Sprintf("Failed to prepare dynamic resources: %v", err)})
+		}
 		return err
 	}
 	err := w.tryCreateSandbox(ctx, pod, attempt)
@@ -90,16 +92,6 @@ func (w *worker) createSandbox(ctx context.Context, pod *v1.Pod, attempt uint32)
 		w.m.note(pod, Note{Type: v1.EventTypeWarning, Reason: "FailedCreatePodSandBox", Message: fmt.Sprintf("Failed to create pod sandbox: %v", err)})
 	}
 	return err
-}
-
-// prepareDevices refuses Pods that name claims for devices, which came here without the scheduler: no driver of devices is known to
-// this kubelet, and a Pod must not run without what it asks for.
-func prepareDevices(pod *v1.Pod) error {
-	if len(pod.Spec.ResourceClaims) == 0 {
-		return nil
-	}
-	return fmt.Errorf("claim %q in spec.resourceClaims: this node has no drivers of dynamic resource allocation: remove the claim from the pod",
-		pod.Spec.ResourceClaims[0].Name)
 }
 
 func (w *worker) tryCreateSandbox(ctx context.Context, pod *v1.Pod, attempt uint32) error {
@@ -192,8 +184,8 @@ func removeLogs(path string) error {
 	return errors.Join(errs...)
 }
 
-// release gives back what the node lent: sandbox, volumes, IDs, cgroups, in this
-// order, because each is used by the one before.
+// release gives back what the node lent: sandbox, devices, volumes, IDs, cgroups,
+// in this order, because each is used by the one before.
 func (w *worker) release(ctx context.Context, pod *v1.Pod, snapshot *Snapshot) error {
 	var errs []error
 	for i := range snapshot.Sandboxes {
@@ -205,6 +197,9 @@ func (w *worker) release(ctx context.Context, pod *v1.Pod, snapshot *Snapshot) e
 	}
 	if w.m.cfg.Network != nil {
 		w.m.cfg.Network.Release(pod.Namespace, pod.Name, w.uid)
+	}
+	if err := w.m.cfg.Devices.Release(ctx, w.uid); err != nil {
+		return err
 	}
 	if err := w.m.cfg.Volumes.Teardown(ctx, w.uid); err != nil {
 		return fmt.Errorf("unmount volumes: %w", err)

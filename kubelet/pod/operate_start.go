@@ -203,6 +203,10 @@ func (s *starter) config(ctx context.Context, img *image.Image, volumes map[stri
 	if err != nil {
 		return nil, err
 	}
+	claimed, err := s.w.m.cfg.Devices.Devices(s.pod, s.c)
+	if err != nil {
+		return nil, err
+	}
 	own, err := s.ownMounts(podIPs)
 	if err != nil {
 		return nil, err
@@ -213,7 +217,7 @@ func (s *starter) config(ctx context.Context, img *image.Image, volumes map[stri
 	return criconfig.Container(&criconfig.ContainerInput{
 		Pod: s.pod, Container: s.c, Hash: Hash(s.c), RestartCount: s.count, Round: s.round, ImageRef: img.Ref,
 		ImageUser: criconfig.ImageUser{UID: img.UID, Name: img.User},
-		Env:       env, Mounts: append(mounts, own...), Devices: devices, TargetID: s.target(), Users: s.users,
+		Env:       env, Mounts: append(mounts, own...), Devices: devices, Claimed: claimed, TargetID: s.target(), Users: s.users,
 	}, s.node)
 }
 

@@ -2,6 +2,7 @@ package pod
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 
 	v1 "k8s.io/api/core/v1"
@@ -140,7 +141,7 @@ func (in *Input) inForce(c *v1.Container, running bool) *v1.ResourceRequirements
 			r = have.DeepCopy()
 		}
 	}
-	r.Claims = nil
+	r.Claims = slices.Clone(c.Resources.Claims) // what they stand for is given before it starts
 	return r
 }
 

@@ -203,6 +203,7 @@ type stage struct {
 	rt      *critest.Runtime
 	images  *critest.Images
 	volumes *volumes
+	devices *devices
 	groups  *groups
 	ranges  *userns.Ranges
 	board   *board
@@ -224,7 +225,7 @@ func (secrets) Secret(context.Context, string, string) (*v1.Secret, error) {
 func newStage(t *testing.T) *stage {
 	s := &stage{
 		t: t, rt: critest.New(), images: critest.NewImages("img:1"), dir: t.TempDir(),
-		volumes: &volumes{mounted: map[types.UID]bool{}}, groups: &groups{have: map[types.UID]bool{}},
+		volumes: &volumes{mounted: map[types.UID]bool{}}, devices: &devices{of: map[types.UID]bool{}, tried: make(chan struct{}, 1)}, groups: &groups{have: map[types.UID]bool{}},
 		node: v1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}, Status: v1.NodeStatus{Allocatable: amounts("cpu", "4", "memory", "1Gi")}},
 	}
 	return s
@@ -272,7 +273,7 @@ func (s *stage) start(pods ...*v1.Pod) {
 	}})
 	var err error
 	s.m, err = pod.NewManager(pod.Config{
-		Runtime: s.rt, HostIPs: []string{"192.0.2.1"}, Volumes: s.volumes, Cgroups: s.groups, UserNS: s.openRanges(), Network: s.network, Objects: objects{fake.NewClientset()},
+		Runtime: s.rt, HostIPs: []string{"192.0.2.1"}, Volumes: s.volumes, Cgroups: s.groups, UserNS: s.openRanges(), Devices: s.devices, Network: s.network, Objects: objects{fake.NewClientset()},
 		RuntimeHandler: func(_ context.Context, class string) (string, error) {
 			handler, ok := strings.CutPrefix(class, "class-of-")
 			if !ok {

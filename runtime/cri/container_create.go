@@ -234,7 +234,8 @@ func (s *Service) containerSpec(ctx context.Context, e *containerEntry, sandbox 
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
-	return spec, nil
+	// Last, so that nothing takes away what devices bring along.
+	return spec, s.injectDevices(spec, config)
 }
 
 // joined says which namespaces the container joins.

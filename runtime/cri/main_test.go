@@ -110,6 +110,7 @@ func (n *node) config() Config {
 		DataDir: filepath.Join(n.dir, "data"), RunDir: filepath.Join(n.dir, "run"), CgroupParent: "/" + n.instance + "/pods",
 		Supervisor: n.client, Pause: podinit, Images: n.images, Snapshots: n.images, Network: n.network,
 		SeccompProfileRoot: filepath.Join(n.dir, "seccomp"),
+		CDISpecDirs:        []string{filepath.Join(n.dir, "cdi-static"), filepath.Join(n.dir, "cdi-dynamic")},
 	}
 }
 

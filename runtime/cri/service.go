@@ -17,6 +17,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
@@ -24,6 +25,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/cri-streaming/pkg/streaming"
 	"k8s.io/klog/v2"
+	"tags.cncf.io/container-device-interface/pkg/cdi"
 
 	"github.com/peapod/peapod/runtime/image"
 	"github.com/peapod/peapod/runtime/oci"
@@ -72,6 +74,9 @@ type Config struct {
 	Network   Network
 	// SeccompProfileRoot is where Localhost profiles must lie; a profile's name is a path below it. Default: /var/lib/kubelet/seccomp.
 	SeccompProfileRoot string
+	// CDISpecDirs are the directories with what devices are, of the Container Device Interface; of two files that say it of one, the
+	// later directory's counts. Default: /etc/cdi and /var/run/cdi.
+	CDISpecDirs []string
 	// StreamPrefix is the path below which StreamHandler is served, and which the URLs of Exec, Attach and PortForward begin with.
 	// Default: "/cri/".
 	StreamPrefix string
@@ -81,6 +86,9 @@ type Config struct {
 
 // RuntimeName is the name that Version reports; container IDs in Pod statuses begin with it.
 const RuntimeName = "peapod"
+
+// DefaultCDISpecDirs are the directories of the Container Device Interface that every container runtime reads.
+func DefaultCDISpecDirs() []string { return slices.Clone(cdi.DefaultSpecDirs) }
 
 // Service is the container runtime. It is safe for concurrent use, between Open and Close.
 type Service struct {
@@ -119,6 +127,9 @@ func New(cfg Config) (*Service, error) {
 	}
 	if cfg.SeccompProfileRoot == "" {
 		cfg.SeccompProfileRoot = "/var/lib/kubelet/seccomp"
+	}
+	if len(cfg.CDISpecDirs) == 0 {
+		cfg.CDISpecDirs = DefaultCDISpecDirs()
 	}
 	if cfg.StreamPrefix == "" {
 		cfg.StreamPrefix = "/cri/"

@@ -35,6 +35,7 @@ var images = []image{
 	{"copier:1.0", "copier-1.0.tar", client("copier")},
 	{"webhook:1.0", "webhook-1.0.tar", client("webhook")},
 	{"csidriver:1.0", "csidriver-1.0.tar", client("csidriver")},
+	{"dradriver:1.0", "dradriver-1.0.tar", client("dradriver")},
 }
 
 // kitchen makes images; what several share is made once.
