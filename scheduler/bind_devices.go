@@ -264,21 +264,23 @@ func (s *Scheduler) deleteExtended(ctx context.Context, claim *resourcev1.Resour
 	return nil
 }
 
-// unblock takes a claim back that keeps a Pod from every node. The change wakes the Pod.
+// unblock takes a claim back that keeps a Pod from every node. The change wakes the Pod; if there is none, it is tried again.
 func (s *Scheduler) unblock(ctx context.Context, pod *framework.Pod, claim *resourcev1.ResourceClaim) {
 	var err error
 	if claim.Annotations[resourcev1.ExtendedResourceClaimAnnotation] == "true" {
 		err = s.deleteExtended(ctx, claim)
 	} else {
-		// As it was decided on: if it was changed meanwhile, that wakes the Pod.
+		// As it was decided on: if it was changed meanwhile, it may not be in the way any more.
 		idle := claim.DeepCopy()
 		idle.Status.ReservedFor, idle.Status.Allocation, idle.Status.Devices = nil, nil, nil
 		_, err = s.cfg.Client.ResourceV1().ResourceClaims(claim.Namespace).UpdateStatus(ctx, idle, metav1.UpdateOptions{})
 	}
-	if err == nil || gone(err) || ctx.Err() != nil {
+	if err == nil || ctx.Err() != nil {
 		return
 	}
-	klog.FromContext(ctx).Error(err, "Take back a claim that blocks a Pod failed", "pod", klog.KObj(pod.Pod), "claim", klog.KObj(claim))
+	if !gone(err) {
+		klog.FromContext(ctx).Error(err, "Take back a claim that blocks a Pod failed", "pod", klog.KObj(pod.Pod), "claim", klog.KObj(claim))
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.queue.Retry(pod.UID)
