@@ -203,6 +203,13 @@ func (m *machine) do(args ...string) string {
 // start starts a server or agent, whatever the disk has left, and waits until it is ready.
 func (m *machine) start(args ...string) {
 	m.t.Helper()
+	m.launch(args...)
+	m.do("status", "--wait", "2m")
+}
+
+// launch is start, which does not wait.
+func (m *machine) launch(args ...string) {
+	m.t.Helper()
 	log, err := m.log.Open()
 	must(m.t, err)
 	defer log.Close()
@@ -213,7 +220,6 @@ func (m *machine) start(args ...string) {
 	must(m.t, cmd.Start())
 	m.running, m.ended = cmd, make(chan error, 1)
 	go func() { m.ended <- cmd.Wait() }()
-	m.do("status", "--wait", "2m")
 }
 
 // end ends it by a signal, and waits.
