@@ -70,6 +70,8 @@ type Scheduler struct {
 	binding map[types.UID]*bindWait
 	// devicesWatched says that a Pod has asked for devices, and devicesKnown that all there is to know of them is known.
 	devicesWatched, devicesKnown bool
+	// roomFollowed says that a driver has reported for how large volumes it has room.
+	roomFollowed bool
 	// wake has a token when the queue may have something to pop.
 	wake chan struct{}
 
@@ -183,6 +185,9 @@ func (s *Scheduler) Run(ctx context.Context) error {
 	timer := s.cfg.Clock.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
+		if err := s.followRoom(ctx); err != nil {
+			return err
+		}
 		next := s.drain(ctx)
 		if !next.IsZero() {
 			timer.Reset(max(0, next.Sub(s.cfg.Clock.Now())))

@@ -1,9 +1,13 @@
 package scheduler
 
 import (
+	"context"
+
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/klog/v2"
 
+	"github.com/peapod/peapod/internal/synced"
 	"github.com/peapod/peapod/scheduler/framework"
 )
 
@@ -80,6 +84,39 @@ func (s *Scheduler) attachmentChanged(old, new *storagev1.VolumeAttachment) {
 		csi.SetAttachment(new)
 	}
 	s.storageHappened(framework.Event{OldAttachment: old, NewAttachment: new})
+}
+
+// followRoom has reports of the room that drivers have for volumes be followed, once a driver makes any, and returns when those that
+// there are are known: else Pods would be refused for want of them.
+func (s *Scheduler) followRoom(ctx context.Context) error {
+	s.mu.Lock()
+	begin := !s.roomFollowed && s.cluster.View().CSI.RoomReported()
+	s.roomFollowed = s.roomFollowed || begin
+	s.mu.Unlock()
+	if !begin {
+		return nil
+	}
+	known, err := handle(s.cfg.Informers.Storage().V1().CSIStorageCapacities().Informer(), s.capacityChanged)
+	if err != nil {
+		return err
+	}
+	s.cfg.Informers.StartWithContext(ctx)
+	if !synced.Wait(ctx, synced.Limit, known) && ctx.Err() == nil {
+		klog.FromContext(ctx).Info("Reports of drivers' free storage are not known: pods that need volumes of such drivers wait")
+	}
+	return nil
+}
+
+// capacityChanged takes in that a report of a driver's room appeared (old nil), changed, or went (new nil).
+func (s *Scheduler) capacityChanged(old, new *storagev1.CSIStorageCapacity) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if csi := s.cluster.View().CSI; new == nil {
+		csi.RemoveCapacity(old)
+	} else {
+		csi.SetCapacity(new)
+	}
+	s.storageHappened(framework.Event{OldCapacity: old, NewCapacity: new})
 }
 
 // storageHappened tells those who wait in the queue, and those whose volumes are being bound. The caller holds mu.

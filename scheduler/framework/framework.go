@@ -113,6 +113,7 @@ type Event struct {
 	OldCSINode, NewCSINode       *storagev1.CSINode
 	OldCSIDriver, NewCSIDriver   *storagev1.CSIDriver
 	OldAttachment, NewAttachment *storagev1.VolumeAttachment
+	OldCapacity, NewCapacity     *storagev1.CSIStorageCapacity
 
 	// Devices is nil for events of other kinds, of which there are many and which are handed on by value.
 	Devices *DeviceEvent

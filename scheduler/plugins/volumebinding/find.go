@@ -61,8 +61,17 @@ func find(unbound []*corev1.PersistentVolumeClaim, storage *framework.Storage, n
 	return out, true
 }
 
-// provisionable says whether the claim's class can make a volume for the node. Without CSI there is no report of how
-// much room a node's storage has, so room is not asked for.
+// room says whether the drivers that are to make the volumes have room for each of them on the node, as far as they report that.
+// What other Pods were promised and have not got yet is not taken off.
+func (f *found) room(cluster *framework.Cluster, node *corev1.Node) bool {
+	return !slices.ContainsFunc(f.provision, func(claim *corev1.PersistentVolumeClaim) bool {
+		class := cluster.Storage.Class(volume.GetPersistentVolumeClaimClass(claim))
+		size, asked := claim.Spec.Resources.Requests[corev1.ResourceStorage]
+		return asked && !cluster.CSI.Room(class, size, node)
+	})
+}
+
+// provisionable says whether the claim's class can make a volume for the node.
 func provisionable(claim *corev1.PersistentVolumeClaim, storage *framework.Storage, node *corev1.Node) bool {
 	class := storage.Class(volume.GetPersistentVolumeClaimClass(claim))
 	if class == nil || class.Provisioner == "" || class.Provisioner == volume.NotSupportedProvisioner {

@@ -30,6 +30,7 @@ const (
 	unboundImmediate = "pod has unbound immediate PersistentVolumeClaims"
 	noVolume         = "node(s) didn't find available persistent volumes to bind"
 	elsewhere        = "node(s) didn't match PersistentVolume's node affinity"
+	noRoom           = "node(s) did not have enough free storage"
 	volumeGone       = "node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)"
 )
 
@@ -61,8 +62,11 @@ func (Plugin) Prepare(pod *framework.Pod, cluster *framework.Cluster) (func(*fra
 				break
 			}
 		}
-		if _, ok := find(cs.delayed, cluster.Storage, n.Node); !ok {
+		switch found, ok := find(cs.delayed, cluster.Storage, n.Node); {
+		case !ok:
 			against(noVolume)
+		case !found.room(cluster, n.Node):
+			against(noRoom)
 		}
 		return out
 	}, framework.Reason{}
@@ -154,8 +158,8 @@ func Plan(pod *framework.Pod, storage *framework.Storage, node *corev1.Node) (*f
 	return plan, nil
 }
 
-// Helps implements framework.Waker: a claim of the Pod changed, a volume or class appeared or changed in what matters, or
-// a node has other labels.
+// Helps implements framework.Waker: a claim of the Pod changed, a volume or class appeared or changed in what matters, a
+// node has other labels, or a driver has room for larger volumes, or does not tell any more.
 func (Plugin) Helps(pod *framework.Pod, e framework.Event) bool {
 	switch {
 	case e.NewVolume != nil:
@@ -166,5 +170,21 @@ func (Plugin) Helps(pod *framework.Pod, e framework.Event) bool {
 		old, new := e.OldClass, e.NewClass
 		return old == nil || !equality.Semantic.DeepEqual(old.AllowedTopologies, new.AllowedTopologies)
 	}
-	return e.ClaimOf(pod) || e.NodeLabelsChanged()
+	return e.ClaimOf(pod) || e.NodeLabelsChanged() || roomier(e)
+}
+
+// roomier says whether e is a driver that has room for larger volumes than before, or does not tell any more.
+func roomier(e framework.Event) bool {
+	switch {
+	case e.OldCSIDriver != nil:
+		return framework.ReportsRoom(e.OldCSIDriver) && !framework.ReportsRoom(e.NewCSIDriver)
+	case e.NewCapacity == nil:
+		return false
+	}
+	now := framework.VolumeLimit(e.NewCapacity)
+	if now == nil || e.OldCapacity == nil {
+		return now != nil
+	}
+	before := framework.VolumeLimit(e.OldCapacity)
+	return before == nil || now.Cmp(*before) > 0
 }
