@@ -60,30 +60,15 @@ func RunAgent(ctx context.Context, i instance.Instance, o AgentOptions) error {
 // startAgent starts all parts and returns when the node runs.
 func startAgent(ctx context.Context, ps *parts, i instance.Instance, j *joined) error {
 	config := j.record.Config
-	used := []netip.Prefix(nil)
-	if _, made, err := i.Ranges(); err != nil {
+	if err := claimAgentRanges(i, config); err != nil {
 		return err
-	} else if !made {
-		if used, err = usedPrefixes(); err != nil {
-			return err
-		}
-	}
-	if _, err := i.ClaimRanges(instance.Ranges{Cluster: config.Cluster, Service: config.Service}, used); err != nil {
-		return fmt.Errorf("take the cluster's addresses on this machine: %w", err)
 	}
 	listener, err := listenKubelet(i, j.settled)
 	if err != nil {
 		return err
 	}
 	ps.closing("kubelet listener", func() error { return ignoreClosed(listener.Close()) })
-	ps.start("servers", func(own context.Context) error {
-		j.servers.Run(ctx) // no longer than it takes until all are told to stop: nobody is to wait for a server then
-		<-own.Done()
-		return nil
-	})
-	ps.start("node certificate", func(ctx context.Context) error { return j.node.Run(ctx, j.asNode) })
-	ps.start("proxy certificate", func(ctx context.Context) error { return j.proxy.Run(ctx, j.asNode) })
-	ps.start("kubelet certificate", func(ctx context.Context) error { return j.serving.Run(ctx, j.asNode) })
+	j.start(ctx, ps)
 	e, err := newContainers(ctx, i, podNetwork{node: j.record.PodCIDR, cluster: config.Cluster, vni: config.VNI, nodeIP: j.nodeIP}, j.NodeOptions)
 	if err != nil {
 		return err
@@ -133,4 +118,32 @@ func startAgent(ctx context.Context, ps *parts, i instance.Instance, j *joined) 
 	}
 	klog.FromContext(ctx).Info("Ready", "server", j.server.String(), "node", j.NodeName, "pods", j.record.PodCIDR, "pid", os.Getpid())
 	return i.MarkReady()
+}
+
+// claimAgentRanges takes the cluster's addresses on this machine, the first time only where nothing else uses them.
+func claimAgentRanges(i instance.Instance, config *nodeConfig) error {
+	used := []netip.Prefix(nil)
+	if _, made, err := i.Ranges(); err != nil {
+		return err
+	} else if !made {
+		if used, err = usedPrefixes(); err != nil {
+			return err
+		}
+	}
+	if _, err := i.ClaimRanges(instance.Ranges{Cluster: config.Cluster, Service: config.Service}, used); err != nil {
+		return fmt.Errorf("take the cluster's addresses on this machine: %w", err)
+	}
+	return nil
+}
+
+// start starts what keeps this machine a member: who the servers are, and its certificates.
+func (j *joined) start(ctx context.Context, ps *parts) {
+	ps.start("servers", func(own context.Context) error {
+		j.servers.Run(ctx) // no longer than it takes until all are told to stop: nobody is to wait for a server then
+		<-own.Done()
+		return nil
+	})
+	ps.start("node certificate", func(ctx context.Context) error { return j.node.Run(ctx, j.asNode) })
+	ps.start("proxy certificate", func(ctx context.Context) error { return j.proxy.Run(ctx, j.asNode) })
+	ps.start("kubelet certificate", func(ctx context.Context) error { return j.serving.Run(ctx, j.asNode) })
 }

@@ -151,25 +151,7 @@ func startParts(ctx context.Context, ps *parts, i instance.Instance, s settled, 
 	if err != nil {
 		return err
 	}
-	scheduling, err := c.alone(schedulerLock, schedulerUser, func(f informers.SharedInformerFactory) (func(context.Context) error, error) {
-		return newScheduler(c, f)
-	})
-	if err != nil {
-		return err
-	}
-	controlling, err := c.alone(managerLock, managerUser, func(f informers.SharedInformerFactory) (func(context.Context) error, error) {
-		return newControllers(s, c, f)
-	})
-	if err != nil {
-		return err
-	}
-	ownServices, err := newOwnServices(s, c, k)
-	if err != nil {
-		return err
-	}
-	trust, err := authenticationtrust.New(authenticationtrust.Config{
-		Client: c.system, ClientCA: k.keys.ClientCA(), FrontProxyCA: k.keys.FrontProxyCA(), FrontProxyName: pki.FrontProxyName,
-	})
+	plane, err := newPlane(s, c, k)
 	if err != nil {
 		return err
 	}
@@ -194,10 +176,7 @@ func startParts(ctx context.Context, ps *parts, i instance.Instance, s settled, 
 	if !c.awaitBootstrap(ctx) {
 		return nil
 	}
-	ps.start("controllers", controlling)
-	ps.start("scheduler", scheduling)
-	ps.start("own services", ownServices)
-	ps.start("authentication trust", trust.Run)
+	plane.start(ps)
 	close(c.started)
 	if n == nil {
 		if n, err = joinNode(ctx, ps, i, s, c, k); err != nil || ctx.Err() != nil {
@@ -215,6 +194,43 @@ func startParts(ctx context.Context, ps *parts, i instance.Instance, s settled, 
 	}
 	klog.FromContext(ctx).Info("Ready", "address", clientURL(s), "kubeconfig", i.Kubeconfig(), "node", s.NodeName)
 	return i.MarkReady()
+}
+
+// plane is what works on the API of this server, but for the node.
+type plane struct{ controlling, scheduling, ownServices, trust func(context.Context) error }
+
+// newPlane comes before the API server starts, and with it the informers that all share.
+func newPlane(s settled, c *control, k keyed) (*plane, error) {
+	scheduling, err := c.alone(schedulerLock, schedulerUser, func(f informers.SharedInformerFactory) (func(context.Context) error, error) {
+		return newScheduler(c, f)
+	})
+	if err != nil {
+		return nil, err
+	}
+	controlling, err := c.alone(managerLock, managerUser, func(f informers.SharedInformerFactory) (func(context.Context) error, error) {
+		return newControllers(s, c, f)
+	})
+	if err != nil {
+		return nil, err
+	}
+	ownServices, err := newOwnServices(s, c, k)
+	if err != nil {
+		return nil, err
+	}
+	trust, err := authenticationtrust.New(authenticationtrust.Config{
+		Client: c.system, ClientCA: k.keys.ClientCA(), FrontProxyCA: k.keys.FrontProxyCA(), FrontProxyName: pki.FrontProxyName,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &plane{controlling: controlling, scheduling: scheduling, ownServices: ownServices, trust: trust.Run}, nil
+}
+
+func (p *plane) start(ps *parts) {
+	ps.start("controllers", p.controlling)
+	ps.start("scheduler", p.scheduling)
+	ps.start("own services", p.ownServices)
+	ps.start("authentication trust", p.trust)
 }
 
 // keyed is what start hands to startParts.
