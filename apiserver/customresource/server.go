@@ -23,6 +23,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/endpoints/discovery"
+	genericapifilters "k8s.io/apiserver/pkg/endpoints/filters"
 	apiopenapi "k8s.io/apiserver/pkg/endpoints/openapi"
 	"k8s.io/apiserver/pkg/registry/generic"
 	genericapiserver "k8s.io/apiserver/pkg/server"
@@ -128,8 +129,12 @@ func (s *Server) AwaitStarted(ctx context.Context) error {
 
 const startedPoll = 2 * time.Millisecond
 
-// complete says whether all kinds that were defined when the server started are known: until then nothing is "not found".
-func (s *Server) complete(context.Context) bool {
+// complete says whether all kinds that were defined when the server started are known, and were when the request came: until then nothing
+// is "not found". That a kind became known while it was looked for does not make it one that there is not.
+func (s *Server) complete(ctx context.Context) bool {
+	if !genericapifilters.NoMuxAndDiscoveryIncompleteKey(ctx) {
+		return false
+	}
 	select {
 	case <-s.defined.Known():
 		return true
