@@ -26,7 +26,7 @@ func (n *node) newCare(i instance.Instance, s settled, e *containers) error {
 	recorder := func() record.EventRecorder { return n.kubelet.Recorder() }
 	n.stats, err = stats.New(stats.Config{
 		NodeName: s.NodeName, Pods: func() pod.Lookup { return n.kubelet.Pods() }, Runtime: e.service, Images: e.images,
-		RootDir: kubeletDir(i), LogDir: logDir(i), ImageDir: filepath.Join(i.DataDir, "images"),
+		RootDir: kubeletDir(i), LogDir: logDir(i), ImageDir: filepath.Join(i.DataDir, "images"), Measure: n.volumes.Measure,
 	})
 	if err != nil {
 		return err

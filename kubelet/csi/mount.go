@@ -33,12 +33,13 @@ type mounting struct {
 	err    error
 	// told says that the Pod was told of err.
 	told bool
-	// record is nil while the driver has not been asked. It is the goroutine's that works on the mounting.
+	// record is nil while the driver has not been asked. The goroutine that works on the mounting sets it, under mu.
 	record *record
 	unique v1.UniqueVolumeName // of a persistent volume
 
 	republish clock.Timer
 	expansion *expansion // nil while none is asked for
+	measured  measured
 	// turn has a token while something is done with what is published.
 	turn turn.Turn
 }
@@ -217,7 +218,7 @@ func (p *Plugin) publish(ctx context.Context, d *driver, object *storagev1.CSIDr
 	if m.record != nil {
 		r.Boot = m.record.Boot
 	}
-	m.record = r
+	p.note(m, r)
 	if err := at.save(r); err != nil {
 		return err
 	}
@@ -225,7 +226,7 @@ func (p *Plugin) publish(ctx context.Context, d *driver, object *storagev1.CSIDr
 	if _, err := d.client.NodePublishVolume(ctx, request); err != nil {
 		if fresh && final(err) {
 			if err := at.clear(); err == nil {
-				m.record = nil
+				p.note(m, nil)
 			}
 		}
 		return err // worded by the driver
@@ -253,6 +254,13 @@ func check(got Published) error {
 		return fmt.Errorf("the driver has published %s, which is not a directory", got.Path)
 	}
 	return nil
+}
+
+// note sets the record of a mounting, which others read.
+func (p *Plugin) note(m *mounting, r *record) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	m.record = r
 }
 
 // own gives the volume to the Pod's group where the driver leaves that to the kubelet (fsGroupPolicy).

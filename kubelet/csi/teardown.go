@@ -65,9 +65,9 @@ func (p *Plugin) unpublish(ctx context.Context, m *mounting) error {
 			return fmt.Errorf("UnmountVolume.TearDown failed for volume %q : %w", m.key.name, err)
 		}
 	}
-	m.record = nil
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	m.record = nil
 	if p.mounts[m.key] == m {
 		delete(p.mounts, m.key)
 	}

@@ -54,6 +54,7 @@ type Config struct {
 
 // Stats are the handlers of statistics, each for its path.
 type Stats interface {
+	KubeletMetrics() http.Handler   // /metrics
 	SummaryHandler() http.Handler   // /stats/summary
 	ResourceMetrics() http.Handler  // /metrics/resource
 	ContainerMetrics() http.Handler // /metrics/cadvisor
@@ -69,7 +70,6 @@ type Server struct {
 func New(cfg Config) *Server {
 	s := &Server{cfg: cfg, mux: http.NewServeMux()}
 	healthz.InstallHandler(s.mux, append([]healthz.HealthChecker{healthz.PingHealthz}, cfg.Checks...)...)
-	s.mux.Handle("GET /metrics", legacyregistry.Handler())
 	s.mux.HandleFunc("GET /pods", s.pods)
 	s.mux.HandleFunc("GET /pods/{$}", s.pods)
 	s.mux.HandleFunc("GET /runningpods", s.runningPods)
@@ -81,7 +81,10 @@ func New(cfg Config) *Server {
 		s.mux.HandleFunc(method+" /attach/{namespace}/{pod}/{container}", s.attach)
 		s.mux.HandleFunc(method+" /portForward/{namespace}/{pod}", s.portForward)
 	}
-	if cfg.Stats != nil {
+	if cfg.Stats == nil {
+		s.mux.Handle("GET /metrics", legacyregistry.Handler())
+	} else {
+		s.mux.Handle("GET /metrics", cfg.Stats.KubeletMetrics())
 		s.mux.Handle("GET /stats/summary", cfg.Stats.SummaryHandler())
 		s.mux.Handle("GET /metrics/resource", cfg.Stats.ResourceMetrics())
 		s.mux.Handle("GET /metrics/cadvisor", cfg.Stats.ContainerMetrics())

@@ -333,8 +333,11 @@ func (p *Provider) volumes(ctx context.Context, spec *v1.Pod, node *statsapi.FsS
 	for i := range spec.Spec.Volumes {
 		v := &spec.Spec.Volumes[i]
 		dir := dirs[v.Name]
-		if dir == "" {
-			continue // not set up yet, or nothing that is the kubelet's
+		if dir == "" { // not set up yet, or nothing that is the kubelet's
+			if stats := p.elsewhere(ctx, spec, v); stats != nil {
+				out = append(out, *stats)
+			}
+			continue
 		}
 		memory, err := inMemory(dir)
 		if missing(err) {
@@ -362,6 +365,19 @@ func (p *Provider) volumes(ctx context.Context, spec *v1.Pod, node *statsapi.FsS
 		}
 	}
 	return out, nil
+}
+
+// elsewhere is how full a volume of a driver's is, nil where that is not known.
+func (p *Provider) elsewhere(ctx context.Context, spec *v1.Pod, v *v1.Volume) *statsapi.VolumeStats {
+	claim := claimOf(spec, v)
+	if p.cfg.Measure == nil || (claim == nil && v.CSI == nil) {
+		return nil
+	}
+	room := p.cfg.Measure(ctx, spec.UID, v.Name)
+	if room == nil {
+		return nil
+	}
+	return &statsapi.VolumeStats{Name: v.Name, PVCRef: claim, FsStats: *room}
 }
 
 // claimOf names the claim of a volume, nil where it has none.

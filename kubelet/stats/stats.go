@@ -14,6 +14,7 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	internalapi "k8s.io/cri-api/pkg/apis"
 	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 	"k8s.io/utils/clock"
@@ -38,6 +39,8 @@ type Config struct {
 	// ImageDir is on the images' file system; optional: without it the runtime
 	// is asked, once, which may take it a walk over all images.
 	ImageDir string
+	// Measure returns how full a volume of a Pod is that lies elsewhere, nil if that is not known; optional.
+	Measure func(ctx context.Context, uid types.UID, volume string) *statsapi.FsStats
 	// MaxAge is how long an answer is shared; 0 means 1 s. DiskAge is the same
 	// for what takes a walk over a directory; 0 means 1 min.
 	MaxAge  time.Duration
