@@ -463,8 +463,16 @@ func TestAttached(t *testing.T) {
 
 // A volume grows where the Pod has it; the Pod's worker does not wait for the driver.
 func TestExpand(t *testing.T) {
-	w := start(t, noAttach(nil))
+	w := start(t, noAttach(nil), &v1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "key"}, Data: map[string][]byte{"k": []byte("v")}})
+	requests := make(chan *csi.NodeExpandVolumeRequest, 10)
+	w.intercept(func(_ context.Context, r any) error {
+		if r, ok := r.(*csi.NodeExpandVolumeRequest); ok {
+			requests <- r
+		}
+		return nil
+	})
 	v := persistent(user("p"))
+	v.Persistent.Spec.CSI.NodeExpandSecretRef = &v1.SecretReference{Namespace: "ns", Name: "key"}
 	if err := w.csi.Expand(v, 1, nil); err == nil {
 		t.Error("a volume grows that is not mounted")
 	}
@@ -487,6 +495,11 @@ func TestExpand(t *testing.T) {
 	}
 	if b, err := os.ReadFile(filepath.Join(got.Path, "size")); string(b) != "4096" {
 		t.Errorf("size %q, %v", b, err)
+	}
+	r := <-requests
+	if r.VolumeId != "h1" || r.Secrets["k"] != "v" || r.VolumeCapability.GetMount().GetFsType() != "ext4" ||
+		!slices.Contains(mountsBelow(t, w.root), r.StagingTargetPath) || r.StagingTargetPath == r.VolumePath {
+		t.Errorf("the driver is asked %v", r)
 	}
 	if err := w.csi.TearDown(t.Context(), v.Pod.UID); err != nil {
 		t.Fatal(err)

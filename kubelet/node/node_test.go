@@ -60,7 +60,10 @@ func TestRegisterAndReport(t *testing.T) {
 	defer func() { cancel(); <-done }()
 	select {
 	case <-n.Registered():
-	case <-time.After(10 * time.Second):
+		if e := <-events.Events; e != "Normal Starting Starting kubelet." {
+			t.Errorf("the first event is %q", e)
+		}
+	case <-time.After(time.Minute):
 		t.Fatal("never registered")
 	}
 	got, err := client.CoreV1().Nodes().Get(ctx, "n1", metav1.GetOptions{})
@@ -104,7 +107,7 @@ func TestRegisterAndReport(t *testing.T) {
 			if e == want {
 				return
 			}
-		case <-time.After(10 * time.Second):
+		case <-time.After(time.Minute):
 			t.Fatalf("no event %q", want)
 		}
 	}
