@@ -192,6 +192,9 @@ func TestDevicesOfDriver(t *testing.T) {
 	d.own.killServer()
 	d.own.restart()
 	d.own.awaitKubelet()
+	// A Pod that comes after the restart shows that the kubelet knows those that were there.
+	d.apply("apiVersion: v1\nkind: Pod\nmetadata: {name: later}\nspec: {containers: [{name: c, image: peapod.local/hello:latest, imagePullPolicy: IfNotPresent}]}\n")
+	d.ready("later")
 	d.kubectl("exec", "user", "-c", "both", "--", "kill", "1")
 	d.awaitPod("user", "has a new container", func(p *corev1.Pod) bool {
 		i := slices.IndexFunc(p.Status.ContainerStatuses, func(s corev1.ContainerStatus) bool { return s.Name == "both" })
