@@ -127,6 +127,10 @@ func TestDevices(t *testing.T) {
 	case <-time.After(time.Minute):
 		t.Fatal("nothing is given back")
 	}
+	// That may take a while: meanwhile its status says what there is of it.
+	s.until(p, "shows that its container has ended", func(st v1.PodStatus) bool {
+		return len(st.ContainerStatuses) == 1 && st.ContainerStatuses[0].State.Terminated != nil
+	})
 	s.devices.say(nil)
 	close(back)
 	s.gone(p)

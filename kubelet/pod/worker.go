@@ -336,10 +336,11 @@ func (w *worker) publish(pod, has *v1.Pod, d *Decision) {
 		w.m.RoomChanged()
 	}
 	w.probe(&latest)
+	_, delayed := w.failures[string(Release)]
 	switch {
 	case w.state >= Removing || w.deletedNow(): // there is no object to write to
 	case w.state == New: // it says nothing that the API does not know
-	case w.state == Releasing && pod.DeletionTimestamp != nil: // the last word follows at once
+	case w.state == Releasing && pod.DeletionTimestamp != nil && !delayed: // the last word follows at once
 	default:
 		w.m.cfg.Status.Set(pod, d.Status, d.Final)
 	}
