@@ -21,9 +21,9 @@ func (p *Provider) ContainerMetrics() http.Handler {
 	return metricsHandler(newContainerCollector(p))
 }
 
-func metricsHandler(c metrics.StableCollector) http.Handler {
+func metricsHandler(c ...metrics.StableCollector) http.Handler {
 	registry := metrics.NewKubeRegistry()
-	registry.CustomMustRegister(c)
+	registry.CustomMustRegister(c...)
 	return metrics.HandlerFor(registry, metrics.HandlerOpts{ErrorHandling: metrics.ContinueOnError})
 }
 

@@ -11,16 +11,16 @@ import (
 	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 )
 
-// KubeletMetrics serves /metrics: those of this process, and of the volumes that claims stand for. The registry of the process is the
-// API server's too, where nobody asks for volumes: so these have one of their own, and the texts of both follow each other.
+// KubeletMetrics serves /metrics: those of this process, of Pods, and of the volumes that claims stand for. The registry of the process
+// is the API server's too, where nobody asks for volumes: so these have one of their own, and the texts of both follow each other.
 func (p *Provider) KubeletMetrics() http.Handler {
-	process, volumes := legacyregistry.Handler(), metricsHandler(newVolumeCollector(p))
+	process, own := legacyregistry.Handler(), metricsHandler(newVolumeCollector(p), newPodCollector(p))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		r = r.Clone(r.Context())
 		r.Header.Del("Accept") // plain text is what can be continued
 		r.Header.Set("Accept-Encoding", "identity")
 		process.ServeHTTP(w, r)
-		volumes.ServeHTTP(w, r)
+		own.ServeHTTP(w, r)
 	})
 }
 

@@ -100,6 +100,8 @@ type onePod struct {
 
 func (l onePod) PodByUID(uid types.UID) (*v1.Pod, bool) { return l.p, uid == l.p.UID }
 
+func (l onePod) Pods() []*v1.Pod { return []*v1.Pod{l.p} }
+
 type stage struct {
 	*Provider
 	engine *engine
