@@ -70,12 +70,15 @@ type Lookup interface {
 	PodByUID(uid types.UID) (*v1.Pod, bool)
 	// Pods returns all Pods that have something on this node.
 	Pods() []*v1.Pod
-	// SandboxID is the CRI ID of the Pod's newest sandbox.
-	SandboxID(uid types.UID) (string, bool)
+	// SandboxID is the CRI ID of the Pod's newest sandbox. After a start of the
+	// kubelet it waits until what the Pod has was read from the runtime, or ctx
+	// ends.
+	SandboxID(ctx context.Context, uid types.UID) (string, bool)
 	// ContainerID is the CRI ID of the newest instance of a container of any
 	// of the three lists, or of the one before it. A container that exists in
-	// the spec and has no such instance yields a *NoContainerError.
-	ContainerID(uid types.UID, container string, previous bool) (string, error)
+	// the spec and has no such instance yields a *NoContainerError. It waits as
+	// SandboxID does.
+	ContainerID(ctx context.Context, uid types.UID, container string, previous bool) (string, error)
 }
 
 // NoContainerError says that a container (or its previous instance) is not

@@ -284,9 +284,9 @@ func (m *Manager) Pods() []*v1.Pod {
 }
 
 // SandboxID implements Lookup.
-func (m *Manager) SandboxID(uid types.UID) (string, bool) {
+func (m *Manager) SandboxID(ctx context.Context, uid types.UID) (string, bool) {
 	w := m.worker(uid)
-	if w == nil {
+	if w == nil || w.awaitShown(ctx) != nil {
 		return "", false
 	}
 	w.mu.Lock()
@@ -299,10 +299,13 @@ func (m *Manager) SandboxID(uid types.UID) (string, bool) {
 }
 
 // ContainerID implements Lookup.
-func (m *Manager) ContainerID(uid types.UID, container string, previous bool) (string, error) {
+func (m *Manager) ContainerID(ctx context.Context, uid types.UID, container string, previous bool) (string, error) {
 	w := m.worker(uid)
 	if w == nil {
 		return "", fmt.Errorf("find container %s: pod %s is not on this node", container, uid)
+	}
+	if err := w.awaitShown(ctx); err != nil {
+		return "", fmt.Errorf("find container %s of pod %s: %w", container, uid, err)
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()

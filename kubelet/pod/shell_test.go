@@ -37,9 +37,21 @@ func TestRestartOfKubelet(t *testing.T) {
 		s.m.Upsert(p)
 		s.until(p, "ran", running)
 	}
+	want, err := s.m.ContainerID(t.Context(), a.UID, "main", false)
+	if err != nil {
+		t.Fatal(err)
+	}
 	s.stop()
 	before := len(s.rt.Calls())
 	s.start(a) // b left the API meanwhile
+	// Who asks at once what the Pod has is told when it is known.
+	s.m.Upsert(a)
+	if id, err := s.m.ContainerID(t.Context(), a.UID, "main", false); err != nil || id != want {
+		t.Errorf("container %q, %v; want %s", id, err, want)
+	}
+	if id, ok := s.m.SandboxID(t.Context(), a.UID); !ok || id == "" {
+		t.Error("the sandbox is not known")
+	}
 	s.until(a, "was taken over", running)
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
@@ -87,7 +99,7 @@ func TestCrashIsRestarted(t *testing.T) {
 	if last := st.ContainerStatuses[0].LastTerminationState.Terminated; last == nil || last.ExitCode != 1 || last.Reason != "Error" {
 		t.Errorf("lastState %+v", st.ContainerStatuses[0].LastTerminationState)
 	}
-	if id, err := s.m.ContainerID(p.UID, "main", true); err != nil || id == "" {
+	if id, err := s.m.ContainerID(t.Context(), p.UID, "main", true); err != nil || id == "" {
 		t.Errorf("previous instance: %q, %v", id, err)
 	}
 }

@@ -31,7 +31,7 @@ func TestUserNamespaceOfPod(t *testing.T) {
 		return u
 	}
 	before := of(a)
-	id, _ := s.m.SandboxID(a.UID)
+	id, _ := s.m.SandboxID(t.Context(), a.UID)
 	status, err := s.rt.PodSandboxStatus(t.Context(), id, false)
 	if err != nil {
 		t.Fatal(err)

@@ -25,8 +25,9 @@ type worker struct {
 	own     bool                 // a static Pod
 	running bool                 // guarded by m.mu
 
-	kick chan struct{} // something below changed; capacity 1
-	ops  sync.WaitGroup
+	kick  chan struct{} // something below changed; capacity 1
+	shown chan struct{} // closed with the first publish
+	ops   sync.WaitGroup
 
 	mu      sync.Mutex // guards the mailbox and what readers see
 	pod     *v1.Pod
@@ -35,7 +36,7 @@ type worker struct {
 	dirty   bool // the runtime has news of this Pod
 	results []result
 	latest  *v1.Pod  // pod with the newest status, shared with readers
-	seen    Snapshot // shared with readers
+	seen    Snapshot // shared with readers, when shown is closed
 	holds   bool     // the Pod holds resources of the node
 
 	allocated *allocation.Record // what it holds; immutable, replaced through record
@@ -80,7 +81,8 @@ type result struct {
 
 func newWorker(m *Manager, pod *v1.Pod) *worker {
 	w := &worker{
-		m: m, uid: pod.UID, name: nameOf(pod), own: static.Is(pod), pod: pod, latest: pod, dirty: true, kick: make(chan struct{}, 1),
+		m: m, uid: pod.UID, name: nameOf(pod), own: static.Is(pod), pod: pod, latest: pod, dirty: true,
+		kick: make(chan struct{}, 1), shown: make(chan struct{}),
 		exited: map[string]Container{}, busy: map[string]*operation{}, done: map[string]bool{},
 		failures: map[string]Failure{}, tries: map[string]int{}, backoffs: map[string]Backoff{},
 		again: map[string]bool{},
@@ -90,6 +92,17 @@ func newWorker(m *Manager, pod *v1.Pod) *worker {
 		w.startTime = pod.Status.StartTime.Time
 	}
 	return w
+}
+
+// awaitShown waits until it is known what the Pod has, which it is not at once
+// when the kubelet starts beside running containers.
+func (w *worker) awaitShown(ctx context.Context) error {
+	select {
+	case <-w.shown:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // update changes the mailbox and wakes the worker.
@@ -321,6 +334,7 @@ func (w *worker) restartsAll(pod *v1.Pod) {
 // publish shows the decision to the API, which has the Pod as in pod, and to
 // readers and the prober, who see it with what it has.
 func (w *worker) publish(pod, has *v1.Pod, d *Decision) {
+	first := w.published == nil
 	w.published = &d.Status
 	latest := *has
 	latest.Status = d.Status
@@ -332,6 +346,9 @@ func (w *worker) publish(pod, has *v1.Pod, d *Decision) {
 	freed := w.freed || (held && !w.holds)
 	w.freed = false
 	w.mu.Unlock()
+	if first {
+		close(w.shown)
+	}
 	if freed {
 		w.m.RoomChanged()
 	}

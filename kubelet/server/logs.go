@@ -31,7 +31,7 @@ func (s *Server) logs(w http.ResponseWriter, r *http.Request) {
 		fail(w, r, notFound("container %q not found in pod %q", container, p.Name))
 		return
 	}
-	id, err := s.cfg.Pods.ContainerID(p.UID, container, previous)
+	id, err := s.cfg.Pods.ContainerID(r.Context(), p.UID, container, previous)
 	if err != nil {
 		fail(w, r, err)
 		return

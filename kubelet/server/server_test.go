@@ -69,10 +69,10 @@ type lookup struct {
 func (l lookup) Pod(namespace, name string) (*v1.Pod, bool) {
 	return l.pod, namespace == l.pod.Namespace && name == l.pod.Name
 }
-func (l lookup) PodByUID(uid types.UID) (*v1.Pod, bool) { return l.pod, uid == l.pod.UID }
-func (l lookup) Pods() []*v1.Pod                        { return []*v1.Pod{l.pod} }
-func (l lookup) SandboxID(types.UID) (string, bool)     { return "sandbox1", true }
-func (l lookup) ContainerID(_ types.UID, name string, previous bool) (string, error) {
+func (l lookup) PodByUID(uid types.UID) (*v1.Pod, bool)              { return l.pod, uid == l.pod.UID }
+func (l lookup) Pods() []*v1.Pod                                     { return []*v1.Pod{l.pod} }
+func (l lookup) SandboxID(context.Context, types.UID) (string, bool) { return "sandbox1", true }
+func (l lookup) ContainerID(_ context.Context, _ types.UID, name string, previous bool) (string, error) {
 	key := name
 	if previous {
 		key += "/previous"

@@ -72,7 +72,7 @@ func (s *Server) portForward(w http.ResponseWriter, r *http.Request) {
 		fail(w, r, err)
 		return
 	}
-	sandbox, ok := s.cfg.Pods.SandboxID(p.UID)
+	sandbox, ok := s.cfg.Pods.SandboxID(r.Context(), p.UID)
 	if !ok {
 		fail(w, r, notFound("pod %q has no sandbox yet", p.Name))
 		return
@@ -107,7 +107,7 @@ func (s *Server) running(r *http.Request) (string, error) {
 	if !hasContainer(p, container) {
 		return "", notFound("container not found (%q)", container)
 	}
-	id, err := s.cfg.Pods.ContainerID(p.UID, container, false)
+	id, err := s.cfg.Pods.ContainerID(r.Context(), p.UID, container, false)
 	var missing *pod.NoContainerError
 	switch {
 	case errors.As(err, &missing):
