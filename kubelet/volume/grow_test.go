@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -207,7 +208,34 @@ func TestTheResizerIsWaitedFor(t *testing.T) {
 		t.Fatal(err)
 	}
 	g.says("pod"+grownEvent, "claim"+grownEvent)
+	g.claim("in the node's hands", func(c *v1.PersistentVolumeClaim) bool {
+		return claimgrowth.Stage(c) == v1.PersistentVolumeClaimNodeResizeInProgress
+	})
 	g.claim("of 48Mi", has("48Mi"))
+}
+
+// TestFailureIsInTheClaim: where a resizer says how far it is, the claim says what hinders the node.
+func TestFailureIsInTheClaim(t *testing.T) {
+	c, v := sized(t)
+	v.Spec.Capacity[v1.ResourceStorage] = resource.MustParse("64Mi")
+	claimgrowth.Begin(c, resource.MustParse("48Mi"))
+	g := newGrower(t, c, v)
+	if err := g.Prepare(t.Context(), podWith(claimVolume(false))); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(v.Spec.Local.Path); err != nil {
+		t.Fatal(err)
+	}
+	pending := c.DeepCopy()
+	pending.Status.AllocatedResourceStatuses[v1.ResourceStorage] = v1.PersistentVolumeClaimNodeResizePending
+	if _, err := g.client.CoreV1().PersistentVolumeClaims("ns").UpdateStatus(t.Context(), pending, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	g.claim("said to fail", func(c *v1.PersistentVolumeClaim) bool {
+		return slices.ContainsFunc(c.Status.Conditions, func(have v1.PersistentVolumeClaimCondition) bool {
+			return have.Type == v1.PersistentVolumeClaimNodeResizeError && have.Status == v1.ConditionTrue && strings.Contains(have.Message, "no such file")
+		})
+	})
 }
 
 func TestReadOnlyDoesNotGrow(t *testing.T) {
