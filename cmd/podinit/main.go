@@ -8,12 +8,21 @@ package main
 import (
 	"fmt"
 	"os"
+	"runtime"
 
 	// Without these two, libcontainer starts no container and limits no devices.
 	_ "github.com/opencontainers/cgroups/devices"
 	"github.com/opencontainers/runc/libcontainer"
 	_ "github.com/opencontainers/runc/libcontainer/nsenter"
 )
+
+// The supervisor's first thread stays its own. Libcontainer has threads enter namespaces of containers and leaves them to the Go runtime to
+// end, which it cannot do with the first one: that would hold a container's mounts, and show its root as the supervisor's, to the end.
+func init() {
+	if len(os.Args) > 1 && os.Args[1] == "supervise" {
+		runtime.LockOSThread()
+	}
+}
 
 func main() {
 	if len(os.Args) < 2 {
