@@ -221,3 +221,20 @@ func TestConverterChecksWhatItMust(t *testing.T) {
 		}
 	}
 }
+
+// The fields of a Binding are nobody's: it is not stored, and its author gets a Status.
+func TestFieldsThatNobodyKeeps(t *testing.T) {
+	scheme, err := sampleScheme()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := New(Config{Title: "t", Version: "v1", Scheme: sampleScheme}).TypeConverter([]string{openapiutil.GetCanonicalTypeName(&corev1.Pod{})})
+	binding := &corev1.Binding{ObjectMeta: metav1.ObjectMeta{Name: "p"}, Target: corev1.ObjectReference{Kind: "Node", Name: "n"}}
+	obj, err := manager(t, scheme, c, binding).Update(&corev1.Binding{}, binding, "me")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := fields(t, obj); len(got) != 0 {
+		t.Errorf("somebody keeps %v", got)
+	}
+}
