@@ -67,7 +67,7 @@ func (s *Scheduler) bindClaim(ctx context.Context, w *bindWait, c *framework.Pla
 		return err
 	}
 	s.mu.Lock()
-	devices := s.cluster.View().Devices
+	devices := s.cluster.Known().Devices
 	devices.Wrote(claim)
 	if !c.Extended { // its event may be to come, and what is assumed must count until then
 		devices.Release(claim.UID)
@@ -92,7 +92,7 @@ func (s *Scheduler) makeExtended(ctx context.Context, w *bindWait, c *framework.
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.cluster.View().Devices.Made(w.pod.UID, c.Claim, made)
+	s.cluster.Known().Devices.Made(w.pod.UID, c.Claim, made)
 	return made, nil
 }
 
@@ -166,7 +166,7 @@ func (s *Scheduler) devicesReady(w *bindWait) (deadline time.Time, err error) {
 	defer s.mu.Unlock()
 	now := s.cfg.Clock.Now()
 	for _, c := range w.devices.Claims {
-		claim := s.cluster.View().Devices.Claim(framework.ClaimKey(c.Claim))
+		claim := s.cluster.Known().Devices.Claim(framework.ClaimKey(c.Claim))
 		if claim == nil && c.Extended {
 			claim = c.Claim // its event is to come
 		}
@@ -234,7 +234,7 @@ func (s *Scheduler) changeClaim(ctx context.Context, claim *resourcev1.ResourceC
 		if err == nil {
 			s.mu.Lock()
 			defer s.mu.Unlock()
-			s.cluster.View().Devices.Wrote(written)
+			s.cluster.Known().Devices.Wrote(written)
 		}
 		return err
 	})

@@ -93,7 +93,7 @@ func (s *Scheduler) volumesBound(w *bindWait) (bool, error) {
 }
 
 func (s *Scheduler) claimBound(w *bindWait, key types.NamespacedName) (bool, error) {
-	storage := s.cluster.View().Storage
+	storage := s.cluster.Known().Storage
 	claim := storage.WrittenClaim(key)
 	if claim == nil {
 		return false, fmt.Errorf("failed to check binding: persistentvolumeclaim %q not found", key.Name)

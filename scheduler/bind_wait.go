@@ -34,10 +34,10 @@ type bindWait struct {
 func (s *Scheduler) hold(pod *framework.Pod, node *framework.Node, volumes *framework.VolumePlan, devices *framework.DevicePlan) *bindWait {
 	w := &bindWait{pod: pod, node: node, volumes: volumes, devices: devices, news: make(chan struct{}, 1), gone: make(chan struct{})}
 	if volumes != nil {
-		s.cluster.View().Storage.Assume(pod.UID, volumes)
+		s.cluster.Known().Storage.Assume(pod.UID, volumes)
 	}
 	if devices != nil {
-		s.cluster.View().Devices.Assume(pod.UID, devices)
+		s.cluster.Known().Devices.Assume(pod.UID, devices)
 	}
 	s.binding[pod.UID] = w
 	return w
@@ -48,7 +48,7 @@ func (s *Scheduler) letGo(w *bindWait, failed bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if w.volumes != nil {
-		s.cluster.View().Storage.Release(w.pod.UID)
+		s.cluster.Known().Storage.Release(w.pod.UID)
 	}
 	delete(s.binding, w.pod.UID)
 	if failed && w.devices != nil {

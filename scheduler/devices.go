@@ -23,7 +23,7 @@ func (s *Scheduler) early(ctx context.Context, pod *framework.Pod) bool {
 			}
 		})
 	}
-	devices := s.cluster.View().Devices
+	devices := s.cluster.Known().Devices
 	devices.Now = s.cfg.Clock.Now()
 	if s.devicesKnown {
 		err := dynamicresources.Gate(pod, devices)
@@ -66,7 +66,7 @@ func (s *Scheduler) watchDevices(ctx context.Context) error {
 func (s *Scheduler) resourceClaimChanged(old, new *resourcev1.ResourceClaim) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if devices := s.cluster.View().Devices; new == nil {
+	if devices := s.cluster.Known().Devices; new == nil {
 		devices.RemoveClaim(old)
 	} else {
 		devices.SetClaim(new)
@@ -78,7 +78,7 @@ func (s *Scheduler) resourceClaimChanged(old, new *resourcev1.ResourceClaim) {
 func (s *Scheduler) deviceClassChanged(old, new *resourcev1.DeviceClass) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if devices := s.cluster.View().Devices; new == nil {
+	if devices := s.cluster.Known().Devices; new == nil {
 		devices.RemoveClass(old)
 	} else {
 		devices.SetClass(new)
@@ -90,7 +90,7 @@ func (s *Scheduler) deviceClassChanged(old, new *resourcev1.DeviceClass) {
 func (s *Scheduler) sliceChanged(old, new *resourcev1.ResourceSlice) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if devices := s.cluster.View().Devices; new == nil {
+	if devices := s.cluster.Known().Devices; new == nil {
 		devices.RemoveSlice(old)
 	} else {
 		devices.SetSlice(new)
@@ -105,7 +105,7 @@ func (s *Scheduler) devicesHappened(e framework.DeviceEvent) {
 
 // releaseDevices ends what was assumed for a Pod, as if its claims had been deallocated. The caller holds mu.
 func (s *Scheduler) releaseDevices(pod types.UID) {
-	devices := s.cluster.View().Devices
+	devices := s.cluster.Known().Devices
 	for _, claim := range devices.ReleasePod(pod) {
 		s.devicesHappened(framework.DeviceEvent{OldClaim: claim, NewClaim: devices.Claim(framework.ClaimKey(claim))})
 	}

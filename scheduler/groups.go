@@ -13,7 +13,7 @@ import (
 func (s *Scheduler) serviceChanged(old, new *corev1.Service) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if groups := s.cluster.View().Groups; new == nil {
+	if groups := s.cluster.Known().Groups; new == nil {
 		groups.RemoveService(old)
 	} else {
 		groups.SetService(new)
@@ -46,7 +46,7 @@ func ownerChanged[T any, P interface {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	groups := s.cluster.View().Groups
+	groups := s.cluster.Known().Groups
 	if new == nil {
 		groups.RemoveOwner(framework.Owner{Namespace: old.GetNamespace(), APIVersion: apiVersion, Kind: kind, Name: old.GetName()})
 		return

@@ -102,7 +102,7 @@ func New(cfg Config) (*Scheduler, error) {
 		assumed: map[types.UID]string{}, binding: map[types.UID]*bindWait{}, wake: make(chan struct{}, 1),
 	}
 	s.cluster = cluster.New(s.namespaceLabels)
-	s.cluster.View().Devices.BindTimeout = cfg.DeviceBindTimeout
+	s.cluster.Known().Devices.BindTimeout = cfg.DeviceBindTimeout
 	storage, apps := cfg.Informers.Storage().V1(), cfg.Informers.Apps().V1()
 	s.synced = []cache.DoneChecker{budgets.Informer().HasSyncedChecker()}
 	if err := errors.Join(
@@ -238,7 +238,7 @@ func (s *Scheduler) nowhere(ctx context.Context, pod *framework.Pod, d cycle.Dec
 		s.queue.Failed(pod.UID, nil, s.cfg.Clock.Now())
 		return func() { s.reject(ctx, pod, corev1.PodReasonSchedulerError, d.Err.Error()) }
 	}
-	claim, what := dynamicresources.Unblock(pod, s.cluster.View().Devices, d.Unblockable)
+	claim, what := dynamicresources.Unblock(pod, s.cluster.Known().Devices, d.Unblockable)
 	message, preemption := s.preempt(pod, d, what)
 	s.queue.Failed(pod.UID, d.RejectedBy, s.cfg.Clock.Now())
 	return func() {
@@ -254,12 +254,12 @@ func (s *Scheduler) nowhere(ctx context.Context, pod *framework.Pod, d cycle.Dec
 
 // assume counts the Pod, and what its claims need, as on the node, and starts to tell the API so. The caller holds mu.
 func (s *Scheduler) assume(ctx context.Context, pod *framework.Pod, n *framework.Node) error {
-	volumes, err := volumebinding.Plan(pod, s.cluster.View().Storage, n.Node)
+	volumes, err := volumebinding.Plan(pod, s.cluster.Known().Storage, n.Node)
 	if err != nil {
 		s.queue.Failed(pod.UID, nil, s.cfg.Clock.Now())
 		return fmt.Errorf("running Reserve plugin %q: %w", volumebinding.Plugin{}.Name(), err)
 	}
-	devices, err := dynamicresources.Plan(pod, s.cluster.View().Devices, n)
+	devices, err := dynamicresources.Plan(pod, s.cluster.Known().Devices, n)
 	if err != nil {
 		s.queue.Failed(pod.UID, nil, s.cfg.Clock.Now())
 		return fmt.Errorf("running Reserve plugin %q: %w", dynamicresources.Plugin{}.Name(), err)
@@ -307,7 +307,7 @@ func (s *Scheduler) namespaceChanged(old, new *corev1.Namespace) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.cluster.View().Index.NamespaceChanged()
+	s.cluster.Known().Index.NamespaceChanged()
 	s.queue.Happened(framework.Event{OldNamespace: old, NewNamespace: new}, s.cfg.Clock.Now())
 	s.signal()
 }

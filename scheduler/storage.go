@@ -15,7 +15,7 @@ import (
 func (s *Scheduler) claimChanged(old, new *corev1.PersistentVolumeClaim) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	storage := s.cluster.View().Storage
+	storage := s.cluster.Known().Storage
 	if new == nil {
 		storage.RemoveClaim(old)
 	} else {
@@ -28,7 +28,7 @@ func (s *Scheduler) claimChanged(old, new *corev1.PersistentVolumeClaim) {
 func (s *Scheduler) volumeChanged(old, new *corev1.PersistentVolume) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	storage := s.cluster.View().Storage
+	storage := s.cluster.Known().Storage
 	if new == nil {
 		storage.RemoveVolume(old)
 	} else {
@@ -41,7 +41,7 @@ func (s *Scheduler) volumeChanged(old, new *corev1.PersistentVolume) {
 func (s *Scheduler) classChanged(old, new *storagev1.StorageClass) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	storage := s.cluster.View().Storage
+	storage := s.cluster.Known().Storage
 	if new == nil {
 		storage.RemoveClass(old)
 	} else {
@@ -54,7 +54,7 @@ func (s *Scheduler) classChanged(old, new *storagev1.StorageClass) {
 func (s *Scheduler) csiNodeChanged(old, new *storagev1.CSINode) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if csi := s.cluster.View().CSI; new == nil {
+	if csi := s.cluster.Known().CSI; new == nil {
 		csi.RemoveNode(old)
 	} else {
 		csi.SetNode(new)
@@ -66,7 +66,7 @@ func (s *Scheduler) csiNodeChanged(old, new *storagev1.CSINode) {
 func (s *Scheduler) csiDriverChanged(old, new *storagev1.CSIDriver) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if csi := s.cluster.View().CSI; new == nil {
+	if csi := s.cluster.Known().CSI; new == nil {
 		csi.RemoveDriver(old)
 	} else {
 		csi.SetDriver(new)
@@ -78,7 +78,7 @@ func (s *Scheduler) csiDriverChanged(old, new *storagev1.CSIDriver) {
 func (s *Scheduler) attachmentChanged(old, new *storagev1.VolumeAttachment) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if csi := s.cluster.View().CSI; new == nil {
+	if csi := s.cluster.Known().CSI; new == nil {
 		csi.RemoveAttachment(old)
 	} else {
 		csi.SetAttachment(new)
@@ -90,7 +90,7 @@ func (s *Scheduler) attachmentChanged(old, new *storagev1.VolumeAttachment) {
 // there are are known: else Pods would be refused for want of them.
 func (s *Scheduler) followRoom(ctx context.Context) error {
 	s.mu.Lock()
-	begin := !s.roomFollowed && s.cluster.View().CSI.RoomReported()
+	begin := !s.roomFollowed && s.cluster.Known().CSI.RoomReported()
 	s.roomFollowed = s.roomFollowed || begin
 	s.mu.Unlock()
 	if !begin {
@@ -111,7 +111,7 @@ func (s *Scheduler) followRoom(ctx context.Context) error {
 func (s *Scheduler) capacityChanged(old, new *storagev1.CSIStorageCapacity) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if csi := s.cluster.View().CSI; new == nil {
+	if csi := s.cluster.Known().CSI; new == nil {
 		csi.RemoveCapacity(old)
 	} else {
 		csi.SetCapacity(new)
