@@ -7,7 +7,6 @@ package garbagecollector
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -215,9 +214,4 @@ func (c *Collector) resolve(ref metav1.OwnerReference, namespace string) (identi
 		namespace = ""
 	}
 	return identity{mapping.Resource, namespace, ref.Name, ref.UID}, nil
-}
-
-// isGone says whether the error means that there is nothing left to do about an object.
-func isGone(err error) bool {
-	return err == nil || apierrors.IsNotFound(err) || apierrors.IsConflict(err) && !errors.Is(err, context.Canceled)
 }

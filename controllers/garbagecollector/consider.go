@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -117,7 +118,7 @@ func (c *Collector) owned(ctx context.Context, n node, obj *metav1.PartialObject
 		return c.setOwners(ctx, n.identity, obj, solid)
 	case len(waiting) > 0 && dependents > 0:
 		// Its owner waits for it, and it for its own dependents: all the way down, dependents go first.
-		return c.delete(ctx, n.identity, metav1.DeletePropagationForeground)
+		return c.delete(ctx, n.identity, obj, metav1.DeletePropagationForeground)
 	}
 	policy := metav1.DeletePropagationBackground
 	if slices.Contains(obj.Finalizers, metav1.FinalizerOrphanDependents) {
@@ -125,7 +126,7 @@ func (c *Collector) owned(ctx context.Context, n node, obj *metav1.PartialObject
 	} else if slices.Contains(obj.Finalizers, metav1.FinalizerDeleteDependents) {
 		policy = metav1.DeletePropagationForeground
 	}
-	return c.delete(ctx, n.identity, policy)
+	return c.delete(ctx, n.identity, obj, policy)
 }
 
 type ownerState int
@@ -178,12 +179,27 @@ func (c *Collector) owner(ctx context.Context, ref metav1.OwnerReference, namesp
 	return ownerThere, nil
 }
 
-func (c *Collector) delete(ctx context.Context, id identity, policy metav1.DeletionPropagation) error {
-	err := c.client(id).Delete(ctx, id.name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &id.uid}, PropagationPolicy: &policy})
-	if isGone(err) {
-		return nil
+// delete deletes what was read as obj, unless it has other owners by now: it may have been let go since they were looked at, and whoever
+// is let go stays. Other changes of it do not matter.
+func (c *Collector) delete(ctx context.Context, id identity, obj *metav1.PartialObjectMetadata, policy metav1.DeletionPropagation) error {
+	for now := obj; ; {
+		err := c.client(id).Delete(ctx, id.name, metav1.DeleteOptions{
+			Preconditions: &metav1.Preconditions{UID: &id.uid, ResourceVersion: &now.ResourceVersion}, PropagationPolicy: &policy})
+		if err == nil || apierrors.IsNotFound(err) {
+			return nil
+		}
+		failed := fmt.Errorf("delete %s %s/%s: %w", id.resource.Resource, id.namespace, id.name, err)
+		if !apierrors.IsConflict(err) {
+			return failed
+		}
+		before := now.ResourceVersion
+		if now, err = c.live(ctx, id); now == nil || err != nil {
+			return err
+		}
+		if now.ResourceVersion == before || !equality.Semantic.DeepEqual(now.OwnerReferences, obj.OwnerReferences) {
+			return failed // and it is considered again
+		}
 	}
-	return fmt.Errorf("delete %s %s/%s: %w", id.resource.Resource, id.namespace, id.name, err)
 }
 
 // letGo takes the owner off its dependents and then lets it go itself.
