@@ -201,17 +201,6 @@ func (c *cluster) follow(ctx context.Context, w watch.Interface, waitedFor strin
 	}
 }
 
-// await waits until done is closed.
-func (c *cluster) await(ctx context.Context, done <-chan struct{}, waitedFor string) error {
-	select {
-	case <-done:
-		return nil
-	case <-c.exited:
-	case <-ctx.Done():
-	}
-	return c.ended(ctx, waitedFor)
-}
-
 // awaitNode waits until the node is ready and returns when it was. A start after the first finds a Node that says Ready
 // from before, so what counts is a heartbeat that is newer than the start: the kubelet's first word.
 func (c *cluster) awaitNode(ctx context.Context, client kubernetes.Interface, began time.Time) (ready time.Time, err error) {
