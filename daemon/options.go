@@ -88,9 +88,15 @@ func (o *Options) AddEtcdFlags(f *pflag.FlagSet) {
 }
 
 // Load overlays o with what the configuration file says (file may be empty), except where one of the given flags, which are o's,
-// was set. Unknown keys and mistyped values are errors.
+// was set. Unknown keys and mistyped values are errors. The servers' token may be in the environment instead.
 func (o *Options) Load(file string, given *pflag.FlagSet) error {
-	return load(o, DefaultOptions(), file, given)
+	if err := load(o, DefaultOptions(), file, given); err != nil {
+		return err
+	}
+	if o.Token == "" && len(o.EtcdServers) > 0 {
+		o.Token = os.Getenv(TokenEnv)
+	}
+	return nil
 }
 
 // flagged are options that flags set.

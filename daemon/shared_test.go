@@ -109,6 +109,26 @@ func TestEtcdOptionsInFile(t *testing.T) {
 	}
 }
 
+// Every command that takes the token finds it in the environment, where neither flag nor file has one and there is an etcd to use it with.
+func TestTokenFromEnvironment(t *testing.T) {
+	t.Setenv(TokenEnv, "from-the-environment")
+	for _, test := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"--etcd-servers=https://10.0.0.9:2379"}, "from-the-environment"},
+		{[]string{"--etcd-servers=https://10.0.0.9:2379", "--token=from-the-flag"}, "from-the-flag"},
+		{nil, ""},
+	} {
+		o := DefaultOptions()
+		f := pflag.NewFlagSet("server", pflag.ContinueOnError)
+		o.AddEtcdFlags(f)
+		if err := errors.Join(f.Parse(test.args), o.Load("", f)); err != nil || o.Token != test.want {
+			t.Errorf("%v: got %q, %v, want %q", test.args, o.Token, err, test.want)
+		}
+	}
+}
+
 func TestServerToken(t *testing.T) {
 	i := instance.Instance{DataDir: t.TempDir()}
 	if _, err := serverToken(i, "short"); err == nil || strings.Contains(err.Error(), "short\"") {

@@ -4,7 +4,6 @@ package server
 import (
 	"flag"
 	"fmt"
-	"os"
 	"strconv"
 
 	"github.com/spf13/cobra"
@@ -35,9 +34,6 @@ The administrator's client configuration is written to <data-dir>/admin.kubeconf
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := opts.Load(file, c.Flags()); err != nil {
 				return err
-			}
-			if opts.Token == "" && len(opts.EtcdServers) > 0 {
-				opts.Token = os.Getenv(daemon.TokenEnv)
 			}
 			i, err := t.Instance()
 			if err != nil {

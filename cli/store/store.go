@@ -3,7 +3,6 @@ package store
 
 import (
 	"fmt"
-	"os"
 
 	"github.com/spf13/cobra"
 
@@ -35,9 +34,6 @@ Etcd's count of changes goes on where the store's has ended, so that nobody take
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := opts.Load(file, c.Flags()); err != nil {
 				return err
-			}
-			if opts.Token == "" && len(opts.EtcdServers) > 0 {
-				opts.Token = os.Getenv(daemon.TokenEnv)
 			}
 			i, err := t.Instance()
 			if err != nil {

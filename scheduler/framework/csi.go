@@ -1,8 +1,6 @@
 package framework
 
 import (
-	"maps"
-	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
@@ -80,7 +78,12 @@ func ReportsRoom(d *storagev1.CSIDriver) bool {
 
 // RoomReported says whether any driver reports for how large volumes it has room.
 func (c *CSI) RoomReported() bool {
-	return slices.ContainsFunc(slices.Collect(maps.Values(c.drivers)), ReportsRoom)
+	for _, d := range c.drivers {
+		if ReportsRoom(d) {
+			return true
+		}
+	}
+	return false
 }
 
 // Room says whether the driver of a class has room on a node for a volume of that size. One that does not report has. It costs a

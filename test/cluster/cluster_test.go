@@ -64,18 +64,24 @@ func (w *world) agent(m *machine) {
 	}
 }
 
-// newWorld starts a server, with these flags, and so many agents (at most two), and waits until they are nodes.
-func newWorld(t *testing.T, agents int, flags ...string) *world {
+// binaryFor returns the program to test, which takes root.
+func binaryFor(t *testing.T) string {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
+	if given := os.Getenv("PEAPOD"); given != "" {
+		return given
+	}
 	root, err := cluster.Root()
 	must(t, err)
-	binary := os.Getenv("PEAPOD")
-	if binary == "" {
-		binary = filepath.Join(root, "bin", "peapod")
-	}
+	return filepath.Join(root, "bin", "peapod")
+}
+
+// newWorld starts a server, with these flags, and so many agents (at most two), and waits until they are nodes.
+func newWorld(t *testing.T, agents int, flags ...string) *world {
+	t.Helper()
+	binary := binaryFor(t)
 	wire := newWire(t)
 	w := &world{T: t, flags: flags, server: newMachine(t, wire, binary, "one", 1)}
 	for i, m := range []**machine{&w.second, &w.third}[:agents] {

@@ -12,8 +12,6 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/peapod/peapod/test/e2e/cluster"
 )
 
 // moving is a server with a store of its own that is to be moved to etcd, and an agent.
@@ -29,19 +27,7 @@ type moving struct {
 // A cluster of one server and an agent is moved to etcd: nothing is lost, nothing starts again, nobody takes old for new.
 func TestMoveToEtcd(t *testing.T) {
 	t.Parallel()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root")
-	}
-	root, err := cluster.Root()
-	must(t, err)
-	binary := os.Getenv("PEAPOD")
-	if binary == "" {
-		binary = filepath.Join(root, "bin", "peapod")
-	}
-	wire := newWire(t)
-	m := &moving{several: &several{T: t, etcd: newEtcd(t, wire, binary, 9)}}
-	m.first, m.second = newMachine(t, wire, binary, "one", 1), newMachine(t, wire, binary, "two", 2)
-	m.node = newMachine(t, wire, binary, "three", 3)
+	m := &moving{several: newSeveral(t)}
 	for _, step := range []struct {
 		name string
 		run  func(*moving)
@@ -88,7 +74,7 @@ resources: [{resources: [secrets], providers: [{aesgcm: {keys: [{name: one, secr
 `, base64.StdEncoding.EncodeToString(make([]byte, 32))), 0o600))
 	m.keys = []string{"--encryption-provider-config", file}
 	m.first.start(m.alone("server")...)
-	agentJoinsFirst(m)
+	agentJoins(m.several)
 	m.on(m.first, "create", "secret", "generic", "sealed", "--from-literal=word=swordfish")
 	crabs := filepath.Join(m.TempDir(), "crabs.yaml")
 	must(m.T, os.WriteFile(crabs, []byte(`{apiVersion: apiextensions.k8s.io/v1, kind: CustomResourceDefinition, metadata: {name: crabs.example.com},
@@ -107,12 +93,6 @@ versions: [{name: v1, served: true, storage: true, schema: {openAPIV3Schema: {ty
 	// Endpoints of all Pods, so that nothing of the workload is still to come.
 	m.eventually(m.first, "the Service leads to all", func(out string) bool { return len(strings.Fields(out)) == 4 },
 		"get", "endpointslices", "-l", "kubernetes.io/service-name=web", "-o", "jsonpath={.items[*].endpoints[?(@.conditions.ready)].addresses[0]}")
-}
-
-func agentJoinsFirst(m *moving) {
-	out := strings.Fields(m.first.do("token", "create"))
-	m.node.start("agent", "--server", "https://"+m.first.ip+":"+port, "--token", out[len(out)-1], "--node-name", m.node.name, "--node-ip", m.node.ip)
-	m.on(m.first, "wait", "--for=condition=Ready", "node/three", "--timeout=60s")
 }
 
 func immovable(m *moving) {

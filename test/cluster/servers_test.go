@@ -9,8 +9,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/peapod/peapod/test/e2e/cluster"
 )
 
 // several are two servers on one etcd, and an agent.
@@ -55,21 +53,20 @@ func (s *several) token() string {
 	return strings.TrimSpace(string(b))
 }
 
-func TestSeveralServers(t *testing.T) {
-	t.Parallel()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root")
-	}
-	root, err := cluster.Root()
-	must(t, err)
-	binary := os.Getenv("PEAPOD")
-	if binary == "" {
-		binary = filepath.Join(root, "bin", "peapod")
-	}
+// newSeveral makes the machines, with an etcd that runs; nothing else does.
+func newSeveral(t *testing.T) *several {
+	t.Helper()
+	binary := binaryFor(t)
 	wire := newWire(t)
 	s := &several{T: t, etcd: newEtcd(t, wire, binary, 9)}
 	s.first, s.second = newMachine(t, wire, binary, "one", 1), newMachine(t, wire, binary, "two", 2)
 	s.node = newMachine(t, wire, binary, "three", 3)
+	return s
+}
+
+func TestSeveralServers(t *testing.T) {
+	t.Parallel()
+	s := newSeveral(t)
 	s.startServer(s.first)
 	for _, step := range []struct {
 		name string
@@ -233,7 +230,7 @@ versions: [{name: v1, served: true, storage: true, schema: {openAPIV3Schema: {ty
 func agentJoins(s *several) {
 	out := strings.Fields(s.first.do("token", "create", "--description", "test"))
 	s.node.start("agent", "--server", "https://"+s.first.ip+":"+port, "--token", out[len(out)-1], "--node-name", s.node.name, "--node-ip", s.node.ip)
-	s.on(s.second, "wait", "--for=condition=Ready", "node/three", "--timeout=60s")
+	s.on(s.first, "wait", "--for=condition=Ready", "node/three", "--timeout=60s")
 }
 
 // etcdReturns kills etcd while there is writing: what was acknowledged is there afterwards, and meanwhile the servers say
