@@ -79,8 +79,9 @@ func setUp(t *testing.T, h *netlink.Handle, name string) {
 	must(t, h.LinkSetUp(link))
 }
 
-// machine is one computer: a network namespace on the wire, and a mount namespace in which /run/peapod is its own. The
-// process that holds the mount namespace lives as long as the test.
+// machine is one computer: a network namespace on the wire, and a mount namespace in which /run is its own: not /run/peapod alone, as
+// who removes that directory outside, like the last instance there, would take the mount with it. The process that holds the mount
+// namespace lives as long as the test.
 type machine struct {
 	t      *testing.T
 	w      *wire
@@ -157,9 +158,8 @@ func (m *machine) cut(off bool) {
 // hold starts the process that keeps the mount namespace, and waits until the namespace is ready.
 func (m *machine) hold() {
 	m.t.Helper()
-	must(m.t, os.MkdirAll("/run/peapod", 0o755))
 	m.holder = exec.Command("nsenter", "--net="+m.path, "unshare", "--mount", "--propagation", "private",
-		"sh", "-ec", "mount -t tmpfs machine /run/peapod; echo ready; exec cat")
+		"sh", "-ec", "mount -t tmpfs machine /run; mkdir /run/peapod; echo ready; exec cat")
 	// It ends with its input, which ends with this process.
 	_, err := m.holder.StdinPipe()
 	must(m.t, err)
@@ -235,12 +235,28 @@ func (m *machine) end(s syscall.Signal) {
 	m.running = nil
 }
 
+// tell shows what a failed test left in the cluster, as the server on this machine sees it.
+func (m *machine) tell() {
+	if _, err := os.Stat(filepath.Join(m.data, "admin.kubeconfig")); m.running == nil || err != nil {
+		return // An agent, or a server that ended.
+	}
+	for _, args := range [][]string{
+		{"get", "nodes,pods", "-A", "-o", "wide"}, {"describe", "nodes"},
+		{"get", "events", "-A", "--sort-by=.lastTimestamp"},
+		{"get", "pods", "-A", "-o", "jsonpath={range .items[*]}{.metadata.name} {.status}{\"\\n\"}{end}"},
+	} {
+		out, err := m.peapod(append([]string{"kubectl", "--request-timeout=10s"}, args...)...)
+		fmt.Fprintf(os.Stderr, "--- %s: kubectl %s (%v) ---\n%s", m.name, strings.Join(args, " "), err, out)
+	}
+}
+
 // remove uninstalls what is on the machine and looks for what is left of it.
 func (m *machine) remove() {
 	if m.t.Failed() {
 		if err := m.log.Tell(os.Stderr, m.name); err != nil {
 			m.t.Error(err)
 		}
+		m.tell()
 	}
 	if out, err := m.peapod("uninstall", "--yes"); err != nil {
 		m.t.Errorf("%v: %s", err, out)
