@@ -40,7 +40,7 @@ func (n *node) newCare(i instance.Instance, s settled, e *containers) error {
 	}
 	n.evict, err = evict.New(evict.Config{
 		NodeName: s.NodeName, Observer: &evict.Machine{RootDir: i.DataDir, Images: n.stats.ImageFsPath}, Stats: n.stats,
-		Pods: pods, Thresholds: s.evict,
+		Pods: pods, Thresholds: s.evict, MaxPodGrace: int64(s.EvictionMaxPodGracePeriod), Transition: s.EvictionPressureTransitionPeriod.Duration,
 		Evict:    func(uid types.UID, why pod.Eviction) error { return n.kubelet.Evictor().Evict(uid, why) },
 		Recorder: recorder, Changed: func() { n.kubelet.Node().Kick() },
 		Reclaim: []func(context.Context) error{imagegc.DeadContainers(e.service, pods), n.images.RemoveUnused},
@@ -70,9 +70,12 @@ func (n *node) settings(s settled, port int32) any {
 	duration := func(d time.Duration) metav1.Duration { return metav1.Duration{Duration: d} }
 	full, left := n.images.Thresholds()
 	high, low, files := int32(full), int32(left), int32(5)
-	hard := map[string]string{}
-	for _, t := range n.evict.Thresholds() {
-		hard[string(t.Signal)] = t.String()
+	hard := s.EvictionHard
+	if hard == nil {
+		hard = map[string]string{}
+		for _, t := range evict.DefaultThresholds() {
+			hard[string(t.Signal)] = t.String()
+		}
 	}
 	c := kubeletconfig.KubeletConfiguration{
 		Authentication: kubeletconfig.KubeletAuthentication{
@@ -86,8 +89,10 @@ func (n *node) settings(s settled, port int32) any {
 		Port: port, ReadOnlyPort: zero, ClusterDomain: clusterDomain, MaxPods: 110,
 		NodeStatusUpdateFrequency: duration(10 * time.Second), NodeStatusReportFrequency: duration(5 * time.Minute), NodeLeaseDurationSeconds: 40,
 		ImageMinimumGCAge: duration(2 * time.Minute), ImageGCHighThresholdPercent: &high, ImageGCLowThresholdPercent: &low,
-		EvictionHard: hard, EvictionPressureTransitionPeriod: duration(5 * time.Minute),
-		CgroupDriver: "cgroupfs", CgroupsPerQOS: &yes, SerializeImagePulls: &no, SeccompDefault: &yes,
+		EvictionHard: hard, EvictionSoft: s.EvictionSoft, EvictionSoftGracePeriod: s.EvictionSoftGracePeriod,
+		EvictionMaxPodGracePeriod: s.EvictionMaxPodGracePeriod, EvictionMinimumReclaim: s.EvictionMinimumReclaim,
+		EvictionPressureTransitionPeriod: s.EvictionPressureTransitionPeriod,
+		CgroupDriver:                     "cgroupfs", CgroupsPerQOS: &yes, SerializeImagePulls: &no, SeccompDefault: &yes,
 		ContainerLogMaxSize: "10Mi", ContainerLogMaxFiles: &files,
 		AllowedUnsafeSysctls: s.AllowedUnsafeSysctls, StaticPodPath: s.PodManifestPath,
 	}

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/spf13/pflag"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 	cliflag "k8s.io/component-base/cli/flag"
 
@@ -27,11 +28,20 @@ type NodeOptions struct {
 	// NodeIP is this machine's address for other nodes and for Pods: the default route's source address by default.
 	NodeIP string `json:"nodeIP,omitempty"`
 	// EvictionHard are the shortages at which the node ends Pods: by signal a quantity or a percentage, in place of all
-	// defaults. ImageGCHighThreshold and ImageGCLowThreshold are how full in percent the images' file system gets before
+	// defaults. EvictionSoft are those at which it does so when they have lasted EvictionSoftGracePeriod, and then gives Pods the
+	// time that they ask for, but at most EvictionMaxPodGracePeriod seconds; negative: all of it. EvictionMinimumReclaim is how
+	// much more than the shortage must be left before no more Pods end. A shortage is told of until it has been over for
+	// EvictionPressureTransitionPeriod. They are a kubelet's.
+	EvictionHard                     map[string]string `json:"evictionHard,omitempty"`
+	EvictionSoft                     map[string]string `json:"evictionSoft,omitempty"`
+	EvictionSoftGracePeriod          map[string]string `json:"evictionSoftGracePeriod,omitempty"`
+	EvictionMaxPodGracePeriod        int32             `json:"evictionMaxPodGracePeriod,omitempty"`
+	EvictionMinimumReclaim           map[string]string `json:"evictionMinimumReclaim,omitempty"`
+	EvictionPressureTransitionPeriod metav1.Duration   `json:"evictionPressureTransitionPeriod,omitzero"`
+	// ImageGCHighThreshold and ImageGCLowThreshold are how full in percent the images' file system gets before
 	// unused images go, and to which they bring it; 100 never removes one. They are a kubelet's.
-	EvictionHard         map[string]string `json:"evictionHard,omitempty"`
-	ImageGCHighThreshold int64             `json:"imageGCHighThresholdPercent,omitempty"`
-	ImageGCLowThreshold  int64             `json:"imageGCLowThresholdPercent,omitempty"`
+	ImageGCHighThreshold int64 `json:"imageGCHighThresholdPercent,omitempty"`
+	ImageGCLowThreshold  int64 `json:"imageGCLowThresholdPercent,omitempty"`
 	// InsecureRegistries are image registries (host or host:port) that are spoken to over plain HTTP. Those on loopback
 	// always may be.
 	InsecureRegistries []string `json:"insecureRegistries,omitempty"`
@@ -50,7 +60,10 @@ func defaultNodeOptions() NodeOptions {
 	if err != nil {
 		name = "localhost"
 	}
-	return NodeOptions{NodeName: strings.ToLower(name), ImageGCHighThreshold: imagegc.DefaultHighPercent, ImageGCLowThreshold: imagegc.DefaultLowPercent, CDISpecDirs: cri.DefaultCDISpecDirs()}
+	return NodeOptions{
+		NodeName: strings.ToLower(name), EvictionPressureTransitionPeriod: metav1.Duration{Duration: evict.DefaultTransition},
+		ImageGCHighThreshold: imagegc.DefaultHighPercent, ImageGCLowThreshold: imagegc.DefaultLowPercent, CDISpecDirs: cri.DefaultCDISpecDirs(),
+	}
 }
 
 // AddFlags adds a flag for each option.
@@ -60,6 +73,12 @@ func (o *NodeOptions) AddFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.NodeIP, "node-ip", o.NodeIP, "address of this machine's node (default: the one that the default route uses)")
 	f.Var(cliflag.NewLangleSeparatedMapStringString(&o.EvictionHard), "eviction-hard",
 		"shortages at which the node ends Pods, in place of all defaults, such as memory.available<100Mi,nodefs.available<5%; 0% turns one off (default "+defaultEviction()+")")
+	f.Var(cliflag.NewLangleSeparatedMapStringString(&o.EvictionSoft), "eviction-soft",
+		"shortages at which the node ends Pods when they have lasted the grace period of their signal, such as memory.available<300Mi")
+	f.Var(cliflag.NewMapStringString(&o.EvictionSoftGracePeriod), "eviction-soft-grace-period", "how long the shortages of --eviction-soft must last, such as memory.available=1m30s; each needs one")
+	f.Int32Var(&o.EvictionMaxPodGracePeriod, "eviction-max-pod-grace-period", o.EvictionMaxPodGracePeriod, "most seconds that Pods get to end which end for --eviction-soft; negative: as many as they ask for")
+	f.Var(cliflag.NewMapStringString(&o.EvictionMinimumReclaim), "eviction-minimum-reclaim", "how much more than the shortage must be left before no more Pods end, such as nodefs.available=2Gi")
+	f.DurationVar(&o.EvictionPressureTransitionPeriod.Duration, "eviction-pressure-transition-period", o.EvictionPressureTransitionPeriod.Duration, "how long a shortage must have been over before the node no longer tells of it")
 	f.Int64Var(&o.ImageGCHighThreshold, "image-gc-high-threshold", o.ImageGCHighThreshold, "how full the disk gets, in percent, before unused images are removed; 100 never removes one")
 	f.Int64Var(&o.ImageGCLowThreshold, "image-gc-low-threshold", o.ImageGCLowThreshold, "how full in percent that leaves the disk")
 	f.StringSliceVar(&o.InsecureRegistries, "insecure-registries", o.InsecureRegistries, "image registries (host or host:port) spoken to over plain HTTP, comma separated; those on loopback always may be")
@@ -100,11 +119,13 @@ func (o *NodeOptions) settle() (n settledNode, err error) {
 	if low, high := o.ImageGCLowThreshold, o.ImageGCHighThreshold; low < 0 || low >= high || high > 100 {
 		return n, fmt.Errorf("--image-gc-low-threshold %d, --image-gc-high-threshold %d: the first must be less than the second, and both between 0 and 100", low, high)
 	}
-	n.evict = evict.DefaultThresholds()
-	if o.EvictionHard != nil {
-		if n.evict, err = evict.ParseThresholds(o.EvictionHard); err != nil {
-			return n, fmt.Errorf("--eviction-hard: %w", err)
-		}
+	if n.evict, err = evict.ParseThresholds(evict.Settings{
+		Hard: o.EvictionHard, Soft: o.EvictionSoft, SoftGrace: o.EvictionSoftGracePeriod, MinimumReclaim: o.EvictionMinimumReclaim,
+	}); err != nil {
+		return n, err
+	}
+	if d := o.EvictionPressureTransitionPeriod.Duration; d < 0 {
+		return n, fmt.Errorf("--eviction-pressure-transition-period %v: must not be negative", d)
 	}
 	if p := o.PodManifestPath; p != "" && !filepath.IsAbs(p) {
 		return n, fmt.Errorf("--pod-manifest-path %q: must be an absolute path, such as /etc/kubernetes/manifests", p)

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/spf13/pflag"
 
@@ -39,7 +40,13 @@ func TestNodeOptions(t *testing.T) {
 	if s, err = load("--eviction-hard=memory.available<1Gi,pid.available<10%"); err != nil || len(s.evict) != 2 || s.evict[0].String() != "1Gi" {
 		t.Errorf("%+v, %v", s, err)
 	}
-	for _, bad := range []string{"--eviction-hard=disk<1Gi", "--image-gc-low-threshold=99", "--kubelet-port=70000", "--node-ip=127.0.0.1", "--node-name=A_b",
+	s, err = load("--eviction-soft=memory.available<10%", "--eviction-soft-grace-period=memory.available=1m30s", "--eviction-minimum-reclaim=nodefs.available=1Gi",
+		"--eviction-max-pod-grace-period=-1", "--eviction-pressure-transition-period=30s")
+	if err != nil || len(s.evict) != 2 || s.evict[1].Grace != 90*time.Second || s.evict[0].Reclaim.String() != "1Gi" || s.EvictionMaxPodGracePeriod != -1 ||
+		s.EvictionPressureTransitionPeriod.Duration != 30*time.Second {
+		t.Errorf("soft eviction: %+v, %v", s.NodeOptions, err)
+	}
+	for _, bad := range []string{"--eviction-hard=disk<1Gi", "--eviction-soft=memory.available<1Gi", "--eviction-pressure-transition-period=-1s", "--image-gc-low-threshold=99", "--kubelet-port=70000", "--node-ip=127.0.0.1", "--node-name=A_b",
 		"--tls-san=https://example.org", "--tls-san=10.0.0.0/8"} {
 		flag, _, _ := strings.Cut(bad, "=")
 		if _, err := load(bad); err == nil || !strings.Contains(err.Error(), flag) {

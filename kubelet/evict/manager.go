@@ -51,14 +51,20 @@ type Config struct {
 	Reclaim []func(context.Context) error
 	// Thresholds are when the node acts; nil means DefaultThresholds.
 	Thresholds []Threshold
+	// MaxPodGrace bounds the seconds that a Pod gets to end which ends for a
+	// threshold with a grace; negative: it gets as many as it asks for.
+	MaxPodGrace int64
 	// Transition is how long a pressure is told of after it is over; 0 means
-	// 5 min.
+	// DefaultTransition.
 	Transition time.Duration
 	// Every is how often the machine is looked at, 0 means 10 s; Hurry the
 	// same while a threshold is near or crossed, 0 means 1 s.
 	Every, Hurry time.Duration
 	Clock        clock.WithTicker // nil means the real one
 }
+
+// DefaultTransition is Kubernetes' default of Config.Transition.
+const DefaultTransition = 5 * time.Minute
 
 // Manager evicts. It implements node.Pressure and pod.Admitter.
 type Manager struct {
@@ -68,9 +74,16 @@ type Manager struct {
 	conditions Conditions
 
 	// Owned by Run.
-	evicted map[types.UID]time.Time // when, of Pods that are still here
+	state   State
+	evicted map[types.UID]eviction  // of Pods that are still here
 	last    types.UID               // the newest of them
 	measure map[types.UID]time.Time // when a Pod's disk use is measured next
+}
+
+// eviction is one that was begun.
+type eviction struct {
+	until time.Time // when the next Pod no longer waits for this one to be gone
+	soon  bool      // the Pod got no time to end
 }
 
 // New makes a Manager.
@@ -87,7 +100,7 @@ func New(cfg Config) (*Manager, error) {
 		}
 	}
 	for d, def := range map[*time.Duration]time.Duration{
-		&cfg.Transition: 5 * time.Minute, &cfg.Every: 10 * time.Second, &cfg.Hurry: time.Second,
+		&cfg.Transition: DefaultTransition, &cfg.Every: 10 * time.Second, &cfg.Hurry: time.Second,
 	} {
 		if *d == 0 {
 			*d = def
@@ -96,11 +109,8 @@ func New(cfg Config) (*Manager, error) {
 	if cfg.Clock == nil {
 		cfg.Clock = clock.RealClock{}
 	}
-	return &Manager{cfg: cfg, conditions: Conditions{}, evicted: map[types.UID]time.Time{}, measure: map[types.UID]time.Time{}}, nil
+	return &Manager{cfg: cfg, conditions: Conditions{}, evicted: map[types.UID]eviction{}, measure: map[types.UID]time.Time{}}, nil
 }
-
-// Thresholds are when the node acts.
-func (m *Manager) Thresholds() []Threshold { return m.cfg.Thresholds }
 
 // Kept implements node.Pressure.
 func (m *Manager) Kept(capacity v1.ResourceList) v1.ResourceList {
@@ -134,15 +144,11 @@ func (m *Manager) Run(ctx context.Context) error {
 	log := klog.FromContext(ctx).WithName("eviction")
 	ctx = klog.NewContext(ctx, log)
 	for {
-		hurry, err := m.Sync(ctx)
+		again, err := m.Sync(ctx)
 		if err != nil && ctx.Err() == nil {
 			log.Error(err, "Looking after the node's resources failed")
 		}
-		next := m.cfg.Every
-		if hurry {
-			next = m.cfg.Hurry
-		}
-		t := m.cfg.Clock.NewTimer(next)
+		t := m.cfg.Clock.NewTimer(again)
 		select {
 		case <-t.C():
 		case <-ctx.Done():
@@ -154,39 +160,54 @@ func (m *Manager) Run(ctx context.Context) error {
 
 // Sync looks at the machine once and does at most one thing for it: it evicts
 // the Pods that exceed their own limits, or frees disk, or evicts one Pod.
-// hurry says to look again soon. Run calls it; it must not run twice at once.
-func (m *Manager) Sync(ctx context.Context) (hurry bool, err error) {
+// again is how long until it is to look the next time. Run calls it; it must not
+// run twice at once.
+func (m *Manager) Sync(ctx context.Context) (again time.Duration, err error) {
 	o, observeErr := m.cfg.Observer.Observe(ctx)
 	v := m.judge(ctx, o)
+	again = m.cfg.Every
+	if v.Next > 0 {
+		again = min(again, v.Next)
+	}
+	if v.Near {
+		again = min(again, m.cfg.Hurry)
+	}
 	pods := active(m.cfg.Pods())
 	m.forget(pods)
 	over, err := m.enforceLimits(ctx, pods)
 	err = errors.Join(observeErr, err)
-	if over || len(v.Met) == 0 {
-		return over || v.Near, err
-	}
-	if m.waits(pods) {
-		return true, err
+	switch {
+	case over:
+		return m.cfg.Hurry, err
+	case len(v.Met) == 0:
+		return again, err
+	case m.waits(v.Met[0].Hard()):
+		return m.cfg.Hurry, err
 	}
 	acted, relieveErr := m.relieve(ctx, v.Met[0], o, pods)
-	return acted, errors.Join(err, relieveErr)
+	if acted {
+		again = m.cfg.Hurry
+	}
+	return again, errors.Join(err, relieveErr)
 }
 
 // judge decides and publishes the conditions.
 func (m *Manager) judge(ctx context.Context, o Observations) Verdict {
+	had := m.state.Conditions
+	v := Decide(m.cfg.Clock.Now(), m.cfg.Thresholds, o, m.state, m.cfg.Transition)
+	m.state = v.State
+	is := v.State.Conditions
 	m.mu.Lock()
-	had := m.conditions
-	v := Decide(m.cfg.Clock.Now(), m.cfg.Thresholds, o, had, m.cfg.Transition)
-	m.conditions = v.Conditions
+	m.conditions = is
 	m.mu.Unlock()
-	changed := len(had) != len(v.Conditions)
-	for c := range v.Conditions {
+	changed := len(had) != len(is)
+	for c := range is {
 		if _, ok := had[c]; !ok {
 			changed = true
 		}
 	}
 	if changed {
-		klog.FromContext(ctx).Info("The node's pressures changed", "conditions", v.Conditions.List())
+		klog.FromContext(ctx).Info("The node's pressures changed", "conditions", is.List())
 		m.cfg.Changed()
 	}
 	return v
@@ -214,26 +235,23 @@ func (m *Manager) enforceLimits(ctx context.Context, pods []*v1.Pod) (evicted bo
 		if st == nil {
 			continue
 		}
-		if why := Exceeded(p, st); why != "" && m.evict(ctx, p, why, nil, nil) {
+		if why := Exceeded(p, st); why != "" && m.evict(ctx, p, immediate, pod.Eviction{Message: why}, nil) {
 			evicted = true
 		}
 	}
 	return evicted, err
 }
 
-// settle is how long an evicted Pod may take to be gone before the next one is
-// evicted.
+// settle is how long an evicted Pod may take to be gone, beyond what it gets to
+// end, before the next one is evicted.
 const settle = 30 * time.Second
 
 // waits says whether the Pod that was evicted last is still ending: what it
-// gives back may be enough.
-func (m *Manager) waits(pods []*v1.Pod) bool {
-	for _, p := range pods {
-		if p.UID == m.last {
-			return m.cfg.Clock.Since(m.evicted[p.UID]) < settle
-		}
-	}
-	return false
+// gives back may be enough. Nobody waits for one that takes its time when
+// a hard threshold is crossed.
+func (m *Manager) waits(hard bool) bool {
+	e := m.evicted[m.last]
+	return m.cfg.Clock.Now().Before(e.until) && (e.soon || !hard)
 }
 
 // forget drops the Pods that are gone.
@@ -277,7 +295,7 @@ func (m *Manager) relieve(ctx context.Context, t Threshold, o Observations, pods
 }
 
 // reclaim frees disk that no Pod needs. enough: no threshold is crossed any
-// more.
+// more, and as much was reclaimed as is to be.
 func (m *Manager) reclaim(ctx context.Context, t Threshold, dedicated bool) (enough bool, err error) {
 	r := t.Signal.resource()
 	if len(m.cfg.Reclaim) == 0 || (r != v1.ResourceEphemeralStorage && r != inodes) || (dedicated && !t.Signal.images()) {
@@ -291,8 +309,7 @@ func (m *Manager) reclaim(ctx context.Context, t Threshold, dedicated bool) (eno
 	if err != nil {
 		return false, errors.Join(append(errs, err)...)
 	}
-	v := Decide(m.cfg.Clock.Now(), m.cfg.Thresholds, o, nil, m.cfg.Transition)
-	return len(v.Met) == 0, errors.Join(errs...)
+	return relieved(m.cfg.Thresholds, o), errors.Join(errs...)
 }
 
 // evictOne ends the Pod that should end first; false if none may end.
@@ -313,7 +330,7 @@ func (m *Manager) evictOne(ctx context.Context, t Threshold, o Observations, pod
 		condition := &v1.PodCondition{
 			Type: v1.DisruptionTarget, Status: v1.ConditionTrue, Reason: v1.PodReasonTerminationByKubelet, Message: why,
 		}
-		if m.evict(ctx, p, why, annotations, condition) {
+		if m.evict(ctx, p, m.graceOf(p, t), pod.Eviction{Message: why, Condition: condition}, annotations) {
 			m.last = p.UID
 			return true, nil
 		}
@@ -322,26 +339,42 @@ func (m *Manager) evictOne(ctx context.Context, t Threshold, o Observations, pod
 	return false, nil
 }
 
-// grace is what an evicted Pod gets to end, in seconds: the node cannot wait.
-const grace = 1
+// immediate is what a Pod gets to end, in seconds, when the node cannot wait.
+const immediate = 1
 
-// evict ends a Pod; it reports false for one that must not be ended.
-func (m *Manager) evict(ctx context.Context, p *v1.Pod, why string, annotations map[string]string, condition *v1.PodCondition) bool {
+// graceOf is what a Pod gets to end that ends for t, in seconds.
+func (m *Manager) graceOf(p *v1.Pod, t Threshold) int64 {
+	own := p.Spec.TerminationGracePeriodSeconds
+	switch {
+	case t.Hard():
+		return immediate
+	case own == nil:
+		return max(immediate, m.cfg.MaxPodGrace)
+	case m.cfg.MaxPodGrace < 0:
+		return max(immediate, *own)
+	}
+	return max(immediate, min(*own, m.cfg.MaxPodGrace))
+}
+
+// evict ends a Pod within grace seconds; it reports false for one that must not
+// be ended.
+func (m *Manager) evict(ctx context.Context, p *v1.Pod, grace int64, e pod.Eviction, annotations map[string]string) bool {
 	log := klog.FromContext(ctx).WithValues("pod", klog.KObj(p), "podUID", p.UID)
 	if static.Critical(p) {
 		log.Info("Cannot evict a critical pod")
 		return false
 	}
-	if err := m.cfg.Evict(p.UID, pod.Eviction{Reason: reason, Message: why, GraceSeconds: grace, Condition: condition}); err != nil {
+	e.Reason, e.GraceSeconds = reason, grace
+	if err := m.cfg.Evict(p.UID, e); err != nil {
 		log.Error(err, "Evicting a pod failed")
 		return false
 	}
-	log.Info("Evicting pod", "message", why)
+	log.Info("Evicting pod", "message", e.Message)
 	ref := &v1.ObjectReference{
 		Kind: "Pod", APIVersion: "v1", Namespace: p.Namespace, Name: p.Name, UID: p.UID, ResourceVersion: p.ResourceVersion,
 	}
-	m.cfg.Recorder().AnnotatedEventf(ref, annotations, v1.EventTypeWarning, reason, "%s", why)
-	m.evicted[p.UID] = m.cfg.Clock.Now()
+	m.cfg.Recorder().AnnotatedEventf(ref, annotations, v1.EventTypeWarning, reason, "%s", e.Message)
+	m.evicted[p.UID] = eviction{until: m.cfg.Clock.Now().Add(time.Duration(grace)*time.Second + settle), soon: grace == immediate}
 	return true
 }
 

@@ -54,7 +54,7 @@ func TestConfig(t *testing.T) {
 	if _, err := New(Config{}); err == nil {
 		t.Error("an empty configuration is taken")
 	}
-	for _, bad := range []Threshold{{Signal: "x", Percent: 0.1}, {Signal: MemoryAvailable}, {Signal: MemoryAvailable, Percent: 1.5}} {
+	for _, bad := range []Threshold{{Signal: "x", Amount: Amount{Percent: 0.1}}, {Signal: MemoryAvailable}, {Signal: MemoryAvailable, Amount: Amount{Percent: 1.5}}, {Signal: MemoryAvailable, Amount: Amount{Percent: 0.5}, Grace: -1}} {
 		if err := bad.validate(); err == nil {
 			t.Errorf("%+v is taken", bad)
 		}
@@ -106,7 +106,7 @@ func TestRun(t *testing.T) {
 	if uid := <-evicted; uid != "b" {
 		t.Errorf("evicted %s next", uid)
 	}
-	if took := w.clock.Since(time.Unix(1e9, 0)); took < settle || took > settle+5*time.Second {
+	if took := w.clock.Since(time.Unix(1e9, 0)); took < settle || took > settle+6*time.Second {
 		t.Errorf("the second was evicted after %s", took)
 	}
 	cancel()

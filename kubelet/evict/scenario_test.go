@@ -2,6 +2,7 @@ package evict
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"flag"
 	"fmt"
@@ -61,6 +62,8 @@ type world struct {
 	dedicated bool
 	freed     Observations
 	pods      []*v1.Pod
+	make      func(maxPodGrace int64, soft ...Threshold) // another manager
+	manager   *Manager
 	usage     map[types.UID]*statsapi.PodStats
 }
 
@@ -100,16 +103,20 @@ func play(t *testing.T, text string) string {
 		}
 		return nil
 	}
-	m, err := New(Config{
-		NodeName: "n1", Observer: w, Stats: w, Pods: func() []*v1.Pod { return w.pods }, Evict: w.evict,
-		Recorder: func() record.EventRecorder { return recorder },
-		Changed:  func() { w.say("tells the node") },
-		Reclaim:  []func(context.Context) error{reclaim}, Clock: w.clock,
-		Thresholds: append(DefaultThresholds(), Threshold{Signal: PIDAvailable, Percent: 0.01}),
-	})
-	if err != nil {
-		t.Fatal(err)
+	w.make = func(maxPodGrace int64, soft ...Threshold) {
+		var err error
+		w.manager, err = New(Config{
+			NodeName: "n1", Observer: w, Stats: w, Pods: func() []*v1.Pod { return w.pods }, Evict: w.evict,
+			Recorder: func() record.EventRecorder { return recorder },
+			Changed:  func() { w.say("tells the node") },
+			Reclaim:  []func(context.Context) error{reclaim}, Clock: w.clock, MaxPodGrace: maxPodGrace,
+			Thresholds: append(append(DefaultThresholds(), Threshold{Signal: PIDAvailable, Amount: Amount{Percent: 0.01}}), soft...),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
+	w.make(0)
 	for _, line := range strings.Split(strings.TrimSuffix(text, "\n"), "\n") {
 		if strings.HasPrefix(line, "    ") {
 			continue // what happened last time
@@ -120,7 +127,7 @@ func play(t *testing.T, text string) string {
 			continue
 		}
 		f := strings.Fields(command)
-		if err := w.do(t, m, f[0], f[1:]); err != nil {
+		if err := w.do(t, f[0], f[1:]); err != nil {
 			t.Fatalf("%s: %v", line, err)
 		}
 		for len(recorder.Events) > 0 {
@@ -130,8 +137,23 @@ func play(t *testing.T, text string) string {
 	return w.out.String()
 }
 
-func (w *world) do(t *testing.T, m *Manager, verb string, args []string) error {
+func (w *world) do(t *testing.T, verb string, args []string) error {
+	m := w.manager
 	switch verb {
+	case "soft":
+		o := options(args)
+		th, err := ParseThresholds(Settings{
+			Hard: map[string]string{}, Soft: map[string]string{args[0]: o["below"]}, SoftGrace: map[string]string{args[0]: o["for"]},
+			MinimumReclaim: map[string]string{args[0]: cmp.Or(o["reclaim"], "0")},
+		})
+		if err != nil {
+			return err
+		}
+		most, err := strconv.ParseInt(cmp.Or(o["max-pod-grace"], "0"), 10, 64)
+		if err != nil {
+			return err
+		}
+		w.make(most, th...)
 	case "machine":
 		w.dedicated = slices.Contains(args, "dedicated")
 		w.left = observations(t, args)
@@ -162,12 +184,16 @@ func (w *world) do(t *testing.T, m *Manager, verb string, args []string) error {
 			w.say("admitted")
 		}
 	case "look":
-		hurry, err := m.Sync(t.Context())
+		again, err := m.Sync(t.Context())
 		if err != nil {
 			return err
 		}
-		if hurry {
+		switch again {
+		case m.cfg.Every:
+		case m.cfg.Hurry:
 			w.say("looks again soon")
+		default:
+			w.say("looks again in %s", again)
 		}
 		memory, disk, pids := m.Pressure()
 		if memory || disk || pids {
@@ -227,6 +253,9 @@ func makePod(args []string) *v1.Pod {
 	}
 	if _, ok := o["static"]; ok {
 		p.Annotations = map[string]string{"kubernetes.io/config.source": "file"}
+	}
+	if v, err := strconv.ParseInt(o["grace"], 10, 64); err == nil {
+		p.Spec.TerminationGracePeriodSeconds = &v
 	}
 	if _, ok := o["tolerant"]; ok {
 		p.Spec.Tolerations = []v1.Toleration{{Key: v1.TaintNodeMemoryPressure, Operator: v1.TolerationOpExists, Effect: v1.TaintEffectNoSchedule}}

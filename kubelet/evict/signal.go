@@ -9,6 +9,7 @@ package evict
 
 import (
 	"fmt"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -62,23 +63,37 @@ func (s Signal) resource() v1.ResourceName {
 // images says whether the signal is about the images' file system.
 func (s Signal) images() bool { return s == ImageFsAvailable || s == ImageFsInodesFree }
 
-// Threshold is how little of something must be left for the node to act.
-type Threshold struct {
-	Signal Signal
-	// Quantity is the amount; or else Percent, of the capacity.
+// Amount is so much of something: a Quantity, or else Percent (0 to 1) of the
+// capacity. The zero Amount is nothing.
+type Amount struct {
 	Quantity *resource.Quantity
 	Percent  float32
 }
+
+// Threshold is how little of something must be left for the node to act.
+type Threshold struct {
+	Signal Signal
+	Amount
+	// Grace is how long that little must be left before Pods end for it. Zero
+	// is a hard threshold: they end at once, and get no time to do so.
+	Grace time.Duration
+	// Reclaim is how much more than the threshold must be left, once Pods end,
+	// before no more of them do.
+	Reclaim Amount
+}
+
+// Hard says whether the node acts at once.
+func (t *Threshold) Hard() bool { return t.Grace == 0 }
 
 // DefaultThresholds are Kubernetes'.
 func DefaultThresholds() []Threshold {
 	memory := resource.MustParse("100Mi")
 	return []Threshold{
-		{Signal: MemoryAvailable, Quantity: &memory},
-		{Signal: NodeFsAvailable, Percent: 0.10},
-		{Signal: NodeFsInodesFree, Percent: 0.05},
-		{Signal: ImageFsAvailable, Percent: 0.15},
-		{Signal: ImageFsInodesFree, Percent: 0.05},
+		{Signal: MemoryAvailable, Amount: Amount{Quantity: &memory}},
+		{Signal: NodeFsAvailable, Amount: Amount{Percent: 0.10}},
+		{Signal: NodeFsInodesFree, Amount: Amount{Percent: 0.05}},
+		{Signal: ImageFsAvailable, Amount: Amount{Percent: 0.15}},
+		{Signal: ImageFsInodesFree, Amount: Amount{Percent: 0.05}},
 	}
 }
 
@@ -91,23 +106,26 @@ func (t *Threshold) validate() error {
 	if (t.Quantity == nil) == (t.Percent == 0) || t.Percent < 0 || t.Percent >= 1 {
 		return fmt.Errorf("use eviction threshold %s: one of a quantity and a part between 0 and 1 is required", t.Signal)
 	}
+	if t.Grace < 0 {
+		return fmt.Errorf("use eviction threshold %s: grace %v is negative", t.Signal, t.Grace)
+	}
 	return nil
 }
 
-// String is the threshold's value as configurations have it: "100Mi" or "10%".
-func (t *Threshold) String() string {
-	if t.Quantity != nil {
-		return t.Quantity.String()
+// String is the amount as configurations have it: "100Mi" or "10%".
+func (a Amount) String() string {
+	if a.Quantity != nil {
+		return a.Quantity.String()
 	}
-	return fmt.Sprintf("%.4g%%", t.Percent*100)
+	return fmt.Sprintf("%.4g%%", a.Percent*100)
 }
 
-// quantity is the threshold as an amount.
-func (t *Threshold) quantity(o Observation) *resource.Quantity {
-	if t.Quantity != nil {
-		return t.Quantity
+// quantity is the amount of what was observed.
+func (a Amount) quantity(o Observation) *resource.Quantity {
+	if a.Quantity != nil {
+		return a.Quantity
 	}
-	return resource.NewQuantity(int64(float64(o.Capacity)*float64(t.Percent)), resource.BinarySI)
+	return resource.NewQuantity(int64(float64(o.Capacity)*float64(a.Percent)), resource.BinarySI)
 }
 
 // Observation is how much of something is left: bytes, inodes or processes.
