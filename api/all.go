@@ -46,6 +46,7 @@ import (
 	"github.com/peapod/peapod/api/core/serviceaccount"
 	"github.com/peapod/peapod/api/discovery/endpointslice"
 	"github.com/peapod/peapod/api/dynamic/deviceclass"
+	"github.com/peapod/peapod/api/dynamic/devicetaintrule"
 	"github.com/peapod/peapod/api/dynamic/resourceclaim"
 	"github.com/peapod/peapod/api/dynamic/resourceclaimtemplate"
 	"github.com/peapod/peapod/api/dynamic/resourceslice"
@@ -135,6 +136,7 @@ func All() []*resource.Declaration {
 		endpointslice.Declaration(),
 
 		deviceclass.Declaration(),
+		devicetaintrule.Declaration(),
 		resourceclaim.Declaration(),
 		resourceclaimtemplate.Declaration(),
 		resourceslice.Declaration(),

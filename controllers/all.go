@@ -11,6 +11,7 @@ import (
 	"github.com/peapod/peapod/controllers/cronjob"
 	"github.com/peapod/peapod/controllers/daemonset"
 	"github.com/peapod/peapod/controllers/deployment"
+	"github.com/peapod/peapod/controllers/devicetainteviction"
 	"github.com/peapod/peapod/controllers/disruption"
 	"github.com/peapod/peapod/controllers/endpoints"
 	"github.com/peapod/peapod/controllers/endpointslice"
@@ -89,6 +90,7 @@ func All() []Controller {
 		{ephemeralvolume.Name, ephemeralvolume.New, "ephemeral_volume"},
 		{volumeexpand.Name, volumeexpand.New, "volume_expand"},
 		{resourceclaim.Name, resourceclaim.New, "resource_claim"},
+		{devicetainteviction.Name, devicetainteviction.New, ""},
 		{disruption.Name, disruption.New, ""},
 		{horizontalpodautoscaler.Name, horizontalpodautoscaler.New, ""},
 		{ttlafterfinished.Name, ttlafterfinished.New, ""},

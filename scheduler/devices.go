@@ -36,7 +36,8 @@ func (s *Scheduler) early(ctx context.Context, pod *framework.Pod) bool {
 	return true
 }
 
-// watchDevices starts to follow claims, classes and slices, and wakes who waits for that when all that is there is known.
+// watchDevices starts to follow claims, classes, slices and rules that taint devices, and wakes who waits for that when all that is there
+// is known.
 func (s *Scheduler) watchDevices(ctx context.Context) error {
 	resources := s.cfg.Informers.Resource().V1()
 	claims, err := handle(resources.ResourceClaims().Informer(), s.resourceClaimChanged)
@@ -51,8 +52,12 @@ func (s *Scheduler) watchDevices(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	rules, err := handle(resources.DeviceTaintRules().Informer(), s.taintRuleChanged)
+	if err != nil {
+		return err
+	}
 	s.cfg.Informers.StartWithContext(ctx)
-	if !cache.WaitFor(ctx, "", claims, classes, slices) {
+	if !cache.WaitFor(ctx, "", claims, classes, slices, rules) {
 		return nil
 	}
 	s.mu.Lock()
@@ -96,6 +101,22 @@ func (s *Scheduler) sliceChanged(old, new *resourcev1.ResourceSlice) {
 		devices.SetSlice(new)
 	}
 	s.devicesHappened(framework.DeviceEvent{OldSlice: old, NewSlice: new})
+}
+
+// taintRuleChanged takes in that a rule that taints devices appeared (old nil), changed, or went (new nil). What its status tells is of no
+// account here.
+func (s *Scheduler) taintRuleChanged(old, new *resourcev1.DeviceTaintRule) {
+	if old != nil && new != nil && old.UID == new.UID && old.Generation == new.Generation {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if devices := s.cluster.Known().Devices; new == nil {
+		devices.RemoveRule(old)
+	} else {
+		devices.SetRule(new)
+	}
+	s.devicesHappened(framework.DeviceEvent{OldRule: old, NewRule: new})
 }
 
 // devicesHappened tells those who wait. The caller holds mu.

@@ -424,3 +424,19 @@ func TestExtendedResourcesByClass(t *testing.T) {
 	}
 	w.awaitNode(t, "q")
 }
+
+// A rule keeps Pods from devices until it goes.
+func TestRulesTaintDevices(t *testing.T) {
+	w := startWithDevices(t, servertest.Start(t, nil), 0)
+	fillDevices(t, w.Client, 1, "n1")
+	rules := w.Client.ResourceV1().DeviceTaintRules()
+	must(t)(rules.Create(t.Context(), &resourcev1.DeviceTaintRule{ObjectMeta: metav1.ObjectMeta{Name: "maintenance"}, Spec: resourcev1.DeviceTaintRuleSpec{
+		DeviceSelector: &resourcev1.DeviceTaintSelector{}, Taint: resourcev1.DeviceTaint{Key: "k", Effect: resourcev1.DeviceTaintEffectNoSchedule}}}, metav1.CreateOptions{}))
+	makeClaim(t, w.Client, "p")
+	makePod(t, w.Client, "p", "p")
+	w.awaitEvents(t, "FailedScheduling 0/1 nodes are available: 1 cannot allocate all claims")
+	if err := rules.Delete(t.Context(), "maintenance", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	w.awaitNode(t, "p")
+}

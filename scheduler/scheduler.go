@@ -37,7 +37,7 @@ type Config struct {
 	// Client acts as system:kube-scheduler.
 	Client kubernetes.Interface
 	// Informers are shared; Pods, Nodes, Namespaces, PodDisruptionBudgets, claims, volumes, storage classes, CSI's kinds, Services and
-	// what owns Pods are watched; claims for devices, their classes and slices when a Pod needs some.
+	// what owns Pods are watched; claims for devices, their classes, slices and taints when a Pod needs some.
 	Informers informers.SharedInformerFactory
 	// Recorder reports Scheduled and FailedScheduling.
 	Recorder events.EventRecorder

@@ -3,21 +3,19 @@ package tainteviction
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/types"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
 
 	"github.com/peapod/peapod/controllers/engine"
+	"github.com/peapod/peapod/controllers/pods"
 )
 
 // Name is that of the service account in kube-system as which the controller acts; upstream's, so that the bootstrap role
@@ -165,18 +163,6 @@ func deadline(taints []corev1.Taint, tolerations []corev1.Toleration, now time.T
 // evict deletes the Pod after saying why.
 func (e *evictor) evict(ctx context.Context, pod *corev1.Pod) error {
 	e.d.Recorder.Event(pod, corev1.EventTypeNormal, "TaintManagerEviction", fmt.Sprintf("Marking for deletion Pod %s/%s", pod.Namespace, pod.Name))
-	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": pod.UID}, "status": map[string]any{"conditions": []corev1.PodCondition{{
-		Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: "DeletionByTaintManager",
-		Message: "Taint manager: deleting due to NoExecute taint", LastTransitionTime: metav1.Now(), ObservedGeneration: pod.Generation}}}})
-	if err != nil {
-		return err
-	}
-	pods := e.d.Client.CoreV1().Pods(pod.Namespace)
-	if _, err = pods.Patch(ctx, pod.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status"); err == nil {
-		err = pods.Delete(ctx, pod.Name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(pod.UID))})
-	}
-	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
-		return fmt.Errorf("evict Pod %s/%s: %w", pod.Namespace, pod.Name, err)
-	}
-	return nil
+	_, err := pods.Disrupt(ctx, e.d.Client, pod, "DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint")
+	return err
 }

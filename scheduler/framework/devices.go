@@ -16,15 +16,19 @@ import (
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/dynamic-resource-allocation/cel"
 	"k8s.io/dynamic-resource-allocation/structured"
+
+	"github.com/peapod/peapod/internal/devicetaint"
 )
 
-// Devices is what the scheduler knows of devices: slices, which say where some are, classes, and the claims that have them. What was
-// decided for a claim counts as allocated until the API shows it or it is released. It knows nothing before somebody needs it.
+// Devices is what the scheduler knows of devices: slices, which say where some are, rules that taint them, classes, and the claims that
+// have them. What was decided for a claim counts as allocated until the API shows it or it is released. It knows nothing before somebody
+// needs it.
 type Devices struct {
 	claims  map[types.NamespacedName]*resourcev1.ResourceClaim
 	classes map[string]*resourcev1.DeviceClass
 	slices  map[string]*resourcev1.ResourceSlice
-	// sorted are the slices by name, so that equal choices fall the same way; nil where that is to be worked out.
+	rules   map[string]*resourcev1.DeviceTaintRule
+	// sorted are the slices by name, so that equal choices fall the same way, with the taints of rules; nil where that is to be worked out.
 	sorted []*resourcev1.ResourceSlice
 	// ofResource are the classes by the extended resources that they stand for.
 	ofResource map[corev1.ResourceName]*resourcev1.DeviceClass
@@ -77,7 +81,7 @@ type PlannedClaim struct {
 func NewDevices() *Devices {
 	return &Devices{
 		claims: map[types.NamespacedName]*resourcev1.ResourceClaim{}, classes: map[string]*resourcev1.DeviceClass{},
-		slices: map[string]*resourcev1.ResourceSlice{}, ofResource: map[corev1.ResourceName]*resourcev1.DeviceClass{},
+		slices: map[string]*resourcev1.ResourceSlice{}, rules: map[string]*resourcev1.DeviceTaintRule{}, ofResource: map[corev1.ResourceName]*resourcev1.DeviceClass{},
 		extended: map[types.UID]*resourcev1.ResourceClaim{}, pending: map[types.UID]pendingClaim{},
 	}
 }
@@ -232,6 +236,17 @@ func (d *Devices) RemoveSlice(s *resourcev1.ResourceSlice) {
 	d.sorted, d.found = nil, nil
 }
 
+// SetRule takes in a rule that appeared or changed.
+func (d *Devices) SetRule(r *resourcev1.DeviceTaintRule) {
+	d.rules[r.Name], d.sorted, d.found = r, nil, nil
+}
+
+// RemoveRule takes in that a rule has gone.
+func (d *Devices) RemoveRule(r *resourcev1.DeviceTaintRule) {
+	delete(d.rules, r.Name)
+	d.sorted, d.found = nil, nil
+}
+
 // Assume counts the claims of the Pod's plan as allocated.
 func (d *Devices) Assume(pod types.UID, plan *DevicePlan) {
 	d.found = nil // the plan is its binding's from now on
@@ -305,6 +320,11 @@ func (d *Devices) Allocator(ctx context.Context) (structured.Allocator, error) {
 	}
 	if d.sorted == nil {
 		d.sorted = slices.SortedFunc(maps.Values(d.slices), func(a, b *resourcev1.ResourceSlice) int { return cmp.Compare(a.Name, b.Name) })
+		if rules := slices.Collect(maps.Values(d.rules)); len(rules) > 0 {
+			for i, s := range d.sorted {
+				d.sorted[i] = devicetaint.Apply(s, rules)
+			}
+		}
 	}
 	features := structured.Features{
 		AdminAccess: true, PrioritizedList: true, PartitionableDevices: true, DeviceTaints: true, DeviceBindingAndStatus: true, ConsumableCapacity: true,

@@ -125,6 +125,7 @@ type DeviceEvent struct {
 	OldClaim, NewClaim *resourcev1.ResourceClaim
 	OldClass, NewClass *resourcev1.DeviceClass
 	OldSlice, NewSlice *resourcev1.ResourceSlice
+	OldRule, NewRule   *resourcev1.DeviceTaintRule
 }
 
 // NodeAppearedOr says whether e is a new node, or a change of one for which changed is true.

@@ -2,8 +2,10 @@ package device
 
 import (
 	"slices"
+	"time"
 
 	resourcev1 "k8s.io/api/resource/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -11,6 +13,16 @@ import (
 )
 
 var effects = []resourcev1.DeviceTaintEffect{resourcev1.DeviceTaintEffectNoExecute, resourcev1.DeviceTaintEffectNoSchedule, resourcev1.DeviceTaintEffectNone}
+
+// Now is the time as objects have it, in seconds; tests replace it.
+var Now = func() time.Time { return time.Now().Truncate(time.Second) }
+
+// DefaultTaint says since when a taint is there.
+func DefaultTaint(t *resourcev1.DeviceTaint) {
+	if t.TimeAdded == nil {
+		t.TimeAdded = &metav1.Time{Time: Now()}
+	}
+}
 
 // Taint checks one taint of a device.
 func Taint(t *resourcev1.DeviceTaint, path *field.Path) field.ErrorList {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"time"
 
 	resourcev1 "k8s.io/api/resource/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -13,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/utils/ptr"
 
+	"github.com/peapod/peapod/api/dynamic/device"
 	"github.com/peapod/peapod/api/resource"
 	"github.com/peapod/peapod/api/table"
 )
@@ -40,16 +40,11 @@ var (
 	_ resource.Printer[*resourcev1.ResourceSlice]         = kind{}
 )
 
-// now is replaced in tests.
-var now = time.Now
-
 // Default says since when a taint is there.
 func (kind) Default(obj *resourcev1.ResourceSlice) {
 	for i := range obj.Spec.Devices {
 		for j := range obj.Spec.Devices[i].Taints {
-			if t := &obj.Spec.Devices[i].Taints[j]; t.TimeAdded == nil {
-				t.TimeAdded = &metav1.Time{Time: now().Truncate(time.Second)}
-			}
+			device.DefaultTaint(&obj.Spec.Devices[i].Taints[j])
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 
 	resourcev1 "k8s.io/api/resource/v1"
 
+	"github.com/peapod/peapod/api/dynamic/device"
 	"github.com/peapod/peapod/api/resource/scenario"
 )
 
@@ -13,9 +14,9 @@ func TestScenarios(t *testing.T) { scenario.Run(t, Declaration(), "testdata") }
 
 // A taint that does not say since when it is there is there since now.
 func TestTaintsBeginNow(t *testing.T) {
-	real := now
-	defer func() { now = real }()
-	now = func() time.Time { return time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC) }
+	real := device.Now
+	defer func() { device.Now = real }()
+	device.Now = func() time.Time { return time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC) }
 	s := &resourcev1.ResourceSlice{}
 	s.Spec.Devices = []resourcev1.Device{{Name: "a", Taints: []resourcev1.DeviceTaint{{Key: "k", Effect: resourcev1.DeviceTaintEffectNoSchedule}}}}
 	kind{}.Default(s)

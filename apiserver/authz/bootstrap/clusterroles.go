@@ -225,6 +225,7 @@ func schedulerRules() []rbacv1.PolicyRule {
 		rule(readVerbs, "resource.k8s.io", "resourceslices"),
 		rule("create delete", "resource.k8s.io", "resourceclaims"),
 		rule("patch update", "resource.k8s.io", "resourceclaims/binding"),
+		rule(readVerbs, "resource.k8s.io", "devicetaintrules"),
 	}
 }
 

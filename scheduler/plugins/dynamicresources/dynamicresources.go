@@ -122,7 +122,7 @@ func Plan(pod *framework.Pod, devices *framework.Devices, n *framework.Node) (*f
 }
 
 // Helps implements framework.Waker: a claim of the Pod appeared or its status changed, devices of any claim are free again, there are
-// other classes or slices, or a node has other labels or more to give.
+// other classes or slices, a rule taints them no more, or a node has other labels or more to give.
 func (Plugin) Helps(pod *framework.Pod, e framework.Event) bool {
 	if e.Devices == nil {
 		return e.NodeAppearedOr(func(old, new *corev1.Node) bool {
@@ -132,7 +132,7 @@ func (Plugin) Helps(pod *framework.Pod, e framework.Event) bool {
 	old, new := e.Devices.OldClaim, e.Devices.NewClaim
 	switch {
 	case old == nil && new == nil:
-		return e.Devices.NewClass != nil || e.Devices.NewSlice != nil || *e.Devices == framework.DeviceEvent{}
+		return e.Devices.NewClass != nil || e.Devices.NewSlice != nil || e.Devices.OldRule != nil || *e.Devices == framework.DeviceEvent{}
 	case old != nil && old.Status.Allocation != nil && (new == nil || new.Status.Allocation == nil):
 		return true
 	case new == nil:

@@ -105,11 +105,19 @@ func world(objects ...any) *cluster.Cluster {
 			d.SetClass(o)
 		case *resourcev1.ResourceSlice:
 			d.SetSlice(o)
+		case *resourcev1.DeviceTaintRule:
+			d.SetRule(o)
 		case *corev1.Node:
 			c.SetNode(o)
 		}
 	}
 	return c
+}
+
+// rule taints the devices of a driver, so that no claim gets them.
+func rule(driver string) *resourcev1.DeviceTaintRule {
+	return &resourcev1.DeviceTaintRule{ObjectMeta: metav1.ObjectMeta{Name: "rule"}, Spec: resourcev1.DeviceTaintRuleSpec{
+		DeviceSelector: &resourcev1.DeviceTaintSelector{Driver: &driver}, Taint: resourcev1.DeviceTaint{Key: "broken", Effect: resourcev1.DeviceTaintEffectNoExecute}}}
 }
 
 // decide has the whole cycle decide, and returns the node with the devices of the plan, or why there is none.
@@ -206,6 +214,9 @@ func TestDecides(t *testing.T) {
 		"a constraint":                   {pod("p", "c"), []any{distinct}, "2 cannot allocate all claims."},
 		"a taint":                        {pod("p", "c"), []any{full, broken, claim("c", exactly("gpu", 1, ""))}, "2 cannot allocate all claims."},
 		"a tolerated taint":              {pod("p", "c"), []any{full, broken, tolerant}, "n2 r0=gpu-0"},
+		"a rule's taint":                 {pod("p", "c"), []any{rule(driver), claim("c", exactly("gpu", 1, ""))}, "2 cannot allocate all claims."},
+		"a rule for another driver":      {pod("p", "c"), []any{rule("other"), full, claim("c", exactly("gpu", 1, ""))}, "n2 r0=gpu-0"},
+		"a rule's tolerated taint":       {pod("p", "c"), []any{rule(driver), full, tolerant}, "n2 r0=gpu-0"},
 		"the first choice":               {pod("p", "c"), []any{alternatives}, "n1 r/two=gpu-0 r/two=gpu-1"},
 		"the second choice":              {pod("p", "c"), []any{full, alternatives}, "n2 r/one=gpu-0"},
 		"allocated":                      {pod("p", "c"), []any{allocated(claim("c"), "n2", "n2/gpu-0")}, "n2"},
@@ -386,6 +397,9 @@ func TestWhatHelps(t *testing.T) {
 		"a class has gone":               {devices(framework.DeviceEvent{OldClass: class("gpu")}), false},
 		"a slice changed":                {devices(framework.DeviceEvent{OldSlice: slice("n1", 1), NewSlice: slice("n1", 2)}), true},
 		"a slice has gone":               {devices(framework.DeviceEvent{OldSlice: slice("n1", 1)}), false},
+		"a rule taints devices":          {devices(framework.DeviceEvent{NewRule: rule(driver)}), false},
+		"a rule changed":                 {devices(framework.DeviceEvent{OldRule: rule(driver), NewRule: rule("other")}), true},
+		"a rule has gone":                {devices(framework.DeviceEvent{OldRule: rule(driver)}), true},
 		"a node appeared":                {framework.Event{NewNode: node("n1")}, true},
 		"a node has more":                {framework.Event{OldNode: node("n1"), NewNode: more}, true},
 		"a node's other fields changed":  {framework.Event{OldNode: node("n1"), NewNode: node("n1")}, false},
