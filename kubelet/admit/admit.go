@@ -57,7 +57,8 @@ func (b *behind) Admit(ctx context.Context, p *v1.Pod, others []*v1.Pod) *pod.Re
 	return b.Admitter.Admit(ctx, p, others)
 }
 
-// Admit returns why the node cannot take p beside others, nil if it can.
+// Admit returns why the node cannot take p beside others, nil if it can. Where
+// only resources lack and p must not go without, the answer names who has to.
 func (a *Admitter) Admit(ctx context.Context, p *v1.Pod, others []*v1.Pod) *pod.Refusal {
 	node, err := a.node()
 	if err != nil {
@@ -70,9 +71,24 @@ func (a *Admitter) Admit(ctx context.Context, p *v1.Pod, others []*v1.Pod) *pod.
 	if r := a.sysctls.refuse(p); r != nil {
 		return r
 	}
-	if r := fits(p, others, node); r != nil {
+	short := lacks(p, others, node)
+	if len(short) > 0 && !static.Critical(p) {
+		return short[0].refusal()
+	}
+	if r := suits(ctx, p, others, node); r != nil {
 		return r
 	}
+	if r := unsupported(p); r != nil {
+		return r
+	}
+	if len(short) > 0 {
+		return preempt(p, others, short)
+	}
+	return nil
+}
+
+// suits checks what no room on the node would change.
+func suits(ctx context.Context, p *v1.Pod, others []*v1.Pod, node *v1.Node) *pod.Refusal {
 	match, err := nodeaffinity.GetRequiredNodeAffinity(p).Match(node)
 	if err != nil || !match {
 		return &pod.Refusal{Reason: "NodeAffinity", Message: "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector"}
@@ -85,14 +101,14 @@ func (a *Admitter) Admit(ctx context.Context, p *v1.Pod, others []*v1.Pod) *pod.
 	}
 	// Of the taints only NoExecute is the node's business, and not even that where a file of the node says what runs.
 	if static.Is(p) {
-		return unsupported(p)
+		return nil
 	}
 	if _, bad := corev1helpers.FindMatchingUntoleratedTaint(klog.FromContext(ctx), node.Spec.Taints, p.Spec.Tolerations, func(t *v1.Taint) bool {
 		return t.Effect == v1.TaintEffectNoExecute
 	}, false); bad {
 		return &pod.Refusal{Reason: "TaintToleration", Message: "Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate"}
 	}
-	return unsupported(p)
+	return nil
 }
 
 // unsupported is a refusal where this kubelet lacks a feature that the Pod needs.
@@ -124,8 +140,8 @@ func (a *Admitter) Resize(ctx context.Context, p *v1.Pod, others []*v1.Pod) *pod
 				name, amount(name, q), amount(name, have))}
 		}
 	}
-	if r := fits(p, others, node); r != nil {
-		return &pod.Refusal{Reason: v1.PodReasonDeferred, Message: r.Message}
+	if short := lacks(p, others, node); len(short) > 0 {
+		return &pod.Refusal{Reason: v1.PodReasonDeferred, Message: short[0].refusal().Message}
 	}
 	return nil
 }
@@ -140,20 +156,18 @@ func system(p *v1.Pod, node *v1.Node) *pod.Refusal {
 	return nil
 }
 
-// fits checks the resources that Pods ask for against what is allocatable. The
+// lacks checks the resources that Pods ask for against what is allocatable. The
 // others take what they have or are about to have, whichever is more: while a
 // Pod shrinks, its room is not free before it has shrunk.
-func fits(p *v1.Pod, others []*v1.Pod, node *v1.Node) *pod.Refusal {
+func lacks(p *v1.Pod, others []*v1.Pod, node *v1.Node) (short []shortage) {
 	allocatable := node.Status.Allocatable
 	if max, ok := allocatable[v1.ResourcePods]; ok && int64(len(others))+1 > max.Value() {
-		return out(v1.ResourcePods, 1, int64(len(others)), max.Value())
+		short = append(short, shortage{v1.ResourcePods, 1, int64(len(others)), max.Value()})
 	}
 	asked := resourcehelper.PodRequests(p, resourcehelper.PodResourcesOptions{})
 	used := map[v1.ResourceName]resource.Quantity{}
 	for _, o := range others {
-		for name, q := range resourcehelper.PodRequests(o, resourcehelper.PodResourcesOptions{
-			UseStatusResources: true, InPlacePodLevelResourcesVerticalScalingEnabled: true,
-		}) {
+		for name, q := range held(o) {
 			sum := used[name]
 			sum.Add(q)
 			used[name] = sum
@@ -177,10 +191,10 @@ func fits(p *v1.Pod, others []*v1.Pod, node *v1.Node) *pod.Refusal {
 		total := before.DeepCopy()
 		total.Add(q)
 		if total.Cmp(have) > 0 {
-			return out(name, amount(name, q), amount(name, before), amount(name, have))
+			short = append(short, shortage{name, amount(name, q), amount(name, before), amount(name, have)})
 		}
 	}
-	return nil
+	return short
 }
 
 // amount is a quantity in the unit of messages: thousandths of CPU, else whole.
@@ -193,14 +207,6 @@ func amount(name v1.ResourceName, q resource.Quantity) int64 {
 
 func native(name string) bool {
 	return !strings.Contains(name, "/") || strings.Contains(name, "kubernetes.io/")
-}
-
-func out(name v1.ResourceName, asked, used, have int64) *pod.Refusal {
-	return &pod.Refusal{
-		Reason: "OutOf" + string(name),
-		Message: fmt.Sprintf("Node didn't have enough resource: %s, requested: %d, used: %d, capacity: %d",
-			name, asked, used, have),
-	}
 }
 
 // conflict says whether a host port of the Pod is taken.

@@ -55,7 +55,12 @@ type Input struct {
 }
 
 // Refusal is why the node does not take a Pod.
-type Refusal struct{ Reason, Message string }
+type Refusal struct {
+	Reason, Message string
+	// Preempt are Pods without which the node takes the Pod, for which they
+	// are to end.
+	Preempt []*v1.Pod
+}
 
 // Pending is a resize that the node does not grant.
 type Pending struct {

@@ -50,22 +50,29 @@ func (w *worker) do(ctx context.Context, pod *v1.Pod, snapshot *Snapshot, a Acti
 
 // admit asks the node, and records what the Pod gets.
 func (w *worker) admit(ctx context.Context, pod *v1.Pod) (*Refusal, error) {
-	if refusal := w.askAdmission(ctx, pod); refusal != nil {
-		return refusal, nil
+	if refusal, err := w.askAdmission(ctx, pod); refusal != nil || err != nil {
+		return refusal, err
 	}
 	return nil, w.recordAdmission(pod)
 }
 
 // askAdmission asks for one Pod at a time; the answer counts at once, so that
-// the next Pod finds the room taken.
-func (w *worker) askAdmission(ctx context.Context, pod *v1.Pod) *Refusal {
+// the next Pod finds the room taken. Those that come meanwhile wait for Pods
+// that have to end for this one.
+func (w *worker) askAdmission(ctx context.Context, pod *v1.Pod) (*Refusal, error) {
 	w.m.admission.Lock()
 	defer w.m.admission.Unlock()
 	refusal := w.m.cfg.Admitter.Admit(ctx, pod, w.m.others(w.uid))
+	if refusal != nil && len(refusal.Preempt) > 0 {
+		if err := w.m.preempt(ctx, pod, refusal.Preempt); err != nil {
+			return nil, err
+		}
+		refusal = nil
+	}
 	w.mu.Lock()
 	w.holds = refusal == nil
 	w.mu.Unlock()
-	return refusal
+	return refusal, nil
 }
 
 func (w *worker) prepareVolumes(ctx context.Context, pod *v1.Pod) error {

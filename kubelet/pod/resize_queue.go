@@ -149,7 +149,7 @@ func (w *worker) putOff(pod *v1.Pod, refusal Refusal, now time.Time) {
 		}
 		if old := w.pending; old != nil {
 			next.Since = old.Since
-			news = old.Refusal != refusal || old.Generation != pod.Generation
+			news = (old.Reason != refusal.Reason || old.Message != refusal.Message) || old.Generation != pod.Generation
 		}
 		w.pending = next
 	})

@@ -27,6 +27,7 @@ type worker struct {
 
 	kick  chan struct{} // something below changed; capacity 1
 	shown chan struct{} // closed with the first publish
+	empty chan struct{} // closed with the first publish after which the Pod never holds anything of the node
 	ops   sync.WaitGroup
 
 	mu      sync.Mutex // guards the mailbox and what readers see
@@ -62,6 +63,7 @@ type worker struct {
 	noticed      noticed
 	freed        bool // something of the node was given back since the last publish
 	published    *v1.PodStatus
+	emptied      bool
 }
 
 // operation is an action under way.
@@ -82,7 +84,7 @@ type result struct {
 func newWorker(m *Manager, pod *v1.Pod) *worker {
 	w := &worker{
 		m: m, uid: pod.UID, name: nameOf(pod), own: static.Is(pod), pod: pod, latest: pod, dirty: true,
-		kick: make(chan struct{}, 1), shown: make(chan struct{}),
+		kick: make(chan struct{}, 1), shown: make(chan struct{}), empty: make(chan struct{}),
 		exited: map[string]Container{}, busy: map[string]*operation{}, done: map[string]bool{},
 		failures: map[string]Failure{}, tries: map[string]int{}, backoffs: map[string]Backoff{},
 		again: map[string]bool{},
@@ -348,6 +350,10 @@ func (w *worker) publish(pod, has *v1.Pod, d *Decision) {
 	w.mu.Unlock()
 	if first {
 		close(w.shown)
+	}
+	if w.state >= Finished && !w.emptied {
+		w.emptied = true
+		close(w.empty)
 	}
 	if freed {
 		w.m.RoomChanged()
