@@ -18,7 +18,6 @@ import (
 
 	"github.com/fsnotify/fsnotify"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 	"k8s.io/klog/v2"
 	registerapi "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
 )
@@ -239,14 +238,4 @@ func (w *Watcher) register(run, ctx context.Context, socket string) (Plugin, Han
 		err = errors.Join(err, told)
 	}
 	return p, handler, err
-}
-
-// Dial makes a client of a gRPC server at a socket. It connects when it is used.
-func Dial(socket string, more ...grpc.DialOption) (*grpc.ClientConn, error) {
-	conn, err := grpc.NewClient("unix://"+socket, append(more, grpc.WithAuthority("localhost"),
-		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy())...)
-	if err != nil {
-		return nil, fmt.Errorf("connect to plugin at %s: %w", socket, err)
-	}
-	return conn, nil
 }

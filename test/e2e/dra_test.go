@@ -289,3 +289,34 @@ func TestDevicesOfScheduledPods(t *testing.T) {
 		t.Errorf("not given back: %v", got)
 	}
 }
+
+// maintenance taints one of the devices, with an effect.
+const maintenance = `apiVersion: resource.k8s.io/v1
+kind: DeviceTaintRule
+metadata: {name: maintenance}
+spec: {deviceSelector: {driver: zeros.example.com}, taint: {key: example.com/maintenance, value: planned, effect: EFFECT}}
+`
+
+// A rule that taints devices is tried first, then ends the Pod that has one, which gives it back; and no other gets it until the rule goes.
+func TestTaintedDevicesEndPods(t *testing.T) {
+	t.Parallel()
+	d := newDevices(t)
+	d.apply(scheduled)
+	d.ready("templated")
+	d.apply(strings.ReplaceAll(maintenance, "EFFECT", "None"))
+	d.kubectl("wait", "devicetaintrule/maintenance", "--for=jsonpath={.status.conditions[0].reason}=NoEffect", "--timeout=120s")
+	contains(t, "report", d.kubectl("get", "devicetaintrule", "maintenance", "-o", "jsonpath={.status.conditions[0].message}"),
+		"2 published devices selected. 1 allocated device selected. 1 pod would be evicted in 1 namespace")
+	contains(t, "table", d.kubectl("get", "devicetaintrules"), "example.com/maintenance   planned   None")
+	d.apply(strings.ReplaceAll(maintenance, "EFFECT", "NoExecute"))
+	d.event("templated", "DeviceTaintManagerEviction", "Marking for deletion")
+	d.gone("templated")
+	if got := d.prepared(); len(got) > 0 {
+		t.Errorf("not given back: %v", got)
+	}
+	d.apply(strings.ReplaceAll(scheduled[:strings.LastIndex(scheduled, "---")], "name: templated", "name: late"))
+	d.event("late", "FailedScheduling", "0/1 nodes are available")
+	d.kubectl("delete", "devicetaintrule", "maintenance")
+	d.ready("late")
+	d.kubectl("delete", "pod", "late")
+}
