@@ -196,16 +196,14 @@ func (m *Manager) watchRuntime(ctx context.Context) {
 	events := make(chan *runtimeapi.ContainerEventResponse, 1024)
 	up, broken := make(chan struct{}, 1), make(chan error, 1)
 	listen := func() {
-		m.wg.Add(1)
-		go func() {
-			defer m.wg.Done()
+		m.wg.Go(func() {
 			broken <- m.cfg.Runtime.GetContainerEvents(ctx, events, func(runtimeapi.RuntimeService_GetContainerEventsClient) {
 				select {
 				case up <- struct{}{}:
 				default:
 				}
 			})
-		}()
+		})
 	}
 	listen()
 	streaming, listening := true, true

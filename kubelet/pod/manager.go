@@ -95,7 +95,7 @@ func NewManager(cfg Config) (*Manager, error) {
 type permission int
 
 const (
-	// nobody: it is not known what is on the node.
+	// nobody: it is not known what is on the node, or Run ends.
 	nobody permission = iota
 	// static Pods: it is known what is theirs, and not yet what the API says.
 	ownPods
@@ -113,6 +113,7 @@ func (m *Manager) Run(ctx context.Context, own []*v1.Pod, bound func(ctx context
 	m.mu.Lock()
 	m.ctx = ctx
 	m.mu.Unlock()
+	defer m.permit(nobody) // before it is waited for those that run: none joins them then
 	if m.cfg.RuntimeName == "" {
 		v, err := m.cfg.Runtime.Version(ctx, "")
 		if err != nil {
@@ -155,18 +156,16 @@ func (m *Manager) permit(may permission) {
 // start starts a worker's goroutine, if it may; the caller holds m.mu.
 func (m *Manager) start(w *worker) {
 	may := m.may == everybody || (m.may == ownPods && w.own)
-	if w.running || !may || m.ctx.Err() != nil {
+	if w.running || !may {
 		return
 	}
 	w.running = true
-	m.wg.Add(1)
-	go func() {
-		defer m.wg.Done()
+	m.wg.Go(func() {
 		w.run(m.ctx)
 		if w.state == Gone {
 			m.drop(w)
 		}
-	}()
+	})
 }
 
 func (m *Manager) drop(w *worker) {

@@ -231,3 +231,16 @@ func TestSleepHook(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestNobodyStartsAtTheEnd: when it is waited for the probes that run, no other one joins them.
+func TestNobodyStartsAtTheEnd(t *testing.T) {
+	p := New(Config{})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	p.Run(ctx, func(types.UID) {})
+	c := &v1.Container{Name: "c", LivenessProbe: &v1.Probe{ProbeHandler: v1.ProbeHandler{TCPSocket: &v1.TCPSocketAction{Port: intstr.FromInt32(1)}}, PeriodSeconds: 1}}
+	p.Sync(&v1.Pod{ObjectMeta: metav1.ObjectMeta{UID: "u"}}, "127.0.0.1", []pod.Instance{{Container: c, ID: "id"}}, false)
+	if l := p.pods["u"][key{"id", liveness}]; l == nil || l.stop != nil {
+		t.Errorf("the probe of a container that comes too late runs: %+v", l)
+	}
+}

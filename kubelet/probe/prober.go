@@ -28,7 +28,7 @@ type Prober struct {
 	cfg Config
 
 	mu   sync.Mutex
-	ctx  context.Context
+	ctx  context.Context // of Run while it lets probes start
 	wake func(types.UID)
 	pods map[types.UID]map[key]*loop
 	wg   sync.WaitGroup
@@ -67,6 +67,9 @@ func (p *Prober) Run(ctx context.Context, wake func(types.UID)) {
 	}
 	p.mu.Unlock()
 	<-ctx.Done()
+	p.mu.Lock()
+	p.ctx = nil // nobody starts while it is waited for those that run
+	p.mu.Unlock()
 	p.wg.Wait()
 }
 
@@ -140,17 +143,15 @@ func (p *Prober) Sync(spec *v1.Pod, podIP string, instances []pod.Instance, endi
 
 // start starts a loop's goroutine; the caller holds p.mu.
 func (p *Prober) start(l *loop) {
-	if p.ctx == nil || p.ctx.Err() != nil || l.stop != nil {
+	if p.ctx == nil || l.stop != nil {
 		return
 	}
 	ctx, cancel := context.WithCancel(p.ctx)
 	l.stop = cancel
-	p.wg.Add(1)
-	go func() {
-		defer p.wg.Done()
+	p.wg.Go(func() {
 		defer cancel()
 		p.run(ctx, l)
-	}()
+	})
 }
 
 // Results implements pod.Prober.
