@@ -206,6 +206,12 @@ func (k *Kubelet) watch(ctx context.Context) error {
 				k.pods.RoomChanged()
 			}
 		},
+		DeleteFunc: func(o any) {
+			if missed, ok := o.(cache.DeletedFinalStateUnknown); ok {
+				o = missed.Obj
+			}
+			k.node.Gone(o.(*v1.Node))
+		},
 	}); err != nil {
 		return fmt.Errorf("watch node: %w", err)
 	}

@@ -93,8 +93,10 @@ type Node struct {
 	current *v1.Node // as last read or written; shared, read only
 	// cordoned is what was last told of spec.unschedulable.
 	cordoned bool
-	first    chan struct{}
-	once     sync.Once
+	// gone says that somebody has deleted current.
+	gone  bool
+	first chan struct{}
+	once  sync.Once
 }
 
 // New makes a Node.
@@ -133,7 +135,7 @@ func (n *Node) Registered() <-chan struct{} { return n.first }
 // once. Where the node is cordoned now and was not, or the reverse, an event says so.
 func (n *Node) Observe(node *v1.Node) {
 	n.mu.Lock()
-	n.current = node
+	n.current, n.gone = node, false
 	turned := n.cordoned != node.Spec.Unschedulable
 	n.cordoned = node.Spec.Unschedulable
 	n.mu.Unlock()
@@ -149,6 +151,24 @@ func (n *Node) Observe(node *v1.Node) {
 	if slices.ContainsFunc(node.Status.Conditions, func(c v1.NodeCondition) bool { return c.Status == v1.ConditionUnknown }) {
 		n.Kick()
 	}
+}
+
+// Gone takes from a watch that a Node object was deleted. The machine is still here, so it registers anew, at once: until then nothing that
+// it says of itself or of its Pods is taken.
+func (n *Node) Gone(node *v1.Node) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.current != nil && n.current.UID == node.UID { // else it has registered since
+		n.gone = true
+		n.Kick()
+	}
+}
+
+// isGone says whether the newest Node object known was deleted.
+func (n *Node) isGone() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.gone
 }
 
 // Get is the newest Node object known.
@@ -336,8 +356,14 @@ func (n *Node) initial() *v1.Node {
 	return node
 }
 
-// report writes the status if it changed, or if due.
+// report writes the status if it changed, or if due. Before that it registers a node that was deleted.
 func (n *Node) report(ctx context.Context, due bool) (wrote, ready bool, err error) {
+	if n.isGone() {
+		klog.FromContext(ctx).Info("The Node object was deleted; registering anew", "node", n.cfg.Name)
+		if err := n.register(ctx); err != nil {
+			return false, false, err
+		}
+	}
 	old, err := n.Get()
 	if err != nil {
 		return false, false, err

@@ -13,8 +13,11 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/client-go/tools/record"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -208,6 +211,51 @@ func TestDeletedNodeComesBack(t *testing.T) {
 	}
 	if wrote, _, err := n.report(t.Context(), true); err != nil || !wrote {
 		t.Errorf("second report: wrote %v, %v", wrote, err)
+	}
+}
+
+// A Node whose deletion the watch tells of is there again without waiting for the next report that is due, and so is its lease. What the
+// watch tells late, of one that was replaced since, changes nothing.
+func TestDeletionIsAnsweredAtOnce(t *testing.T) {
+	client := fake.NewClientset()
+	uids := 0 // the real server gives each its own
+	client.PrependReactor("create", "nodes", func(a clienttesting.Action) (bool, runtime.Object, error) {
+		uids++
+		a.(clienttesting.CreateAction).GetObject().(*v1.Node).UID = types.UID(fmt.Sprint("uid-", uids))
+		return false, nil, nil
+	})
+	n, _ := testNode(t, client, nil)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	done := make(chan struct{})
+	go func() { defer close(done); n.Run(ctx) }()
+	defer func() { cancel(); <-done }()
+	<-n.Registered()
+	nodes := client.CoreV1().Nodes()
+	first, err := n.Get()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := nodes.Watch(ctx, metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Stop()
+	if err := nodes.Delete(ctx, "n1", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	n.Gone(first)
+	for ready := false; !ready; {
+		select {
+		case e := <-w.ResultChan():
+			node := e.Object.(*v1.Node)
+			ready = e.Type == watch.Modified && node.UID == "uid-2" && isReady(&node.Status)
+		case <-ctx.Done():
+			t.Fatal("the node is not there again")
+		}
+	}
+	n.Gone(first)
+	if n.isGone() {
+		t.Error("what was told of the Node before counts for the one that there is now")
 	}
 }
 

@@ -281,4 +281,21 @@ func deleteNode(w *world) {
 	w.server.wantWays(2)
 	w.third.wantWays(2)
 	w.pod("again-on-two", "two", "")
+	// One that is deleted while it is cut off is there again with the wire, though nobody starts it.
+	container := w.kubectl("get", "pod", "on-three", "-o", "jsonpath={.status.containerStatuses[*].containerID}")
+	uid := w.kubectl("get", "node", "three", "-o", "jsonpath={.metadata.uid}")
+	w.third.cut(true)
+	w.kubectl("delete", "node", "three")
+	w.server.wantWays(1)
+	w.third.cut(false)
+	w.kubectl("wait", "--for=create", "node/three", "--timeout=60s")
+	w.kubectl("wait", "--for=condition=Ready", "node/three", "--timeout=60s")
+	if now := w.kubectl("get", "node", "three", "-o", "jsonpath={.metadata.uid}"); now == uid {
+		w.Errorf("the node that was deleted is still %s", uid)
+	}
+	w.server.wantWays(2)
+	if now := w.kubectl("get", "pod", "on-three", "-o", "jsonpath={.status.containerStatuses[*].containerID}"); now != container {
+		w.Errorf("the containers were %s and are %s", container, now)
+	}
+	w.kubectl("wait", "--for=condition=Ready", "pod/on-three", "--timeout=60s")
 }
