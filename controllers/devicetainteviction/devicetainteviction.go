@@ -82,11 +82,11 @@ func New(d engine.Deps) (engine.Runner, error) {
 	if err := claims.Informer().AddIndexers(cache.Indexers{byPool: poolsOfClaim}); err != nil {
 		return nil, fmt.Errorf("index resource claims by pool: %w", err)
 	}
-	claimsSeen, err := claims.Informer().AddEventHandler(onChange(c.claimChanged))
+	claimsSeen, err := claims.Informer().AddEventHandler(engine.OnChange(c.claimChanged))
 	if err != nil {
 		return nil, err
 	}
-	rulesSeen, err := rules.Informer().AddEventHandler(onChange(c.ruleChanged))
+	rulesSeen, err := rules.Informer().AddEventHandler(engine.OnChange(c.ruleChanged))
 	if err != nil {
 		return nil, err
 	}
@@ -115,33 +115,17 @@ func (c *controller) follow(ctx context.Context) error {
 	if err := slices.Informer().AddIndexers(cache.Indexers{byPool: poolOfSlice}); err != nil {
 		return fmt.Errorf("index resource slices by pool: %w", err)
 	}
-	podsSeen, err := pods.Informer().AddEventHandler(onChange(c.podChanged))
+	podsSeen, err := pods.Informer().AddEventHandler(engine.OnChange(c.podChanged))
 	if err != nil {
 		return err
 	}
-	slicesSeen, err := slices.Informer().AddEventHandler(onChange(c.sliceChanged))
+	slicesSeen, err := slices.Informer().AddEventHandler(engine.OnChange(c.sliceChanged))
 	if err != nil {
 		return err
 	}
 	c.queue.Synced = append(c.queue.Synced, podsSeen.HasSyncedChecker(), slicesSeen.HasSyncedChecker())
 	c.informers.StartWithContext(ctx)
 	return nil
-}
-
-// onChange calls f with what was (nil for an object that appeared) and what is (nil for one that has gone).
-func onChange[T any](f func(old, new *T)) cache.ResourceEventHandlerFuncs {
-	of := func(obj any) *T {
-		if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
-			obj = gone.Obj
-		}
-		t, _ := obj.(*T)
-		return t
-	}
-	return cache.ResourceEventHandlerFuncs{
-		AddFunc:    func(obj any) { f(nil, of(obj)) },
-		UpdateFunc: func(old, new any) { f(of(old), of(new)) },
-		DeleteFunc: func(obj any) { f(of(obj), nil) },
-	}
 }
 
 func (c *controller) sync(ctx context.Context, k key) error {

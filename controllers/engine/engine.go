@@ -89,3 +89,23 @@ func OnAny(f func(obj any)) cache.ResourceEventHandlerFuncs {
 func OnSet(f func(obj any)) cache.ResourceEventHandlerFuncs {
 	return cache.ResourceEventHandlerFuncs{AddFunc: f, UpdateFunc: func(_, obj any) { f(obj) }}
 }
+
+// OnChange calls f with what an object was, nil for one that appeared, and what it is, nil for one that has gone.
+func OnChange[T any](f func(old, new *T)) cache.ResourceEventHandlerFuncs {
+	of := func(obj any) *T {
+		if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+			obj = gone.Obj
+		}
+		t, _ := obj.(*T)
+		return t
+	}
+	return cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(obj any) { f(nil, of(obj)) },
+		UpdateFunc: func(old, new any) { f(of(old), of(new)) },
+		DeleteFunc: func(obj any) {
+			if t := of(obj); t != nil {
+				f(t, nil)
+			}
+		},
+	}
+}

@@ -113,6 +113,9 @@ func (c *controller) create(ctx context.Context, p *corev1.Pod, wanted *corev1.P
 			Spec: template.Spec.Spec,
 		}
 		_, err := claims.Create(ctx, claim, metav1.CreateOptions{})
+		if !apierrors.IsAlreadyExists(err) { // else it is another's, or was counted
+			created(claim, err)
+		}
 		if err == nil {
 			return claim.Name, nil
 		}

@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
@@ -64,7 +65,7 @@ func New(d engine.Deps) (engine.Runner, error) {
 	if err != nil {
 		return nil, err
 	}
-	claimsSeen, err := claims.Informer().AddEventHandler(engine.OnAny(c.claimChanged))
+	claimsSeen, err := claims.Informer().AddEventHandler(engine.OnChange(c.claimChanged))
 	if err != nil {
 		return nil, err
 	}
@@ -98,11 +99,13 @@ func (c *controller) podChanged(obj any, deleted bool) {
 }
 
 // claimChanged queues the claim, and the Pods that name it.
-func (c *controller) claimChanged(obj any) {
-	name, err := cache.DeletionHandlingObjectToName(obj)
-	if err != nil {
-		return
+func (c *controller) claimChanged(old, new *resourcev1.ResourceClaim) {
+	changed(old, new)
+	claim := new
+	if new == nil {
+		claim = old
 	}
+	name := cache.MetaObjectToName(claim)
 	c.queue.Add(key{claim: true, ObjectName: name})
 	c.podsOf(byClaim, name)
 }

@@ -129,6 +129,7 @@ func (m *Manager) load() error {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		for _, r := range records {
+			inUse(nil, r)
 			m.entry(r.name()).record = r
 		}
 	})
@@ -199,6 +200,7 @@ func (m *Manager) set(c *claim, r *record, prepared bool) error {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	inUse(c.record, r)
 	c.record, c.prepared = r, prepared
 	return nil
 }

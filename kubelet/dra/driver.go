@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/stats"
@@ -179,7 +180,10 @@ func ask[A answer](ctx context.Context, m *Manager, name, method string, claims 
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	if err := d.conn.Invoke(ctx, "/"+d.service+"/"+method, in, out, grpc.StaticMethod()); err != nil {
+	full, begin := "/"+d.service+"/"+method, time.Now()
+	err = d.conn.Invoke(ctx, full, in, out, grpc.StaticMethod())
+	called(name, full, begin, err)
+	if err != nil {
 		return nil, &pod.RetryError{Err: fmt.Errorf("%s: %w", method, err), Ready: news}
 	}
 	return judge(method, claims, out.GetClaims())

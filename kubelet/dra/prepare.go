@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	v1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
@@ -44,19 +45,25 @@ func wants(p *v1.Pod) ([]wanted, error) {
 // Prepare has drivers prepare the claims of a Pod, and returns when all are prepared. Idempotent: after an error it is called again, at
 // the latest when a *pod.RetryError says that there is reason. Release undoes it, whatever it has come to.
 func (m *Manager) Prepare(ctx context.Context, p *v1.Pod) error {
-	if err := m.prepare(ctx, p); err != nil {
+	begin := time.Now()
+	asked, err := m.prepare(ctx, p)
+	if asked {
+		operated("PrepareResources", begin, err)
+	}
+	if err != nil {
 		return fmt.Errorf("prepare dynamic resources: %w", err)
 	}
 	return nil
 }
 
-func (m *Manager) prepare(ctx context.Context, p *v1.Pod) error {
+// prepare says too whether there was something to do.
+func (m *Manager) prepare(ctx context.Context, p *v1.Pod) (asked bool, err error) {
 	list, err := wants(p)
 	if err != nil || len(list) == 0 {
-		return err
+		return err != nil, err
 	}
 	if err := m.load(); err != nil {
-		return err
+		return true, err
 	}
 	// Before anything is written down it is checked that it can be done: what is written down can only be undone with the drivers'
 	// help, and a Pod that names a driver which was never here is to be deleted without.
@@ -64,25 +71,25 @@ func (m *Manager) prepare(ctx context.Context, p *v1.Pod) error {
 	var names []types.NamespacedName
 	for _, w := range list {
 		if fresh[w.name], err = m.allocated(ctx, p, w); err != nil {
-			return err
+			return true, err
 		}
 		for name := range fresh[w.name].Drivers {
 			if _, _, err := m.driver(name); err != nil {
-				return err
+				return true, err
 			}
 		}
 		names = append(names, w.name)
 	}
 	claims, give, err := m.take(ctx, names)
 	if err != nil {
-		return err
+		return true, err
 	}
 	defer give()
 	todo, err := m.begin(p.UID, claims, fresh)
 	if err != nil {
-		return err
+		return true, err
 	}
-	return m.askPrepare(ctx, todo)
+	return true, m.askPrepare(ctx, todo)
 }
 
 // allocated reads a claim and returns what is to be written down of it, unless the Pod may not use it here.
@@ -205,23 +212,29 @@ func devices(r *drapb.NodePrepareResourceResponse) (list []device) {
 // Release has drivers undo what they have prepared for a Pod, and for no other here. Nothing of the Pod may run any more. After an error
 // it is called again, at the latest when a *pod.RetryError says that there is reason.
 func (m *Manager) Release(ctx context.Context, uid types.UID) error {
-	if err := m.release(ctx, uid); err != nil {
+	begin := time.Now()
+	asked, err := m.release(ctx, uid)
+	if asked {
+		operated("UnprepareResources", begin, err)
+	}
+	if err != nil {
 		return fmt.Errorf("unprepare dynamic resources: %w", err)
 	}
 	return nil
 }
 
-func (m *Manager) release(ctx context.Context, uid types.UID) error {
+// release says too whether there was something to do.
+func (m *Manager) release(ctx context.Context, uid types.UID) (asked bool, err error) {
 	if err := m.load(); err != nil {
-		return err
+		return true, err
 	}
 	names := m.of(uid)
 	if len(names) == 0 {
-		return nil
+		return false, nil
 	}
 	claims, give, err := m.take(ctx, names)
 	if err != nil {
-		return err
+		return true, err
 	}
 	defer give()
 	var last []*claim
@@ -229,10 +242,10 @@ func (m *Manager) release(ctx context.Context, uid types.UID) error {
 		if rest := c.record.without(uid); len(rest.Pods) == 0 {
 			last = append(last, c)
 		} else if err := m.set(c, rest, c.prepared); err != nil {
-			return err
+			return true, err
 		}
 	}
-	return m.askRelease(ctx, last)
+	return true, m.askRelease(ctx, last)
 }
 
 // askRelease asks each driver once, and forgets the claims that all of theirs have let go. The caller has the claims' turn.
