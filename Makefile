@@ -19,6 +19,7 @@ TEST_PACKAGES  := docker-registry busybox-static iproute2
 
 # What peapod carries inside.
 PODINIT := runtime/supervisor/artifacts/podinit
+PODINIT_TAGS := seccomp netgo osusergo runc_nocriu
 HELLO   := runtime/image/builtin/artifacts/hello.tar
 
 .DEFAULT_GOAL := help
@@ -42,7 +43,7 @@ build: build-packages $(PODINIT) $(HELLO) ## Make bin/peapod
 # The helper that becomes containers: static, with seccomp, so that it needs nothing of the machine it runs on.
 .PHONY: $(PODINIT)
 $(PODINIT): build-packages
-	CGO_ENABLED=1 $(GO) build -tags 'seccomp netgo osusergo runc_nocriu' -ldflags '-s -w -linkmode external -extldflags -static' -o $@ ./cmd/podinit
+	CGO_ENABLED=1 $(GO) build -tags '$(PODINIT_TAGS)' -ldflags '-s -w -linkmode external -extldflags -static' -o $@ ./cmd/podinit
 
 # The image that works without a registry.
 .PHONY: $(HELLO)
@@ -57,6 +58,7 @@ test-packages:
 
 .PHONY: test
 test: test-packages build ## Run every test, the end-to-end ones with real containers included (as root, 20 minutes at most)
+	CGO_ENABLED=1 $(GO) test -tags '$(PODINIT_TAGS)' ./cmd/podinit
 	KUBE_CACHE_MUTATION_DETECTOR=true $(GO) test -timeout 20m ./...
 
 .PHONY: race

@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	resourcev1 "k8s.io/api/resource/v1"
 	storagev1 "k8s.io/api/storage/v1"
@@ -44,7 +45,7 @@ func samples() []runtime.Object {
 func sampleScheme() (*runtime.Scheme, error) {
 	s := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, appsv1.AddToScheme, batchv1.AddToScheme, discoveryv1.AddToScheme,
-		networkingv1.AddToScheme, rbacv1.AddToScheme, storagev1.AddToScheme, resourcev1.AddToScheme, admissionregistrationv1.AddToScheme} {
+		networkingv1.AddToScheme, policyv1.AddToScheme, rbacv1.AddToScheme, storagev1.AddToScheme, resourcev1.AddToScheme, admissionregistrationv1.AddToScheme} {
 		if err := add(s); err != nil {
 			return nil, err
 		}
@@ -222,19 +223,28 @@ func TestConverterChecksWhatItMust(t *testing.T) {
 	}
 }
 
-// The fields of a Binding are nobody's: it is not stored, and its author gets a Status.
+// The fields of a Binding and of an Eviction are nobody's: they are not stored, and their author gets a Status. Those of what is stored are.
 func TestFieldsThatNobodyKeeps(t *testing.T) {
 	scheme, err := sampleScheme()
 	if err != nil {
 		t.Fatal(err)
 	}
 	c := New(Config{Title: "t", Version: "v1", Scheme: sampleScheme}).TypeConverter([]string{openapiutil.GetCanonicalTypeName(&corev1.Pod{})})
-	binding := &corev1.Binding{ObjectMeta: metav1.ObjectMeta{Name: "p"}, Target: corev1.ObjectReference{Kind: "Node", Name: "n"}}
-	obj, err := manager(t, scheme, c, binding).Update(&corev1.Binding{}, binding, "me")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got := fields(t, obj); len(got) != 0 {
-		t.Errorf("somebody keeps %v", got)
+	meta := metav1.ObjectMeta{Name: "p", Labels: map[string]string{"a": "b"}}
+	for _, test := range []struct {
+		old, obj runtime.Object
+		kept     bool
+	}{
+		{&corev1.Binding{}, &corev1.Binding{ObjectMeta: meta, Target: corev1.ObjectReference{Kind: "Node", Name: "n"}}, false},
+		{&policyv1.Eviction{}, &policyv1.Eviction{ObjectMeta: meta}, false},
+		{&corev1.Pod{}, &corev1.Pod{ObjectMeta: meta}, true},
+	} {
+		obj, err := manager(t, scheme, c, test.obj).Update(test.old, test.obj, "me")
+		if err != nil {
+			t.Fatalf("%T: %v", test.obj, err)
+		}
+		if got := fields(t, obj); (len(got) != 0) != test.kept {
+			t.Errorf("of %T somebody keeps %v", test.obj, got)
+		}
 	}
 }

@@ -47,7 +47,8 @@ type world struct {
 	before func(context.Context, any) error
 	calls  []string
 	driver *disks.Driver
-	end    func() // of the driver
+	lacks  []csi.NodeServiceCapability_RPC_Type // what the next driver does not say to be able to do
+	end    func()                               // of the driver
 }
 
 func (w *world) seen(ctx context.Context, request any) error {
@@ -126,7 +127,7 @@ func (w *world) startDriver() {
 	own := filepath.Join(w.root, "plugins", driverName)
 	w.driver = disks.New(disks.Config{Name: driverName, NodeID: "the-node", State: filepath.Join(own, "state"), Socket: filepath.Join(own, "csi.sock"),
 		Endpoint: filepath.Join(own, "csi.sock"), Registration: filepath.Join(w.root, "plugins_registry", "reg.sock"),
-		MaxVolumes: 7, Topology: map[string]string{"topology.example.com/rack": "r1"}, Before: w.seen})
+		MaxVolumes: 7, Topology: map[string]string{"topology.example.com/rack": "r1"}, Before: w.seen, Lacks: w.lacks})
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
 	go func() {

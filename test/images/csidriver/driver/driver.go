@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
@@ -33,6 +34,8 @@ type Config struct {
 	// MaxVolumes is what the driver can attach to the node; zero stands for any number.
 	MaxVolumes int64
 	Topology   map[string]string
+	// Lacks are capabilities of the node that the driver does not say to have.
+	Lacks []csi.NodeServiceCapability_RPC_Type
 	// Before, if not nil, is called with each request; its error is the answer.
 	Before func(ctx context.Context, request any) error
 }
@@ -107,10 +110,13 @@ func (d *Driver) NodeGetInfo(context.Context, *csi.NodeGetInfoRequest) (*csi.Nod
 	return out, nil
 }
 
-// NodeGetCapabilities says that volumes are staged, measured, and expanded.
+// NodeGetCapabilities says that volumes are staged, measured, and expanded, as far as the driver does.
 func (d *Driver) NodeGetCapabilities(context.Context, *csi.NodeGetCapabilitiesRequest) (*csi.NodeGetCapabilitiesResponse, error) {
 	out := &csi.NodeGetCapabilitiesResponse{}
 	for _, t := range []csi.NodeServiceCapability_RPC_Type{csi.NodeServiceCapability_RPC_STAGE_UNSTAGE_VOLUME, csi.NodeServiceCapability_RPC_GET_VOLUME_STATS, csi.NodeServiceCapability_RPC_EXPAND_VOLUME} {
+		if slices.Contains(d.cfg.Lacks, t) {
+			continue
+		}
 		out.Capabilities = append(out.Capabilities, &csi.NodeServiceCapability{Type: &csi.NodeServiceCapability_Rpc{Rpc: &csi.NodeServiceCapability_RPC{Type: t}}})
 	}
 	return out, nil
