@@ -41,6 +41,7 @@ func Run(args []string) int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	cobra.EnableCommandSorting = false
 	root := newRoot(&terminal.Terminal{In: os.Stdin, Out: os.Stdout, Err: os.Stderr})
 	root.SetArgs(args[1:])
 	if err := root.ExecuteContext(ctx); err != nil {
@@ -60,7 +61,7 @@ node a kubelet with its own container runtime and network. Any kubectl, Helm cha
 
 Start here (as root):
   peapod check                              what this machine lacks, and the fix
-  peapod server                             run a cluster of one node in the foreground
+  peapod server                             run a cluster of one node in the foreground; go on in another terminal
   peapod kubectl run hi --image=peapod.local/hello:latest
   peapod kubectl get pods -o wide
   peapod stop                               stop the server; Pods keep running until 'peapod kill'`,
@@ -73,6 +74,9 @@ Start here (as root):
 		stop.New(t), kill.New(t), uninstall.New(t), store.New(t),
 		check.New(t), runtime.New(t), version.New(t),
 	)
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return fmt.Errorf("%w; '%s --help' lists its flags", err, c.CommandPath())
+	})
 	root.SetIn(t.In)
 	root.SetOut(t.Out)
 	root.SetErr(t.Err)

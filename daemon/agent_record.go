@@ -33,11 +33,9 @@ type agentRecord struct {
 // joined says that the machine is a node of the cluster; before, nothing here depends on it.
 func (r agentRecord) joined() bool { return r.PodCIDR.IsValid() }
 
-func agentFile(i instance.Instance) string { return filepath.Join(i.DataDir, "agent.json") }
-
 // readAgent returns an empty record for what is no agent's data directory.
 func readAgent(i instance.Instance) (agentRecord, error) {
-	b, err := os.ReadFile(agentFile(i))
+	b, err := os.ReadFile(i.AgentFile())
 	if errors.Is(err, fs.ErrNotExist) {
 		return agentRecord{}, nil
 	}
@@ -46,7 +44,7 @@ func readAgent(i instance.Instance) (agentRecord, error) {
 	}
 	var r agentRecord
 	if err := json.Unmarshal(b, &r); err != nil {
-		return agentRecord{}, fmt.Errorf("read %s: %w; remove it and join again with --token", agentFile(i), err)
+		return agentRecord{}, fmt.Errorf("read %s: %w; remove it and join again with --token", i.AgentFile(), err)
 	}
 	return r, nil
 }
@@ -56,7 +54,7 @@ func (r agentRecord) write(i instance.Instance) error {
 	if err != nil {
 		return err
 	}
-	if err := atomicfile.Write(agentFile(i), append(b, '\n'), 0o600); err != nil {
+	if err := atomicfile.Write(i.AgentFile(), append(b, '\n'), 0o600); err != nil {
 		return fmt.Errorf("write what the agent has joined: %w", err)
 	}
 	return nil

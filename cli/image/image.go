@@ -29,7 +29,7 @@ import (
 func New(t *terminal.Terminal) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "image", Short: "Pull, import, list and remove images on this node",
-		Long: `Pull, import, list and remove images on this node. The server must run.`,
+		Long: `Pull, import, list and remove images on this node. The server or agent must run.`,
 	}
 	cmd.AddCommand(pull(t), imports(t), list(t), remove(t))
 	return cmd
@@ -75,10 +75,10 @@ func listening(i instance.Instance) error {
 		return err
 	}
 	if s == nil {
-		return fmt.Errorf("no server runs with data directory %s: start it with 'peapod server'", i.DataDir)
+		return fmt.Errorf("no %[1]s runs with data directory %[2]s: start it with 'peapod %[1]s'", i.Program(), i.DataDir)
 	}
 	defer s.Close()
-	return fmt.Errorf("server (process %d) with data directory %s is starting: 'peapod status --wait 1m' returns when it is ready", s.PID, i.DataDir)
+	return fmt.Errorf("%s (process %d) with data directory %s is starting: 'peapod status --wait 1m' returns when it is ready", i.Program(), s.PID, i.DataDir)
 }
 
 func pull(t *terminal.Terminal) *cobra.Command {

@@ -16,15 +16,15 @@ import (
 // New is the verb.
 func New(t *terminal.Terminal) *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "kill", Short: "Stop the server and all its Pods on this machine", Args: cobra.NoArgs,
-		Long: `Stop the server and kill every container it started on this machine. What was declared is kept: the next
-'peapod server' starts the Pods anew. To remove everything use 'peapod uninstall'.`,
+		Use: "kill", Short: "Stop the server or agent and all its Pods on this machine", Args: cobra.NoArgs,
+		Long: `Stop the server, or the agent, and kill every container it started on this machine. What was declared is kept: its
+next start starts the Pods anew. To remove everything use 'peapod uninstall'.`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			i, err := t.Instance()
 			if err != nil {
 				return err
 			}
-			if err := stop.Server(t, i, time.Minute, ""); err != nil {
+			if err := stop.Program(t, i, time.Minute, ""); err != nil {
 				return err
 			}
 			n, err := daemon.KillPods(c.Context(), i)
@@ -36,7 +36,7 @@ func New(t *terminal.Terminal) *cobra.Command {
 		},
 	}
 	t.Destroys(cmd, func(i instance.Instance) string {
-		return fmt.Sprintf("This kills all Pods that the server with data directory %s runs on this machine.", i.DataDir)
+		return fmt.Sprintf("This kills all Pods that the %s with data directory %s runs on this machine.", i.Program(), i.DataDir)
 	})
 	return cmd
 }

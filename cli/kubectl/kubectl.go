@@ -2,7 +2,9 @@
 package kubectl
 
 import (
+	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -57,12 +59,17 @@ func takeDataDir(args []string, i int, dir *string) int {
 	return i
 }
 
-// Run is kubectl. It uses the cluster's administrator configuration unless KUBECONFIG or --kubeconfig name another one.
+// Run is kubectl. It uses the cluster's administrator configuration unless KUBECONFIG or --kubeconfig name another one. Where there is
+// none at all, what fails is followed by where to get one: kubectl alone would speak of a port that nobody listens on.
 func Run(dataDir string, args []string) int {
 	if os.Getenv(clientcmd.RecommendedConfigPathEnvVar) == "" {
 		if i, err := instance.At(dataDir); err == nil {
-			if _, err := os.Stat(i.Kubeconfig()); err == nil || !outsideConfig() {
+			_, err := os.Stat(i.Kubeconfig())
+			if err == nil || !outsideConfig() {
 				os.Setenv(clientcmd.RecommendedConfigPathEnvVar, i.Kubeconfig())
+			}
+			if err != nil && !outsideConfig() {
+				hint(i, args)
 			}
 		}
 	}
@@ -79,6 +86,23 @@ func Run(dataDir string, args []string) int {
 		cmdutil.CheckErr(err)
 	}
 	return 0
+}
+
+// hint has errors of kubectl be followed by what to do without a client configuration, unless args name one.
+func hint(i instance.Instance, args []string) {
+	if slices.ContainsFunc(args, func(a string) bool { return a == "--kubeconfig" || strings.HasPrefix(a, "--kubeconfig=") }) {
+		return
+	}
+	remedy := "start the cluster with 'peapod server', name its --data-dir, or set KUBECONFIG"
+	if i.Program() == "agent" {
+		remedy = "this machine is an agent: run kubectl where the server runs, or set KUBECONFIG to a copy of its admin.kubeconfig"
+	}
+	cmdutil.BehaviorOnFatal(func(msg string, code int) {
+		if msg != "" {
+			fmt.Fprintf(os.Stderr, "%s\npeapod: there is no %s: %s\n", strings.TrimSuffix(msg, "\n"), i.Kubeconfig(), remedy)
+		}
+		os.Exit(code)
+	})
 }
 
 // outsideConfig says whether the user has a client configuration of their own.

@@ -3,9 +3,7 @@ package status
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -21,7 +19,7 @@ import (
 func New(t *terminal.Terminal) *cobra.Command {
 	var wait time.Duration
 	cmd := &cobra.Command{
-		Use: "status", Short: "Say whether the server runs and is ready", Args: cobra.NoArgs,
+		Use: "status", Short: "Say whether the server or agent runs and is ready", Args: cobra.NoArgs,
 		Long: `Say whether the server or agent of this data directory runs and its node is ready. The exit code is 0 if so and 1 otherwise.`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			i, err := t.Instance()
@@ -38,7 +36,7 @@ func New(t *terminal.Terminal) *cobra.Command {
 			return report(t, i)
 		},
 	}
-	cmd.Flags().DurationVar(&wait, "wait", 0, "wait this long for the server to be ready")
+	cmd.Flags().DurationVar(&wait, "wait", 0, "wait this long for it to be ready")
 	return cmd
 }
 
@@ -48,17 +46,19 @@ func report(t *terminal.Terminal, i instance.Instance) error {
 		return err
 	}
 	if s == nil {
-		return fmt.Errorf("no server runs with data directory %s", i.DataDir)
+		return fmt.Errorf("no %s runs with data directory %s", i.Program(), i.DataDir)
 	}
 	defer s.Close()
 	if !i.Ready(s) {
-		return fmt.Errorf("server (process %d) with data directory %s is starting", s.PID, i.DataDir)
+		return fmt.Errorf("%s (process %d) with data directory %s is starting", i.Program(), s.PID, i.DataDir)
 	}
-	if _, err := os.Stat(i.Kubeconfig()); errors.Is(err, fs.ErrNotExist) { // a server writes it before it is ready
-		_, err = fmt.Fprintf(t.Out, "agent (process %d) with data directory %s is ready\n", s.PID, i.DataDir)
+	if _, err := fmt.Fprintf(t.Out, "%s (process %d) with data directory %s is ready\n", i.Program(), s.PID, i.DataDir); err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(t.Out, "server (process %d) with data directory %s is ready\nkubeconfig: %s\n", s.PID, i.DataDir, i.Kubeconfig())
+	if _, err := os.Stat(i.Kubeconfig()); err != nil { // an agent has none
+		return nil
+	}
+	_, err = fmt.Fprintf(t.Out, "kubeconfig: %s\n", i.Kubeconfig())
 	return err
 }
 
@@ -76,9 +76,11 @@ func ready(ctx context.Context, i instance.Instance) error {
 		return fmt.Errorf("watch for the server: %w", err)
 	}
 	for {
-		if s, err := i.Running(); err != nil {
+		s, err := i.Running()
+		if err != nil {
 			return err
-		} else if s != nil {
+		}
+		if s != nil {
 			ready := i.Ready(s)
 			s.Close()
 			if ready {
@@ -90,7 +92,10 @@ func ready(ctx context.Context, i instance.Instance) error {
 		case err := <-w.Errors:
 			return fmt.Errorf("watch for the server: %w", err)
 		case <-ctx.Done():
-			return errors.New("the server is not ready in time; its log says why")
+			if s == nil {
+				return fmt.Errorf("no %s runs with data directory %s, and none was started in time", i.Program(), i.DataDir)
+			}
+			return fmt.Errorf("the %s (process %d) is not ready in time; its log says why", i.Program(), s.PID)
 		}
 	}
 }

@@ -17,14 +17,15 @@ import (
 func New(t *terminal.Terminal) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "uninstall", Short: "Remove everything Peapod ever made on this machine", Args: cobra.NoArgs,
-		Long: `Stop the server, kill its Pods, and remove all that this instance (data directory) ever made on this machine:
-its state, images, logs, interfaces, routes, nftables table, cgroups and sockets. Other instances are not touched.`,
+		Long: `Stop the server or agent, kill its Pods, and remove all that this instance (data directory) ever made on this machine:
+its state, images, logs, interfaces, routes, nftables table, cgroups and sockets. Other instances are not touched. Where the machine
+was an agent its Node stays: 'peapod kubectl delete node NAME' on the server.`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			i, err := t.Instance()
 			if err != nil {
 				return err
 			}
-			if err := stop.Server(t, i, time.Minute, ""); err != nil {
+			if err := stop.Program(t, i, time.Minute, ""); err != nil {
 				return err
 			}
 			if err := daemon.Uninstall(c.Context(), i); err != nil {
@@ -35,7 +36,7 @@ its state, images, logs, interfaces, routes, nftables table, cgroups and sockets
 		},
 	}
 	t.Destroys(cmd, func(i instance.Instance) string {
-		return fmt.Sprintf("This kills all Pods of the cluster in %s and deletes all its data. It cannot be undone.", i.DataDir)
+		return fmt.Sprintf("This kills all Pods that the %s with data directory %s runs, and deletes all its data. It cannot be undone.", i.Program(), i.DataDir)
 	})
 	return cmd
 }

@@ -77,6 +77,17 @@ func resolveExisting(path string) (string, error) {
 // Kubeconfig is the administrator's client configuration.
 func (i Instance) Kubeconfig() string { return filepath.Join(i.DataDir, "admin.kubeconfig") }
 
+// AgentFile is what an agent knows of its cluster. It is there once a machine has joined one with this data directory.
+func (i Instance) AgentFile() string { return filepath.Join(i.DataDir, "agent.json") }
+
+// Program is what runs with this data directory, as users know it: "agent" where the machine has joined another's cluster, or "server".
+func (i Instance) Program() string {
+	if _, err := os.Stat(i.AgentFile()); err == nil {
+		return "agent"
+	}
+	return "server"
+}
+
 // Socket is where the running server takes CRI requests.
 func (i Instance) Socket() string { return filepath.Join(i.RunDir, "cri.sock") }
 

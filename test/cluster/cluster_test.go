@@ -268,7 +268,17 @@ func restartAgent(w *world) {
 }
 
 func deleteNode(w *world) {
-	w.second.do("kill", "--yes")
+	if out := w.second.do("kill", "--yes"); !strings.HasPrefix(out, "agent (process ") {
+		w.Errorf("kill of an agent says %q", out)
+	}
+	for _, c := range []struct {
+		want string
+		args []string
+	}{{"no agent runs", []string{"status"}}, {"start it with 'peapod agent'", []string{"image", "list"}}, {"this machine is an agent: run kubectl where", []string{"kubectl", "get", "pods"}}} {
+		if out, err := w.second.peapod(c.args...); err == nil || !strings.Contains(out, c.want) {
+			w.Errorf("without its agent peapod %v says %q, %v", c.args, out, err)
+		}
+	}
 	<-w.second.ended
 	w.second.running = nil
 	w.kubectl("delete", "node", "two")

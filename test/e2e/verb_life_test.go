@@ -283,7 +283,8 @@ func lineWith(text, part string) string {
 func TestStatusWaits(t *testing.T) {
 	t.Parallel()
 	c := unstarted(t)
-	verb(t, c, "", "status", "--wait", "50ms").want(t, "status of nothing", 1, "not ready in time")
+	verb(t, c, "", "status", "--wait", "50ms").want(t, "status of nothing", 1, "no server runs with data directory", "none was started in time")
+	verb(t, c, "", "kubectl", "get", "pods").want(t, "kubectl of nothing", 1, "admin.kubeconfig: start the cluster with 'peapod server'")
 	waited := make(chan result, 1)
 	go func() { waited <- verb(t, c, "", "status", "--wait", "60s") }()
 	if err := c.StartServer(context.Background()); err != nil {

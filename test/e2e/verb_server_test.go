@@ -125,9 +125,14 @@ func TestWordsAboutItself(t *testing.T) {
 	t.Parallel()
 	c := unstarted(t)
 	verb(t, c, "", "version").want(t, "version", 0, "peapod ", "Kubernetes API v1.")
-	verb(t, c, "", "--help").want(t, "--help", 0, "peapod server", "peapod stop", "uninstall", "image", "check", "completion")
+	help := verb(t, c, "", "--help")
+	help.want(t, "--help", 0, "peapod server", "peapod stop", "uninstall", "image", "check", "completion")
+	if server, agent := strings.Index(help.stdout, "\n  server "), strings.Index(help.stdout, "\n  agent "); server < 0 || agent < server {
+		t.Errorf("help does not list the server's verb before the agent's:\n%s", help.stdout)
+	}
 	verb(t, c, "", "help", "kill").want(t, "help kill", 0, "What was declared is kept", "--yes")
 	verb(t, c, "", "nonsense").want(t, "unknown verb", 1, `unknown command "nonsense"`)
+	verb(t, c, "", "token", "create", "--tll=1h").want(t, "unknown flag", 1, "unknown flag: --tll; 'peapod token create --help' lists its flags")
 	for _, shell := range []string{"bash", "zsh", "fish"} {
 		verb(t, c, "", "completion", shell).want(t, "completion "+shell, 0, "peapod")
 	}
