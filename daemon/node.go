@@ -169,7 +169,8 @@ func newNode(i instance.Instance, s settled, e *containers, m membership) (*node
 	client, ip := m.client, s.nodeIP
 	root := kubeletDir(i)
 	n.csi = csi.New(csi.Config{Client: client, NodeName: s.NodeName, RootDir: root, Kick: func() { n.kubelet.Node().Kick() }})
-	n.devices = dra.New(dra.Config{Client: client, NodeName: s.NodeName, RootDir: root, Node: func() (*corev1.Node, error) { return n.kubelet.Node().Get() }})
+	n.devices = dra.New(dra.Config{Client: client, NodeName: s.NodeName, RootDir: root, Node: func() (*corev1.Node, error) { return n.kubelet.Node().Get() },
+		Changed: func(pod types.UID) { n.kubelet.Wake(pod) }})
 	n.plugins = plugin.New(pluginsDir(i), map[string]plugin.Handler{registerapi.CSIPlugin: n.csi, registerapi.DRAPlugin: n.devices})
 	n.volumes = volume.New(volume.Config{
 		Client: client, RootDir: root, CSI: n.csi,

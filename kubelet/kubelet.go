@@ -19,6 +19,7 @@ import (
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/scheme"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
@@ -127,6 +128,9 @@ func (k *Kubelet) wire() error {
 
 // Pods is read access to the Pods of this node.
 func (k *Kubelet) Pods() pod.Lookup { return k.pods }
+
+// Wake has a Pod looked at again, as something that its status tells of has changed.
+func (k *Kubelet) Wake(uid types.UID) { k.pods.Wake(uid) }
 
 // Evictor ends Pods for the node's sake.
 func (k *Kubelet) Evictor() pod.Evictor { return k.pods }

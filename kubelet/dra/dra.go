@@ -32,7 +32,7 @@ const (
 	wipeDelay   = 30 * time.Second
 )
 
-// Config is what a Manager is made from; all of it is needed.
+// Config is what a Manager is made from; all of it is needed but Changed.
 type Config struct {
 	// Client acts as the node.
 	Client   kubernetes.Interface
@@ -41,6 +41,8 @@ type Config struct {
 	RootDir string
 	// Node returns the node's object.
 	Node func() (*v1.Node, error)
+	// Changed is called, in the background, with each Pod for which Health may say something else now; it may be nil.
+	Changed func(types.UID)
 }
 
 // Manager has the claims of the Pods of one node.
@@ -63,6 +65,14 @@ type Manager struct {
 	// news is closed, and replaced, when a driver comes or can be spoken with again.
 	news   chan struct{}
 	claims map[types.NamespacedName]*claim
+
+	// health is what drivers say of devices, and fading has the time when the first of that holds no more; nil while there is nothing.
+	health map[deviceID]health
+	fading *time.Timer
+	// heard are the drivers that have had a say since the process began; hearing has the time until which the others may have one.
+	heard   map[string]bool
+	began   time.Time
+	hearing *time.Timer
 }
 
 // claim is what the node has of a ResourceClaim, or is about to have.
@@ -81,7 +91,7 @@ type claim struct {
 // New makes a Manager. Nothing is read before the first call.
 func New(cfg Config) *Manager {
 	m := &Manager{cfg: cfg, wipeDelay: wipeDelay, drivers: map[string][]*driver{}, away: map[string]*time.Timer{},
-		news: make(chan struct{}), claims: map[types.NamespacedName]*claim{}}
+		news: make(chan struct{}), claims: map[types.NamespacedName]*claim{}, health: map[deviceID]health{}, heard: map[string]bool{}, began: time.Now()}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	return m
 }
@@ -99,6 +109,11 @@ func (m *Manager) Close() {
 	m.cancel()
 	for _, t := range m.away {
 		t.Stop()
+	}
+	for _, t := range []*time.Timer{m.fading, m.hearing} {
+		if t != nil {
+			t.Stop()
+		}
 	}
 	var open []*driver
 	for _, list := range m.drivers {

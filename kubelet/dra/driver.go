@@ -32,7 +32,11 @@ type driver struct {
 	name, endpoint string
 	// service is the gRPC service that it has.
 	service string
-	conn    *grpc.ClientConn
+	// health is the one at which it tells of the health of its devices, empty if it does not.
+	health string
+	conn   *grpc.ClientConn
+	// gone ends what follows the driver.
+	gone context.CancelFunc
 	// connected is guarded by the Manager's mu.
 	connected bool
 }
@@ -62,7 +66,7 @@ func (m *Manager) Register(ctx context.Context, reg plugin.Plugin) error {
 	if err != nil {
 		return fmt.Errorf("invalid supported gRPC versions of DRA driver plugin %s at endpoint %s: %w", reg.Name, reg.Endpoint, err)
 	}
-	d := &driver{m: m, name: reg.Name, endpoint: reg.Endpoint, service: svc}
+	d := &driver{m: m, name: reg.Name, endpoint: reg.Endpoint, service: svc, health: healthService(reg.Versions)}
 	// Who does not speak for long stays connected: the connection says whether the driver is there.
 	if d.conn, err = plugin.Dial(reg.Endpoint, grpc.WithStatsHandler(d), grpc.WithIdleTimeout(0)); err != nil {
 		return err
@@ -86,6 +90,13 @@ func (m *Manager) enter(d *driver) error {
 	}
 	m.drivers[d.name] = append(m.drivers[d.name], d)
 	m.came(d.name)
+	var ctx context.Context
+	ctx, d.gone = context.WithCancel(m.ctx)
+	if d.health == "" {
+		m.heard[d.name] = true // as much as it is going to say
+	} else {
+		m.spawn(func() { d.watchHealth(ctx) })
+	}
 	return nil
 }
 
@@ -106,6 +117,7 @@ func (m *Manager) Deregister(ctx context.Context, reg plugin.Plugin) {
 	}
 	m.schedule(reg.Name)
 	m.mu.Unlock()
+	d.gone()
 	klog.FromContext(ctx).Info("DRA driver plugin has gone", "driver", reg.Name, "endpoint", reg.Endpoint)
 	d.close()
 }

@@ -38,6 +38,8 @@ type world struct {
 	client kubernetes.Interface
 	dra    *Manager
 	stop   func()
+	// woken has the Pods whose devices' health has changed.
+	woken chan types.UID
 
 	mu     sync.Mutex
 	before func(what string, claim types.UID) error
@@ -51,7 +53,7 @@ func start(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(root) })
-	w := &world{t: t, root: root, client: servertest.Start(t, nil).Client(t)}
+	w := &world{t: t, root: root, woken: make(chan types.UID, 100), client: servertest.Start(t, nil).Client(t)}
 	if _, err := w.client.CoreV1().Nodes().Create(t.Context(), &v1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", Labels: map[string]string{"rack": "r1"}}}, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -66,7 +68,7 @@ func start(t *testing.T) *world {
 func (w *world) run(delay time.Duration) {
 	w.dra = New(Config{Client: w.client, NodeName: "n1", RootDir: w.root, Node: func() (*v1.Node, error) {
 		return w.client.CoreV1().Nodes().Get(context.Background(), "n1", metav1.GetOptions{})
-	}})
+	}, Changed: func(uid types.UID) { w.woken <- uid }})
 	w.dra.wipeDelay = delay
 	w.dra.Open()
 	watcher := plugin.New(filepath.Join(w.root, "plugins_registry"), map[string]plugin.Handler{registerapi.DRAPlugin: w.dra})

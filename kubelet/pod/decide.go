@@ -39,6 +39,9 @@ type Input struct {
 	Failures map[string]Failure
 	Backoffs map[string]Backoff // by container name
 	Probes   map[string]Probes  // by container ID
+	// Health is that of the devices of containers, by name of those that have
+	// some.
+	Health map[string][]v1.ResourceStatus
 	// Allocation is what the node gave the Pod, nil before it is admitted.
 	Allocation *allocation.Record
 	// Pending is why the spec asks for other resources than those, nil if it

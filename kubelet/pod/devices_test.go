@@ -20,6 +20,8 @@ type devices struct {
 	of    map[types.UID]bool
 	err   error // of Prepare and Release
 	tried chan struct{}
+	// health is that of all devices; empty while it is not known.
+	health v1.ResourceHealthStatus
 }
 
 func (d *devices) Prepare(_ context.Context, p *v1.Pod) error {
@@ -63,6 +65,17 @@ func (d *devices) Devices(p *v1.Pod, c *v1.Container) (names []string, _ error) 
 		names = append(names, "vendor.example.com/gpu="+claim.Name)
 	}
 	return names, nil
+}
+
+func (d *devices) Health(p *v1.Pod, c *v1.Container) (list []v1.ResourceStatus) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, claim := range c.Resources.Claims {
+		if d.of[p.UID] && d.health != "" {
+			list = append(list, v1.ResourceStatus{Name: v1.ResourceName("claim:" + claim.Name), Resources: []v1.ResourceHealth{{ResourceID: "gpu", Health: d.health}}})
+		}
+	}
+	return list
 }
 
 func (d *devices) Pods() (list []types.UID, _ error) {
@@ -119,6 +132,16 @@ func TestDevices(t *testing.T) {
 		t.Errorf("the container has %v", got)
 	}
 
+	s.devices.mu.Lock()
+	s.devices.health = v1.ResourceHealthStatusUnhealthy
+	s.devices.mu.Unlock()
+	s.m.Wake(p.UID)
+	unhealthy := func(st v1.PodStatus) bool {
+		told := st.ContainerStatuses[0].AllocatedResourcesStatus
+		return len(told) == 1 && told[0].Name == "claim:device" && len(told[0].Resources) == 1 && told[0].Resources[0].Health == v1.ResourceHealthStatusUnhealthy
+	}
+	s.until(p, "tells of the health of its device", unhealthy)
+
 	back = make(chan struct{})
 	s.devices.say(absent(back))
 	s.m.Upsert(deleted(p, 1))
@@ -129,7 +152,7 @@ func TestDevices(t *testing.T) {
 	}
 	// That may take a while: meanwhile its status says what there is of it.
 	s.until(p, "shows that its container has ended", func(st v1.PodStatus) bool {
-		return len(st.ContainerStatuses) == 1 && st.ContainerStatuses[0].State.Terminated != nil
+		return len(st.ContainerStatuses) == 1 && st.ContainerStatuses[0].State.Terminated != nil && unhealthy(st)
 	})
 	s.devices.say(nil)
 	close(back)

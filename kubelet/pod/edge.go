@@ -162,7 +162,8 @@ type UserNamespaces interface {
 }
 
 // Devices are those that Pods claim (dynamic resource allocation). Every
-// method but Pods is for one Pod, and never called twice at once for it.
+// method but Pods and Health is for one Pod, and never called twice at once
+// for it.
 type Devices interface {
 	// Prepare makes ready what the Pod claims, before its sandbox is made. The
 	// text of an error becomes the message of a FailedPrepareDynamicResources
@@ -171,6 +172,9 @@ type Devices interface {
 	// Devices are the names, in the Container Device Interface, of what one
 	// container gets of that.
 	Devices(pod *v1.Pod, container *v1.Container) ([]string, error)
+	// Health is what is known of the health of what one container gets, as
+	// its status tells it; nil for nothing.
+	Health(pod *v1.Pod, container *v1.Container) []v1.ResourceStatus
 	// Release undoes Prepare, also one that failed or was an earlier process's.
 	// Called once no sandbox of the Pod is left running, and again as Prepare
 	// is after an error.

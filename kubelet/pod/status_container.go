@@ -227,7 +227,9 @@ func (in *Input) readiness(c *v1.Container, newest *Container, init bool, st *v1
 
 // extras are the parts of a status that do not depend on the state.
 func (in *Input) extras(c *v1.Container, old, st *v1.ContainerStatus) {
-	if old != nil {
+	if told := in.Health[c.Name]; len(told) > 0 {
+		st.AllocatedResourcesStatus = told
+	} else if old != nil {
 		st.AllocatedResourcesStatus = old.AllocatedResourcesStatus
 	}
 	if len(c.Resources.Requests) > 0 {

@@ -242,6 +242,7 @@ func (w *worker) input(pod *v1.Pod, deleted bool) *Input {
 	for key, op := range w.busy {
 		in.Busy[key] = op.Op
 	}
+	in.Health = w.m.health(&p)
 	return in
 }
 

@@ -280,6 +280,9 @@ func TestDevicesOfScheduledPods(t *testing.T) {
 	}
 	contains(t, "request", d.kubectl("exec", "templated", "-c", "app", "--", "env"), "=any/single")
 	contains(t, "init container", d.kubectl("logs", "templated", "-c", "first"), "/dev/claimed-")
+	// The driver does not tell of its devices' health.
+	contains(t, "health", d.kubectl("get", "pod", "templated", "-o", "jsonpath={.status.containerStatuses[0].allocatedResourcesStatus}"),
+		`"name":"claim:zero/any"`, `"health":"Unknown"`, `"resourceID":"zeros.example.com/device=`)
 	d.apply(strings.ReplaceAll(scheduled[strings.LastIndex(scheduled, "---"):], "extended", "late"))
 	d.event("late", "FailedScheduling", "0/1 nodes are available")
 	d.kubectl("delete", "pod", "templated")
