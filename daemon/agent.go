@@ -85,7 +85,7 @@ func startAgent(ctx context.Context, ps *parts, i instance.Instance, j *joined) 
 	shared := informers.NewSharedInformerFactory(j.asProxy, 0)
 	services, err := newNodeServices(i, serviceConfig{
 		client: j.asProxy, asNode: j.asNode, nodeName: j.NodeName, nodeIP: j.nodeIP, domain: config.Domain, service: config.Service, cluster: config.Cluster, pods: j.record.PodCIDR,
-		reserved: []uint16{uint16(listener.Addr().(*net.TCPAddr).Port)}, informers: shared, all: policy.Own(j.asProxy),
+		reserved: []uint16{uint16(listener.Addr().(*net.TCPAddr).Port)}, informers: shared, all: policy.Own(j.asProxy), resolvConf: j.ResolvConf,
 	})
 	if err != nil {
 		return err

@@ -205,6 +205,8 @@ func newNode(i instance.Instance, s settled, e *containers, m membership) (*node
 		KubeletPort: port, Pressure: n.evict, Gate: n.evict, Sysctls: s.sysctls,
 		Client: client, Runtime: e.service, Images: e.images, Volumes: n.volumes, Attached: n.csi, Devices: n.devices, Network: m.network,
 		StaticPods: s.PodManifestPath, PodFormat: manifest.NewManifest(),
+		NodeLabels: s.NodeLabels, NodeTaints: s.taints, MaxPods: int64(s.MaxPods), Reserved: s.reserved, ResolvConf: s.ResolvConf,
+		LogMaxSize: s.logMaxSize, LogMaxFiles: int(s.ContainerLogMaxFiles), ParallelPulls: int(s.MaxParallelImagePulls), UnconfinedSeccomp: !s.SeccompDefault,
 		RootDir: root, LogDir: logDir(i), CgroupRoot: cgroupRoot(i), ClusterDomain: m.domain,
 		ClusterDNS: []string{dnsAddress(m.service).String()}, SeccompProfileRoot: seccompDir(i),
 	})

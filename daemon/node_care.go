@@ -69,7 +69,7 @@ func (n *node) settings(s settled, port int32) any {
 	yes, no, zero := true, false, int32(0)
 	duration := func(d time.Duration) metav1.Duration { return metav1.Duration{Duration: d} }
 	full, left := n.images.Thresholds()
-	high, low, files := int32(full), int32(left), int32(5)
+	high, low := int32(full), int32(left)
 	hard := s.EvictionHard
 	if hard == nil {
 		hard = map[string]string{}
@@ -86,15 +86,22 @@ func (n *node) settings(s settled, port int32) any {
 			Mode:    kubeletconfig.KubeletAuthorizationModeWebhook,
 			Webhook: kubeletconfig.KubeletWebhookAuthorization{CacheAuthorizedTTL: duration(5 * time.Minute), CacheUnauthorizedTTL: duration(30 * time.Second)},
 		},
-		Port: port, ReadOnlyPort: zero, ClusterDomain: clusterDomain, MaxPods: 110,
+		Port: port, ReadOnlyPort: zero, ClusterDomain: clusterDomain, MaxPods: s.MaxPods,
 		NodeStatusUpdateFrequency: duration(10 * time.Second), NodeStatusReportFrequency: duration(5 * time.Minute), NodeLeaseDurationSeconds: 40,
 		ImageMinimumGCAge: duration(2 * time.Minute), ImageGCHighThresholdPercent: &high, ImageGCLowThresholdPercent: &low,
 		EvictionHard: hard, EvictionSoft: s.EvictionSoft, EvictionSoftGracePeriod: s.EvictionSoftGracePeriod,
 		EvictionMaxPodGracePeriod: s.EvictionMaxPodGracePeriod, EvictionMinimumReclaim: s.EvictionMinimumReclaim,
 		EvictionPressureTransitionPeriod: s.EvictionPressureTransitionPeriod,
-		CgroupDriver:                     "cgroupfs", CgroupsPerQOS: &yes, SerializeImagePulls: &no, SeccompDefault: &yes,
-		ContainerLogMaxSize: "10Mi", ContainerLogMaxFiles: &files,
+		CgroupDriver:                     "cgroupfs", CgroupsPerQOS: &yes, SerializeImagePulls: &no, SeccompDefault: &s.SeccompDefault,
+		ContainerLogMaxSize: s.ContainerLogMaxSize, ContainerLogMaxFiles: &s.ContainerLogMaxFiles,
+		SystemReserved: s.SystemReserved, RegisterWithTaints: s.taints,
 		AllowedUnsafeSysctls: s.AllowedUnsafeSysctls, StaticPodPath: s.PodManifestPath,
+	}
+	if s.MaxParallelImagePulls > 0 {
+		c.MaxParallelImagePulls = &s.MaxParallelImagePulls
+	}
+	if s.ResolvConf != "" {
+		c.ResolverConfig = &s.ResolvConf
 	}
 	c.Kind, c.APIVersion = "KubeletConfiguration", kubeletconfig.SchemeGroupVersion.String()
 	return c

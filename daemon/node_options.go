@@ -42,6 +42,7 @@ type NodeOptions struct {
 	// unused images go, and to which they bring it; 100 never removes one. They are a kubelet's.
 	ImageGCHighThreshold int64 `json:"imageGCHighThresholdPercent,omitempty"`
 	ImageGCLowThreshold  int64 `json:"imageGCLowThresholdPercent,omitempty"`
+	KubeletOptions
 	// InsecureRegistries are image registries (host or host:port) that are spoken to over plain HTTP. Those on loopback
 	// always may be.
 	InsecureRegistries []string `json:"insecureRegistries,omitempty"`
@@ -63,6 +64,7 @@ func defaultNodeOptions() NodeOptions {
 	return NodeOptions{
 		NodeName: strings.ToLower(name), EvictionPressureTransitionPeriod: metav1.Duration{Duration: evict.DefaultTransition},
 		ImageGCHighThreshold: imagegc.DefaultHighPercent, ImageGCLowThreshold: imagegc.DefaultLowPercent, CDISpecDirs: cri.DefaultCDISpecDirs(),
+		KubeletOptions: defaultKubeletOptions(),
 	}
 }
 
@@ -81,6 +83,7 @@ func (o *NodeOptions) AddFlags(f *pflag.FlagSet) {
 	f.DurationVar(&o.EvictionPressureTransitionPeriod.Duration, "eviction-pressure-transition-period", o.EvictionPressureTransitionPeriod.Duration, "how long a shortage must have been over before the node no longer tells of it")
 	f.Int64Var(&o.ImageGCHighThreshold, "image-gc-high-threshold", o.ImageGCHighThreshold, "how full the disk gets, in percent, before unused images are removed; 100 never removes one")
 	f.Int64Var(&o.ImageGCLowThreshold, "image-gc-low-threshold", o.ImageGCLowThreshold, "how full in percent that leaves the disk")
+	o.KubeletOptions.AddFlags(f)
 	f.StringSliceVar(&o.InsecureRegistries, "insecure-registries", o.InsecureRegistries, "image registries (host or host:port) spoken to over plain HTTP, comma separated; those on loopback always may be")
 	f.StringVar(&o.PodManifestPath, "pod-manifest-path", o.PodManifestPath, "directory of static Pods, which the node runs without the API: a file each, in YAML or JSON; or one such file")
 	f.StringSliceVar(&o.AllowedUnsafeSysctls, "allowed-unsafe-sysctls", o.AllowedUnsafeSysctls, "kernel settings that Pods of this node may have beyond the safe ones, comma separated; a name may end in *")
@@ -98,6 +101,7 @@ func defaultEviction() string {
 
 // settledNode are options of a node that have been checked and parsed.
 type settledNode struct {
+	settledKubelet
 	nodeIP  netip.Addr // invalid: find it
 	evict   []evict.Threshold
 	sysctls *admit.Sysctls
@@ -129,6 +133,9 @@ func (o *NodeOptions) settle() (n settledNode, err error) {
 	}
 	if p := o.PodManifestPath; p != "" && !filepath.IsAbs(p) {
 		return n, fmt.Errorf("--pod-manifest-path %q: must be an absolute path, such as /etc/kubernetes/manifests", p)
+	}
+	if n.settledKubelet, err = o.KubeletOptions.settle(); err != nil {
+		return n, err
 	}
 	if n.sysctls, err = admit.NewSysctls(o.AllowedUnsafeSysctls); err != nil {
 		return n, fmt.Errorf("--allowed-unsafe-sysctls: %w", err)

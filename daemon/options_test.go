@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/peapod/peapod/kubelet/evict"
 )
@@ -46,12 +47,22 @@ func TestNodeOptions(t *testing.T) {
 		s.EvictionPressureTransitionPeriod.Duration != 30*time.Second {
 		t.Errorf("soft eviction: %+v, %v", s.NodeOptions, err)
 	}
-	for _, bad := range []string{"--eviction-hard=disk<1Gi", "--eviction-soft=memory.available<1Gi", "--eviction-pressure-transition-period=-1s", "--image-gc-low-threshold=99", "--kubelet-port=70000", "--node-ip=127.0.0.1", "--node-name=A_b",
+	for _, bad := range []string{"--eviction-hard=disk<1Gi", "--eviction-soft=memory.available<1Gi", "--eviction-pressure-transition-period=-1s", "--image-gc-low-threshold=99", "--node-labels=node-restriction.kubernetes.io/a=b", "--node-labels=kubernetes.io/role=x", "--node-labels=a=b c",
+		"--register-with-taints=gpu=true", "--register-with-taints=gpu=true:Never", "--register-with-taints=a=1:NoSchedule,a=2:NoSchedule", "--register-with-taints==v:NoSchedule",
+		"--max-pods=0", "--system-reserved=pids=3", "--system-reserved=cpu=-1", "--system-reserved=memory=much", "--resolv-conf=resolv.conf",
+		"--container-log-max-size=0", "--container-log-max-size=big", "--container-log-max-files=1", "--max-parallel-image-pulls=-1", "--kubelet-port=70000", "--node-ip=127.0.0.1", "--node-name=A_b",
 		"--tls-san=https://example.org", "--tls-san=10.0.0.0/8"} {
 		flag, _, _ := strings.Cut(bad, "=")
 		if _, err := load(bad); err == nil || !strings.Contains(err.Error(), flag) {
 			t.Errorf("%s: %v", bad, err)
 		}
+	}
+	s, err = load("--node-labels=disk=ssd,topology.kubernetes.io/zone=a", "--register-with-taints=gpu=true:NoSchedule,gpu:NoExecute", "--max-pods=20",
+		"--system-reserved=cpu=200m,memory=1Gi", "--container-log-max-size=1Mi")
+	taints := []corev1.Taint{{Key: "gpu", Value: "true", Effect: corev1.TaintEffectNoSchedule}, {Key: "gpu", Effect: corev1.TaintEffectNoExecute}}
+	if err != nil || s.NodeLabels["disk"] != "ssd" || len(s.NodeLabels) != 2 || !slices.Equal(s.taints, taints) || s.MaxPods != 20 ||
+		s.reserved.Cpu().MilliValue() != 200 || s.reserved.Memory().Value() != 1<<30 || s.logMaxSize != 1<<20 || s.ContainerLogMaxFiles != 5 || !s.SeccompDefault {
+		t.Errorf("%+v, %v", s.settledNode, err)
 	}
 	s, err = load("--tls-san=api.example.org,203.0.113.7,*.example.org", "--tls-san", "2001:db8::1")
 	if err != nil || !slices.Equal(s.names, []string{"api.example.org", "*.example.org"}) || len(s.addresses) != 2 || !s.addresses[0].Equal(net.IPv4(203, 0, 113, 7)) {

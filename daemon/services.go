@@ -64,6 +64,8 @@ type serviceConfig struct {
 	// node's.
 	domain                 string
 	service, cluster, pods netip.Prefix
+	// resolvConf lists the resolvers for other names than the cluster's; empty: the machine's.
+	resolvConf string
 	// reserved are ports of the node that no Service may take from it.
 	reserved []uint16
 	// client acts as the proxy, to record events; asNode as the node.
@@ -90,7 +92,7 @@ func newNodeServices(i instance.Instance, c serviceConfig) (*nodeServices, error
 		return nil, fmt.Errorf("make service proxy: %w", err)
 	}
 	n.dns, err = dns.New(dns.Config{
-		Address: dnsAddress(c.service), Port: 53, Domain: c.domain, Informers: c.informers,
+		Address: dnsAddress(c.service), Port: 53, Domain: c.domain, ResolvConf: c.resolvConf, Informers: c.informers,
 		Clients: []netip.Prefix{c.cluster, netip.PrefixFrom(c.nodeIP, c.nodeIP.BitLen())},
 	})
 	if err != nil {
@@ -176,6 +178,6 @@ func newServerServices(i instance.Instance, s settled, c *control, k keyed, pods
 	return newNodeServices(i, serviceConfig{
 		client: client, all: all, asNode: asNode, nodeName: s.NodeName, nodeIP: s.nodeIP, domain: clusterDomain,
 		service: k.ranges.Service, cluster: k.ranges.Cluster, pods: pods,
-		reserved: []uint16{uint16(s.Port), uint16(k.kubeletListener.Addr().(*net.TCPAddr).Port)}, informers: c.informers,
+		reserved: []uint16{uint16(s.Port), uint16(k.kubeletListener.Addr().(*net.TCPAddr).Port)}, informers: c.informers, resolvConf: s.ResolvConf,
 	})
 }

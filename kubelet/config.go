@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
-	"time"
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
@@ -77,22 +76,16 @@ type Config struct {
 	MaxPods int64
 	// ParallelPulls is how many images are pulled at once; 0 means no limit.
 	ParallelPulls int
-	// StatusWriters is how many status writes run at once; 0 means 16.
-	StatusWriters int
 	// UnconfinedSeccomp leaves containers that name no seccomp profile without
-	// one, as Kubernetes does by default.
+	// one.
 	UnconfinedSeccomp bool
 	// SeccompProfileRoot is the directory that Localhost profiles are below;
 	// empty means seccomp below RootDir.
 	SeccompProfileRoot string
 	// LogMaxSize (bytes; 0 means 10 Mi) and LogMaxFiles (0 means 5) bound the
-	// logs of a container; LogCheck (0 means 10 s) is how often sizes are read.
+	// logs of a container.
 	LogMaxSize  int64
 	LogMaxFiles int
-	LogCheck    time.Duration
-	// Relist is how often the runtime is listed although it sends events; 0
-	// means 60 s.
-	Relist time.Duration
 }
 
 func (c *Config) validate() error {
@@ -122,17 +115,11 @@ func (c *Config) validate() error {
 	if c.ClusterDomain == "" {
 		c.ClusterDomain = "cluster.local"
 	}
-	if c.StatusWriters == 0 {
-		c.StatusWriters = 16
-	}
 	if c.LogMaxSize == 0 {
 		c.LogMaxSize = 10 << 20
 	}
 	if c.LogMaxFiles == 0 {
 		c.LogMaxFiles = 5
-	}
-	if c.LogCheck == 0 {
-		c.LogCheck = 10 * time.Second
 	}
 	if len(errs) > 0 {
 		return fmt.Errorf("configure kubelet: %w", errors.Join(errs...))

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/opencontainers/cgroups"
 	"google.golang.org/grpc/codes"
@@ -40,6 +41,13 @@ import (
 	"github.com/peapod/peapod/kubelet/static"
 	podstatus "github.com/peapod/peapod/kubelet/status"
 	"github.com/peapod/peapod/kubelet/userns"
+)
+
+const (
+	// statusWriters is how many statuses of Pods are written at once.
+	statusWriters = 16
+	// logCheck is how often the sizes of logs are looked at, as often as upstream's kubelet does.
+	logCheck = 10 * time.Second
 )
 
 // Kubelet is everything of one node.
@@ -102,7 +110,7 @@ func (k *Kubelet) wire() error {
 	cfg := &k.cfg
 	objects := &objects{client: cfg.Client, services: k.informers.Core().V1().Services().Lister()}
 	checker := &probe.Checker{Runtime: cfg.Runtime}
-	k.status = podstatus.New(cfg.Client, cfg.StatusWriters)
+	k.status = podstatus.New(cfg.Client, statusWriters)
 	k.newStatic()
 	k.userns = userns.New(userns.Config{Dir: filepath.Join(cfg.RootDir, "userns"), Runtime: cfg.Runtime, MaxPods: k.node.MaxPods()})
 	k.prober = probe.New(probe.Config{Checker: checker, Record: k.recordContainer})
@@ -115,13 +123,13 @@ func (k *Kubelet) wire() error {
 		Status:   k.mirrors,
 		Admitter: admit.Behind(cfg.Gate, admit.New(k.node.Expected, cfg.Sysctls)),
 		Recorder: k.recorder, Node: k.describe, Allocatable: k.node.Allocatable,
-		RootDir: cfg.RootDir, LogDir: cfg.LogDir, Relist: cfg.Relist,
+		RootDir: cfg.RootDir, LogDir: cfg.LogDir,
 	})
 	if err != nil {
 		return err
 	}
 	k.rotator = logrotate.New(logrotate.Config{
-		Runtime: cfg.Runtime, MaxSize: cfg.LogMaxSize, MaxFiles: cfg.LogMaxFiles, Every: cfg.LogCheck,
+		Runtime: cfg.Runtime, MaxSize: cfg.LogMaxSize, MaxFiles: cfg.LogMaxFiles, Every: logCheck,
 	})
 	return nil
 }

@@ -14,7 +14,7 @@ func newNode(r request, node *corev1.Node) error {
 	if node.Spec.ConfigSource != nil {
 		return r.forbid("node %q is not allowed to create pods with a non-nil configSource", r.node)
 	}
-	if forbidden := forbiddenLabels(node.Labels, nil); len(forbidden) > 0 {
+	if forbidden := ForbiddenLabels(node.Labels, nil); len(forbidden) > 0 {
 		return r.forbid("node %q is not allowed to set the following labels: %s", r.node, strings.Join(forbidden, ", "))
 	}
 	return nil
@@ -29,7 +29,7 @@ func changedNode(r request, node, old *corev1.Node) error {
 	if !equality.Semantic.DeepEqual(node.Spec.Taints, old.Spec.Taints) {
 		return r.forbid("node %q is not allowed to modify taints", r.node)
 	}
-	if forbidden := forbiddenLabels(node.Labels, old.Labels); len(forbidden) > 0 {
+	if forbidden := ForbiddenLabels(node.Labels, old.Labels); len(forbidden) > 0 {
 		return r.forbid("is not allowed to modify labels: %s", strings.Join(forbidden, ", "))
 	}
 	// With an owner that is not there the node has itself deleted and comes again, without its taints and labels.
@@ -39,9 +39,9 @@ func changedNode(r request, node, old *corev1.Node) error {
 	return nil
 }
 
-// forbiddenLabels lists, sorted, the labels that differ and that a node may not set, change or remove: those kept from
+// ForbiddenLabels lists, sorted, the labels that differ and that a node may not set, change or remove: those kept from
 // nodes by their name, and those of Kubernetes' own domains that are not the kubelet's.
-func forbiddenLabels(labels, old map[string]string) []string {
+func ForbiddenLabels(labels, old map[string]string) []string {
 	var list []string
 	check := func(key string) {
 		domain, _, found := strings.Cut(key, "/")
