@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/tools/cache"
 )
 
 // Claim is what an owner wants. Objects are as an informer shows them, and are not changed.
@@ -127,4 +128,14 @@ func lost(err error) bool {
 // mistake.
 func Matches(s labels.Selector, l map[string]string) bool {
 	return !s.Empty() && s.Matches(labels.Set(l))
+}
+
+// Suitors are those of the owners, which are of the object's namespace, that may want to adopt it: their selectors match its labels.
+func Suitors[T metav1.Object](o metav1.Object, owners []T, selector func(T) *metav1.LabelSelector) (out []cache.ObjectName) {
+	for _, owner := range owners {
+		if s, err := metav1.LabelSelectorAsSelector(selector(owner)); err == nil && Matches(s, o.GetLabels()) {
+			out = append(out, cache.MetaObjectToName(owner))
+		}
+	}
+	return out
 }

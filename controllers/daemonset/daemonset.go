@@ -36,8 +36,6 @@ const (
 	workers = 2
 	// burst is how many Pods a set makes at most before it looks again.
 	burst = 250
-	// lookAgain is after what time a set is looked at again whose last changes the informer does not show.
-	lookAgain = 30 * time.Second
 )
 
 var kind = appsv1.SchemeGroupVersion.WithKind("DaemonSet")
@@ -114,18 +112,12 @@ func (c *controller) suitors(o metav1.Object) []cache.ObjectName {
 	if err != nil {
 		return nil // a lister of a store in memory does not fail
 	}
-	var out []cache.ObjectName
-	for _, ds := range list {
-		if s, err := metav1.LabelSelectorAsSelector(ds.Spec.Selector); err == nil && claim.Matches(s, o.GetLabels()) {
-			out = append(out, cache.MetaObjectToName(ds))
-		}
-	}
-	return out
+	return claim.Suitors(o, list, func(x *appsv1.DaemonSet) *metav1.LabelSelector { return x.Spec.Selector })
 }
 
 func (c *controller) sync(ctx context.Context, key cache.ObjectName) error {
 	if !c.control.Pending.Settled(key) { // before anything is read: what is settled now is shown
-		return &engine.Retry{After: lookAgain, Why: "changes are not seen yet"}
+		return pods.Behind()
 	}
 	ds, err := c.sets.DaemonSets(key.Namespace).Get(key.Name)
 	if apierrors.IsNotFound(err) {
@@ -181,7 +173,7 @@ func (c *controller) sync(ctx context.Context, key cache.ObjectName) error {
 	case !again.IsZero():
 		return &engine.Retry{After: max(time.Second, time.Until(again)), Why: "a pod becomes available"}
 	case c.control.Pending.AwaitsPods(key):
-		return &engine.Retry{After: lookAgain, Why: "changes are not seen yet"}
+		return pods.Behind()
 	}
 	return nil
 }

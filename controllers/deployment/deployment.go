@@ -117,13 +117,7 @@ func (c *controller) suitors(rs metav1.Object) []cache.ObjectName {
 	if err != nil {
 		return nil // a lister of a store in memory does not fail
 	}
-	var out []cache.ObjectName
-	for _, d := range list {
-		if s, err := metav1.LabelSelectorAsSelector(d.Spec.Selector); err == nil && claim.Matches(s, rs.GetLabels()) {
-			out = append(out, cache.MetaObjectToName(d))
-		}
-	}
-	return out
+	return claim.Suitors(rs, list, func(x *appsv1.Deployment) *metav1.LabelSelector { return x.Spec.Selector })
 }
 
 // isOver says whether an error of a write means that what was decided on is no more: the event that says so queues the

@@ -39,9 +39,6 @@ const (
 	workers = 5
 	// burst is how many Pods a Job makes or deletes at most before it looks again.
 	burst = 500
-	// lookAgain is after what time a Job is looked at again whose last changes the informer does not show, though their
-	// events should have come long before.
-	lookAgain = 30 * time.Second
 )
 
 var kind = batchv1.SchemeGroupVersion.WithKind("Job")
@@ -93,18 +90,12 @@ func (c *controller) suitors(p metav1.Object) []cache.ObjectName {
 	if err != nil {
 		return nil // a lister of a store in memory does not fail
 	}
-	var out []cache.ObjectName
-	for _, j := range list {
-		if s, err := metav1.LabelSelectorAsSelector(j.Spec.Selector); err == nil && claim.Matches(s, p.GetLabels()) {
-			out = append(out, cache.MetaObjectToName(j))
-		}
-	}
-	return out
+	return claim.Suitors(p, list, func(x *batchv1.Job) *metav1.LabelSelector { return x.Spec.Selector })
 }
 
 func (c *controller) sync(ctx context.Context, key cache.ObjectName) error {
 	if !c.control.Pending.Settled(key) { // before anything is read: what is settled now is shown
-		return &engine.Retry{After: lookAgain, Why: "changes are not seen yet"}
+		return pods.Behind()
 	}
 	j, err := c.jobs.Jobs(key.Namespace).Get(key.Name)
 	if err != nil && !apierrors.IsNotFound(err) {
@@ -157,7 +148,7 @@ func (c *controller) work(ctx context.Context, j *batchv1.Job) error {
 	case !todo.again.IsZero():
 		return &engine.Retry{After: max(time.Second, todo.again.Sub(now)), Why: "back-off or deadline"}
 	case c.control.Pending.AwaitsPods(cache.MetaObjectToName(j)):
-		return &engine.Retry{After: lookAgain, Why: "changes are not seen yet"}
+		return pods.Behind()
 	}
 	return nil
 }

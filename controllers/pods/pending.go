@@ -2,14 +2,25 @@ package pods
 
 import (
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
 
+	"github.com/peapod/peapod/controllers/engine"
 	"github.com/peapod/peapod/controllers/written"
 )
+
+// lookAgain is after what time an owner is looked at again whose last changes the informers do not show, though their events should have
+// come long before.
+const lookAgain = 30 * time.Second
+
+// Behind is what a controller returns of an owner that is not Settled.
+func Behind() error {
+	return &engine.Retry{After: lookAgain, Why: "changes are not seen yet"}
+}
 
 // Pending is what was done for owners and the informers may not show yet: Pods that were created or deleted, and writes of the owner
 // itself. A controller that decided again before they do would do its work twice. A Job whose informer is behind that of Pods would
@@ -69,8 +80,8 @@ func (p *Pending) deleted(owner Owner, old *corev1.Pod) {
 }
 
 // Settled says whether the informers show all that was done for the owner; what is read after that shows it. If not, an event of the
-// owner, or of one of its Pods, will come when they do, unless the informer of Pods was cut off: who waits for Pods should look again
-// after a time.
+// owner, or of one of its Pods, will come when they do, unless the informer of Pods was cut off: who waits for Pods looks again after
+// a time (Behind).
 func (p *Pending) Settled(owner cache.ObjectName) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()

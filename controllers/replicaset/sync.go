@@ -20,15 +20,12 @@ import (
 const (
 	// burst is how many Pods a set makes or deletes at most before it looks again.
 	burst = 500
-	// lookAgain is after what time a set is looked at again whose last changes the informer does not show, though their
-	// events should have come long before.
-	lookAgain = 30 * time.Second
 )
 
 // sync brings one set to its declared number of Pods and writes its status.
 func (c *controller) sync(ctx context.Context, key cache.ObjectName) error {
 	if !c.control.Pending.Settled(key) { // before anything is read: what is settled now is shown
-		return &engine.Retry{After: lookAgain, Why: "changes are not seen yet"}
+		return pods.Behind()
 	}
 	s, err := c.source.get(key.Namespace, key.Name)
 	if apierrors.IsNotFound(err) {
@@ -73,7 +70,7 @@ func (c *controller) sync(ctx context.Context, key cache.ObjectName) error {
 	case !again.IsZero():
 		return &engine.Retry{After: again.Sub(now), Why: "a pod becomes available"}
 	case c.control.Pending.AwaitsPods(key):
-		return &engine.Retry{After: lookAgain, Why: "changes are not seen yet"}
+		return pods.Behind()
 	}
 	return nil
 }

@@ -32,8 +32,6 @@ const Name = "statefulset-controller"
 
 const (
 	workers = 5
-	// lookAgain is after what time a set is looked at again whose last changes the informer does not show.
-	lookAgain = 30 * time.Second
 )
 
 var kind = appsv1.SchemeGroupVersion.WithKind("StatefulSet")
@@ -96,18 +94,12 @@ func (c *controller) suitors(o metav1.Object) []cache.ObjectName {
 	if err != nil {
 		return nil // a lister of a store in memory does not fail
 	}
-	var out []cache.ObjectName
-	for _, set := range list {
-		if s, err := metav1.LabelSelectorAsSelector(set.Spec.Selector); err == nil && claim.Matches(s, o.GetLabels()) {
-			out = append(out, cache.MetaObjectToName(set))
-		}
-	}
-	return out
+	return claim.Suitors(o, list, func(x *appsv1.StatefulSet) *metav1.LabelSelector { return x.Spec.Selector })
 }
 
 func (c *controller) sync(ctx context.Context, key cache.ObjectName) error {
 	if !c.control.Pending.Settled(key) { // before anything is read: what is settled now is shown
-		return &engine.Retry{After: lookAgain, Why: "changes are not seen yet"}
+		return pods.Behind()
 	}
 	shown, err := c.sets.StatefulSets(key.Namespace).Get(key.Name)
 	if apierrors.IsNotFound(err) {
@@ -167,7 +159,7 @@ func (c *controller) sync(ctx context.Context, key cache.ObjectName) error {
 	case !todo.again.IsZero():
 		return &engine.Retry{After: max(time.Second, time.Until(todo.again)), Why: "a pod becomes available"}
 	case c.control.Pending.AwaitsPods(key):
-		return &engine.Retry{After: lookAgain, Why: "changes are not seen yet"}
+		return pods.Behind()
 	}
 	return nil
 }
