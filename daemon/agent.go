@@ -90,7 +90,7 @@ func startAgent(ctx context.Context, ps *parts, i instance.Instance, j *joined) 
 	if err != nil {
 		return err
 	}
-	n, err := newNode(i, j.settled, e, membership{client: j.asNode, serving: j.serving, clientCA: clientCA, certified: j.serving.Ready(),
+	n, err := newNode(i, j.settled, e, membership{client: j.asNode, serving: j.serving, clientCA: clientCA, certified: j.serving.Ready(), own: j.node, ownServing: j.serving,
 		podCIDR: j.record.PodCIDR, service: config.Service, domain: config.Domain, listener: listener, network: services.policies})
 	if err != nil {
 		return err

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -19,10 +20,13 @@ import (
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
 	"k8s.io/client-go/kubernetes"
+	certutil "k8s.io/client-go/util/cert"
+	internalapi "k8s.io/cri-api/pkg/apis"
 	registerapi "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
 
 	manifest "github.com/peapod/peapod/api/core/pod"
 	"github.com/peapod/peapod/daemon/instance"
+	"github.com/peapod/peapod/daemon/join"
 	"github.com/peapod/peapod/internal/atomicfile"
 	"github.com/peapod/peapod/internal/localpath"
 	"github.com/peapod/peapod/kubelet"
@@ -31,6 +35,7 @@ import (
 	"github.com/peapod/peapod/kubelet/evict"
 	"github.com/peapod/peapod/kubelet/imagegc"
 	localvolumes "github.com/peapod/peapod/kubelet/localpath"
+	"github.com/peapod/peapod/kubelet/metrics"
 	"github.com/peapod/peapod/kubelet/plugin"
 	"github.com/peapod/peapod/kubelet/pod"
 	"github.com/peapod/peapod/kubelet/server"
@@ -50,6 +55,10 @@ type node struct {
 	images  *imagegc.Collector
 	evict   *evict.Manager
 	server  *server.Server
+	// What the kubelet does is counted, also what it asks the container runtime for.
+	metrics       *metrics.Set
+	runtime       internalapi.RuntimeService
+	runtimeImages internalapi.ImageManagerService
 	// certified is closed when the server has its certificate; nil: it has.
 	certified <-chan struct{}
 }
@@ -154,6 +163,25 @@ type membership struct {
 	listener net.Listener
 	// network holds Pods to network policies.
 	network pod.Network
+	// client and serving certificate of an agent, which are renewed; nil for a server, whose own node shows none.
+	own, ownServing *join.Credential
+}
+
+// certificates tells of those that the kubelet shows.
+func (m *membership) certificates() stats.Certificates {
+	serving := m.serving
+	c := stats.Certificates{Server: func() *x509.Certificate {
+		cert, _ := serving.CurrentCertKeyContent()
+		all, err := certutil.ParseCertsPEM(cert)
+		if err != nil {
+			return nil
+		}
+		return all[0]
+	}}
+	if m.own != nil {
+		c.Client, c.ClientFailures, c.ServerFailures = m.own.Leaf, m.own.Failures, m.ownServing.Failures
+	}
+	return c
 }
 
 // membership is the server's own node's: it is in the same process.
@@ -165,15 +193,16 @@ func (c *control) membership(s settled, listener net.Listener, pods netip.Prefix
 
 // newNode composes the kubelet, its volumes and its server.
 func newNode(i instance.Instance, s settled, e *containers, m membership) (*node, error) {
-	n := &node{certified: m.certified}
+	n := &node{certified: m.certified, metrics: metrics.New()}
 	client, ip := m.client, s.nodeIP
+	n.runtime, n.runtimeImages = n.metrics.Runtime(e.service), n.metrics.Images(e.images)
 	root := kubeletDir(i)
 	n.csi = csi.New(csi.Config{Client: client, NodeName: s.NodeName, RootDir: root, Kick: func() { n.kubelet.Node().Kick() }})
 	n.devices = dra.New(dra.Config{Client: client, NodeName: s.NodeName, RootDir: root, Node: func() (*corev1.Node, error) { return n.kubelet.Node().Get() },
 		Changed: func(pod types.UID) { n.kubelet.Wake(pod) }})
 	n.plugins = plugin.New(pluginsDir(i), map[string]plugin.Handler{registerapi.CSIPlugin: n.csi, registerapi.DRAPlugin: n.devices})
 	n.volumes = volume.New(volume.Config{
-		Client: client, RootDir: root, CSI: n.csi,
+		Client: client, RootDir: root, CSI: n.csi, Metrics: n.metrics,
 		Provide:     func(ctx context.Context, v *corev1.PersistentVolume) error { return n.local.Provide(ctx, v) },
 		Allocatable: func() resourceList { return n.kubelet.Node().Allocatable() },
 		HostIPs:     func() []string { return []string{ip.String()} },
@@ -194,7 +223,7 @@ func newNode(i instance.Instance, s settled, e *containers, m membership) (*node
 			return ips
 		},
 	})
-	if err := n.newCare(i, s, e); err != nil {
+	if err := n.newCare(i, s, m.certificates()); err != nil {
 		return nil, err
 	}
 	port := int32(m.listener.Addr().(*net.TCPAddr).Port)
@@ -203,7 +232,7 @@ func newNode(i instance.Instance, s settled, e *containers, m membership) (*node
 		NodeAnnotations: map[string]string{localpath.DirectoryAnnotation: volumesDir(i)},
 		NodeName:        s.NodeName, NodeIPs: []string{ip.String()}, PodCIDRs: []string{m.podCIDR.String()},
 		KubeletPort: port, Pressure: n.evict, Gate: n.evict, Sysctls: s.sysctls,
-		Client: client, Runtime: e.service, Images: e.images, Volumes: n.volumes, Attached: n.csi, Devices: n.devices, Network: m.network,
+		Client: client, Runtime: n.runtime, Images: n.runtimeImages, Metrics: n.metrics, Volumes: n.volumes, Attached: n.csi, Devices: n.devices, Network: m.network,
 		StaticPods: s.PodManifestPath, PodFormat: manifest.NewManifest(),
 		NodeLabels: s.NodeLabels, NodeTaints: s.taints, MaxPods: int64(s.MaxPods), Reserved: s.reserved, ResolvConf: s.ResolvConf,
 		LogMaxSize: s.logMaxSize, LogMaxFiles: int(s.ContainerLogMaxFiles), ParallelPulls: int(s.MaxParallelImagePulls), UnconfinedSeccomp: !s.SeccompDefault,
@@ -220,7 +249,7 @@ func newNode(i instance.Instance, s settled, e *containers, m membership) (*node
 	}
 	n.server = server.New(server.Config{
 		Listener: m.listener, ServingCert: m.serving, ClientCA: m.clientCA, Authenticator: who, Authorizer: may,
-		NodeName: s.NodeName, Pods: n.kubelet.Pods(), Runtime: e.service, Streams: e.service.StreamHandler(),
+		NodeName: s.NodeName, Pods: n.kubelet.Pods(), Runtime: n.runtime, Probes: n.metrics.Probes(), Streams: e.service.StreamHandler(),
 		Stats: n.stats, Settings: func() any { return n.settings(s, port) },
 	})
 	return n, nil

@@ -20,19 +20,20 @@ import (
 
 // newCare composes what measures the node and keeps it from running full. The kubelet is made later: it is asked through
 // functions, and not before the node runs.
-func (n *node) newCare(i instance.Instance, s settled, e *containers) error {
+func (n *node) newCare(i instance.Instance, s settled, shown stats.Certificates) error {
 	var err error
 	pods := func() []*v1.Pod { return n.kubelet.Pods().Pods() }
 	recorder := func() record.EventRecorder { return n.kubelet.Recorder() }
 	n.stats, err = stats.New(stats.Config{
-		NodeName: s.NodeName, Pods: func() pod.Lookup { return n.kubelet.Pods() }, Runtime: e.service, Images: e.images,
+		NodeName: s.NodeName, Pods: func() pod.Lookup { return n.kubelet.Pods() }, Runtime: n.runtime, Images: n.runtimeImages,
 		RootDir: kubeletDir(i), LogDir: logDir(i), ImageDir: filepath.Join(i.DataDir, "images"), Measure: n.volumes.Measure,
+		Counted: n.metrics.Kubelet(), Volumes: n.volumes.Count, Certificates: shown,
 	})
 	if err != nil {
 		return err
 	}
 	n.images, err = imagegc.New(imagegc.Config{
-		NodeName: s.NodeName, Runtime: e.service, Images: e.images, Pods: pods, Recorder: recorder, Room: n.imageRoom,
+		NodeName: s.NodeName, Runtime: n.runtime, Images: n.runtimeImages, Pods: pods, Recorder: recorder, Room: n.imageRoom, Metrics: n.metrics,
 		HighPercent: s.ImageGCHighThreshold, LowPercent: s.ImageGCLowThreshold,
 	})
 	if err != nil {
@@ -40,10 +41,10 @@ func (n *node) newCare(i instance.Instance, s settled, e *containers) error {
 	}
 	n.evict, err = evict.New(evict.Config{
 		NodeName: s.NodeName, Observer: &evict.Machine{RootDir: i.DataDir, Images: n.stats.ImageFsPath}, Stats: n.stats,
-		Pods: pods, Thresholds: s.evict, MaxPodGrace: int64(s.EvictionMaxPodGracePeriod), Transition: s.EvictionPressureTransitionPeriod.Duration,
+		Pods: pods, Metrics: n.metrics, Thresholds: s.evict, MaxPodGrace: int64(s.EvictionMaxPodGracePeriod), Transition: s.EvictionPressureTransitionPeriod.Duration,
 		Evict:    func(uid types.UID, why pod.Eviction) error { return n.kubelet.Evictor().Evict(uid, why) },
 		Recorder: recorder, Changed: func() { n.kubelet.Node().Kick() },
-		Reclaim: []func(context.Context) error{imagegc.DeadContainers(e.service, pods), n.images.RemoveUnused},
+		Reclaim: []func(context.Context) error{imagegc.DeadContainers(n.runtime, pods), n.images.RemoveUnused},
 	})
 	return err
 }

@@ -11,6 +11,7 @@ import (
 	internalapi "k8s.io/cri-api/pkg/apis"
 
 	"github.com/peapod/peapod/kubelet/admit"
+	"github.com/peapod/peapod/kubelet/metrics"
 	"github.com/peapod/peapod/kubelet/node"
 	"github.com/peapod/peapod/kubelet/pod"
 	"github.com/peapod/peapod/kubelet/static"
@@ -56,6 +57,8 @@ type Config struct {
 	StaticPods string
 	// PodFormat is how they are written; required with StaticPods.
 	PodFormat static.Format
+	// Metrics count what the kubelet does; optional.
+	Metrics *metrics.Set
 	// RootDir holds <RootDir>/pods/<uid>; on disk.
 	RootDir string
 	// LogDir holds the containers' logs, <namespace>_<name>_<uid> each Pod.

@@ -110,20 +110,20 @@ func (k *Kubelet) wire() error {
 	cfg := &k.cfg
 	objects := &objects{client: cfg.Client, services: k.informers.Core().V1().Services().Lister()}
 	checker := &probe.Checker{Runtime: cfg.Runtime}
-	k.status = podstatus.New(cfg.Client, statusWriters)
+	k.status = podstatus.New(cfg.Client, statusWriters, cfg.Metrics)
 	k.newStatic()
 	k.userns = userns.New(userns.Config{Dir: filepath.Join(cfg.RootDir, "userns"), Runtime: cfg.Runtime, MaxPods: k.node.MaxPods()})
-	k.prober = probe.New(probe.Config{Checker: checker, Record: k.recordContainer})
+	k.prober = probe.New(probe.Config{Checker: checker, Record: k.recordContainer, Metrics: cfg.Metrics})
 	var err error
 	k.pods, err = pod.NewManager(pod.Config{
-		Runtime: cfg.Runtime, HostIPs: cfg.NodeIPs, Volumes: cfg.Volumes, Cgroups: k.cgroups, UserNS: k.userns, Devices: cfg.Devices, Network: cfg.Network, Objects: objects, RuntimeHandler: objects.RuntimeHandler,
-		Images:   image.New(image.Config{Images: cfg.Images, Secrets: objects, Parallel: cfg.ParallelPulls}),
+		Runtime: cfg.Runtime, HostIPs: cfg.NodeIPs, Volumes: cfg.Volumes, Cgroups: timedCgroups{k.cgroups, cfg.Metrics}, UserNS: k.userns, Devices: cfg.Devices, Network: cfg.Network, Objects: objects, RuntimeHandler: objects.RuntimeHandler,
+		Images:   image.New(image.Config{Images: cfg.Images, Secrets: objects, Parallel: cfg.ParallelPulls, Metrics: cfg.Metrics}),
 		Probes:   k.prober,
 		Hooks:    checker,
 		Status:   k.mirrors,
 		Admitter: admit.Behind(cfg.Gate, admit.New(k.node.Expected, cfg.Sysctls)),
 		Recorder: k.recorder, Node: k.describe, Allocatable: k.node.Allocatable,
-		RootDir: cfg.RootDir, LogDir: cfg.LogDir,
+		RootDir: cfg.RootDir, LogDir: cfg.LogDir, Metrics: cfg.Metrics,
 	})
 	if err != nil {
 		return err

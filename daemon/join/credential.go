@@ -16,6 +16,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
@@ -58,6 +59,7 @@ type Credential struct {
 	keyPEM    []byte
 	listeners []dynamiccertificates.Listener
 	ready     chan struct{} // closed when pair is first set
+	failures  atomic.Int64  // of Run to get a certificate
 }
 
 var _ dynamiccertificates.CertKeyContentProvider = &Credential{}
@@ -103,6 +105,9 @@ func (c *Credential) Leaf() *x509.Certificate {
 	}
 	return c.pair.Leaf
 }
+
+// Failures is how often a certificate could not be had.
+func (c *Credential) Failures() int64 { return c.failures.Load() }
 
 // due is when the next certificate is to be asked for: when two thirds of the time have passed for which this one is useful.
 // That does not begin with its validity, which lies in the past for the sake of clocks that lag (minutes, however short its life),
@@ -285,6 +290,7 @@ func (c *Credential) Run(ctx context.Context, client kubernetes.Interface) error
 				retry = retryFirst
 				continue
 			}
+			c.failures.Add(1)
 			klog.FromContext(ctx).Error(err, "Failed to get a certificate, will try again", "name", c.want.Name, "after", retry)
 			wait, retry = retry, min(2*retry, retryMax)
 		}

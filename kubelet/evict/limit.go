@@ -26,9 +26,9 @@ func limited(p *v1.Pod) bool {
 	return false
 }
 
-// Exceeded says which limit of local storage a Pod exceeds, as the message of
-// its eviction; empty if none.
-func Exceeded(p *v1.Pod, st *statsapi.PodStats) string {
+// Exceeded says which limit of local storage a Pod exceeds, as metrics name it,
+// and as the message of its eviction; empty if none.
+func Exceeded(p *v1.Pod, st *statsapi.PodStats) (limit, message string) {
 	volumes := map[string]*resource.Quantity{}
 	for i := range st.VolumeStats {
 		if v := &st.VolumeStats[i]; v.UsedBytes != nil {
@@ -41,13 +41,13 @@ func Exceeded(p *v1.Pod, st *statsapi.PodStats) string {
 			continue
 		}
 		if used := volumes[v.Name]; used != nil && used.Cmp(*v.EmptyDir.SizeLimit) > 0 {
-			return fmt.Sprintf("Usage of EmptyDir volume %q exceeds the limit %q. ", v.Name, v.EmptyDir.SizeLimit.String())
+			return "emptydirfs.limit", fmt.Sprintf("Usage of EmptyDir volume %q exceeds the limit %q. ", v.Name, v.EmptyDir.SizeLimit.String())
 		}
 	}
 	limits := resourcehelper.PodLimits(p, resourcehelper.PodResourcesOptions{})
 	if limit, ok := limits[v1.ResourceEphemeralStorage]; ok && !limit.IsZero() {
 		if total(p, st, volumes).Cmp(limit) > 0 {
-			return fmt.Sprintf("Pod ephemeral local storage usage exceeds the total limit of containers %s. ", limit.String())
+			return "ephemeralpodfs.limit", fmt.Sprintf("Pod ephemeral local storage usage exceeds the total limit of containers %s. ", limit.String())
 		}
 	}
 	for i := range st.Containers {
@@ -58,10 +58,10 @@ func Exceeded(p *v1.Pod, st *statsapi.PodStats) string {
 		}
 		limit, ok := spec.Resources.Limits[v1.ResourceEphemeralStorage]
 		if used := storage(c); ok && !limit.IsZero() && used != nil && used.Cmp(limit) > 0 {
-			return fmt.Sprintf("Container %s exceeded its local ephemeral storage limit %q. ", c.Name, limit.String())
+			return "ephemeralcontainerfs.limit", fmt.Sprintf("Container %s exceeded its local ephemeral storage limit %q. ", c.Name, limit.String())
 		}
 	}
-	return ""
+	return "", ""
 }
 
 func total(p *v1.Pod, st *statsapi.PodStats, volumes map[string]*resource.Quantity) *resource.Quantity {

@@ -14,6 +14,7 @@ import (
 	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 	"k8s.io/utils/clock"
 
+	"github.com/peapod/peapod/kubelet/metrics"
 	"github.com/peapod/peapod/kubelet/pod"
 	"github.com/peapod/peapod/kubelet/static"
 )
@@ -61,6 +62,7 @@ type Config struct {
 	// same while a threshold is near or crossed, 0 means 1 s.
 	Every, Hurry time.Duration
 	Clock        clock.WithTicker // nil means the real one
+	Metrics      *metrics.Set     // optional
 }
 
 // DefaultTransition is Kubernetes' default of Config.Transition.
@@ -235,7 +237,8 @@ func (m *Manager) enforceLimits(ctx context.Context, pods []*v1.Pod) (evicted bo
 		if st == nil {
 			continue
 		}
-		if why := Exceeded(p, st); why != "" && m.evict(ctx, p, immediate, pod.Eviction{Message: why}, nil) {
+		if limit, why := Exceeded(p, st); why != "" && m.evict(ctx, p, immediate, pod.Eviction{Message: why}, nil) {
+			m.cfg.Metrics.Evicted(limit)
 			evicted = true
 		}
 	}
@@ -332,6 +335,7 @@ func (m *Manager) evictOne(ctx context.Context, t Threshold, o Observations, pod
 		}
 		if m.evict(ctx, p, m.graceOf(p, t), pod.Eviction{Message: why, Condition: condition}, annotations) {
 			m.last = p.UID
+			m.cfg.Metrics.Evicted(string(t.Signal))
 			return true, nil
 		}
 	}

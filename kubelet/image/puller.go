@@ -16,6 +16,8 @@ import (
 	internalapi "k8s.io/cri-api/pkg/apis"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
+
+	"github.com/peapod/peapod/kubelet/metrics"
 )
 
 // Kubernetes' pull back-off: 10 s doubling to 5 min, forgotten after twice that.
@@ -55,6 +57,7 @@ type Config struct {
 	// Parallel is how many pulls run at once; 0 means no limit.
 	Parallel int
 	Now      func() time.Time // nil means time.Now
+	Metrics  *metrics.Set     // optional
 }
 
 // Puller ensures that images are present.
@@ -191,6 +194,7 @@ func (p *Puller) pull(ctx context.Context, pod *v1.Pod, spec *runtimeapi.ImageSp
 	}
 	record(v1.EventTypeNormal, "Pulled", fmt.Sprintf("Successfully pulled image %q in %v (%v including waiting). Image size: %v bytes.",
 		spec.UserSpecifiedImage, now.Sub(began).Truncate(time.Millisecond), now.Sub(asked).Truncate(time.Millisecond), image.Size))
+	p.cfg.Metrics.Pulled(now.Sub(began), image.Size)
 	out := toImage(image)
 	out.Ref = ref
 	return out, nil

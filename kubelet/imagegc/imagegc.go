@@ -18,6 +18,8 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 	"k8s.io/utils/clock"
+
+	"github.com/peapod/peapod/kubelet/metrics"
 )
 
 // What Kubernetes does by default.
@@ -47,6 +49,8 @@ type Config struct {
 	// Every is how often the disk is looked at; 0 means 5 min.
 	Every time.Duration
 	Clock clock.WithTicker // nil means the real one
+	// Metrics count the images that go; optional.
+	Metrics *metrics.Set
 }
 
 // Collector collects images.
@@ -291,6 +295,7 @@ func (c *Collector) free(ctx context.Context, want int64, inUse map[string]bool)
 			continue
 		}
 		klog.FromContext(ctx).Info("Removed image to free bytes", "image", id, "bytes", c.images[id].size)
+		c.cfg.Metrics.ImageCollected("space")
 		freed += c.images[id].size
 		delete(c.images, id)
 	}

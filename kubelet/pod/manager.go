@@ -19,10 +19,11 @@ import (
 	"github.com/peapod/peapod/kubelet/allocation"
 	"github.com/peapod/peapod/kubelet/criconfig"
 	"github.com/peapod/peapod/kubelet/image"
+	"github.com/peapod/peapod/kubelet/metrics"
 )
 
-// Config is what the lifecycle of Pods needs. All of it is required but Clock
-// and Relist.
+// Config is what the lifecycle of Pods needs. All of it is required but Clock,
+// Relist and what is called optional.
 type Config struct {
 	Runtime     internalapi.RuntimeService
 	RuntimeName string   // prefix of container IDs in the API; empty: the runtime is asked
@@ -52,6 +53,8 @@ type Config struct {
 	// sends events: a safety net. 0 means 60 s.
 	Relist time.Duration
 	Clock  clock.WithTicker // nil means the real one
+	// Metrics count what is done; optional.
+	Metrics *metrics.Set
 }
 
 // Manager runs one worker a Pod.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc/status"
@@ -31,7 +32,9 @@ func (w *worker) do(ctx context.Context, pod *v1.Pod, snapshot *Snapshot, a Acti
 	case StopSandbox:
 		return nil, w.m.cfg.Runtime.StopPodSandbox(ctx, a.ID)
 	case StartContainer:
-		return nil, w.startContainer(ctx, pod, snapshot, a)
+		err := w.startContainer(ctx, pod, snapshot, a)
+		w.countStart(ctx, pod, a.Container, err)
+		return nil, err
 	case StopContainer:
 		return nil, w.stopContainer(ctx, pod, snapshot, a)
 	case ResizePod:
@@ -67,6 +70,9 @@ func (w *worker) askAdmission(ctx context.Context, pod *v1.Pod) (*Refusal, error
 		if err := w.m.preempt(ctx, pod, refusal.Preempt); err != nil {
 			return nil, err
 		}
+		for range refusal.Preempt {
+			w.m.cfg.Metrics.Preempted(strings.TrimPrefix(refusal.Reason, "OutOf"))
+		}
 		refusal = nil
 	}
 	w.mu.Lock()
@@ -95,6 +101,7 @@ func (w *worker) createSandbox(ctx context.Context, pod *v1.Pod, attempt uint32)
 		return err
 	}
 	err := w.tryCreateSandbox(ctx, pod, attempt)
+	w.m.cfg.Metrics.SandboxStarted(pod, err)
 	if err != nil && ctx.Err() == nil {
 		w.m.note(pod, Note{Type: v1.EventTypeWarning, Reason: "FailedCreatePodSandBox", Message: fmt.Sprintf("Failed to create pod sandbox: %v", err)})
 	}

@@ -112,6 +112,7 @@ func (s *starter) imageVolumes(ctx context.Context, sandbox *runtimeapi.PodSandb
 			continue
 		}
 		img, err := s.image(ctx, v.Image.Reference, v.Image.PullPolicy, sandbox)
+		s.w.m.cfg.Metrics.ImageVolume(err)
 		if err != nil {
 			return nil, err
 		}

@@ -23,6 +23,7 @@ import (
 	"github.com/peapod/peapod/kubelet/criconfig"
 	"github.com/peapod/peapod/kubelet/critest"
 	"github.com/peapod/peapod/kubelet/image"
+	"github.com/peapod/peapod/kubelet/metrics"
 	"github.com/peapod/peapod/kubelet/pod"
 	"github.com/peapod/peapod/kubelet/probe"
 	"github.com/peapod/peapod/kubelet/userns"
@@ -208,6 +209,7 @@ type stage struct {
 	ranges  *userns.Ranges
 	board   *board
 	events  *record.FakeRecorder
+	metrics *metrics.Set
 	m       *pod.Manager
 	dir     string
 	node    v1.Node                                 // what Pods are admitted to
@@ -267,6 +269,7 @@ func (s *stage) openRanges() *userns.Ranges {
 func (s *stage) start(pods ...*v1.Pod) {
 	s.board = &board{t: s.t, unready: map[types.UID]int{}, status: map[types.UID]v1.PodStatus{}, history: map[types.UID][]v1.PodPhase{}, changed: make(chan struct{}), forgotten: map[types.UID]bool{}}
 	s.events = record.NewFakeRecorder(10000)
+	s.metrics = metrics.New()
 	checker := &probe.Checker{Runtime: s.rt}
 	prober := probe.New(probe.Config{Checker: checker, Record: func(p *v1.Pod, c, kind, reason, message string) {
 		s.events.Event(p, kind, reason, message)
@@ -287,7 +290,7 @@ func (s *stage) start(pods ...*v1.Pod) {
 			return &criconfig.Node{Name: "n1", HostIPs: []string{"192.0.2.1"}, ClusterDomain: "cluster.local", LogDir: filepath.Join(s.dir, "logs")}, nil
 		},
 		Allocatable: func() v1.ResourceList { return nil },
-		RootDir:     filepath.Join(s.dir, "root"), LogDir: filepath.Join(s.dir, "logs"), Relist: time.Hour,
+		RootDir:     filepath.Join(s.dir, "root"), LogDir: filepath.Join(s.dir, "logs"), Relist: time.Hour, Metrics: s.metrics,
 	})
 	if err != nil {
 		s.t.Fatal(err)

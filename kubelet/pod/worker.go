@@ -48,6 +48,8 @@ type worker struct {
 	// Owned by the goroutine.
 	state        State
 	startTime    time.Time
+	since        time.Time // when this process saw the Pod
+	stopping     time.Time // when its end began
 	snapshot     Snapshot
 	exited       map[string]Container // statuses that cannot change any more
 	admission    *Refusal
@@ -64,6 +66,7 @@ type worker struct {
 	freed        bool // something of the node was given back since the last publish
 	published    *v1.PodStatus
 	emptied      bool
+	fresh        bool // this process admitted the Pod, which has not run yet
 }
 
 // operation is an action under way.
@@ -89,7 +92,8 @@ func newWorker(m *Manager, pod *v1.Pod) *worker {
 		failures: map[string]Failure{}, tries: map[string]int{}, backoffs: map[string]Backoff{},
 		again: map[string]bool{},
 	}
-	w.startTime = m.cfg.Clock.Now()
+	w.since = m.cfg.Clock.Now()
+	w.startTime = w.since
 	if pod.Status.StartTime != nil {
 		w.startTime = pod.Status.StartTime.Time
 	}
@@ -124,8 +128,11 @@ func (w *worker) run(ctx context.Context) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer w.ops.Wait()
 	defer cancel()
+	w.m.cfg.Metrics.WorkerStarted(w.m.cfg.Clock.Since(w.since))
 	for {
+		began := w.m.cfg.Clock.Now()
 		wake := w.step(ctx)
+		w.m.cfg.Metrics.Synced("sync", w.m.cfg.Clock.Since(began))
 		if w.state == Gone {
 			return
 		}
@@ -197,6 +204,7 @@ func (w *worker) step(ctx context.Context) time.Time {
 			return time.Time{}
 		}
 		w.m.log(ctx, pod).V(4).Info("Pod moves", "from", w.state, "event", d.Event, "to", next)
+		w.timeMove(pod, next)
 		w.move(next)
 		if next == Gone {
 			return time.Time{}
@@ -338,6 +346,9 @@ func (w *worker) restartsAll(pod *v1.Pod) {
 // readers and the prober, who see it with what it has.
 func (w *worker) publish(pod, has *v1.Pod, d *Decision) {
 	first := w.published == nil
+	if !first {
+		w.countEnds(w.published, &d.Status)
+	}
 	w.published = &d.Status
 	latest := *has
 	latest.Status = d.Status
@@ -437,6 +448,10 @@ func (w *worker) absorb(ctx context.Context, pod *v1.Pod, r result) bool {
 	switch a.Kind {
 	case AskAdmission:
 		w.admission, w.admitted = r.refuse, r.refuse == nil
+		w.fresh = w.admitted
+		if r.refuse != nil {
+			w.m.cfg.Metrics.Rejected(r.refuse.Reason)
+		}
 		w.mu.Lock()
 		w.holds = w.admitted
 		w.mu.Unlock()

@@ -12,6 +12,7 @@ import (
 	"k8s.io/klog/v2"
 	"k8s.io/utils/clock"
 
+	"github.com/peapod/peapod/kubelet/metrics"
 	"github.com/peapod/peapod/kubelet/pod"
 )
 
@@ -21,6 +22,8 @@ type Config struct {
 	// Record records an event about a container.
 	Record func(p *v1.Pod, container, kind, reason, message string)
 	Clock  clock.WithTicker // nil means the real one
+	// Metrics count answers; optional.
+	Metrics *metrics.Set
 }
 
 // Prober runs the probes of all Pods; it implements pod.Prober.
@@ -32,6 +35,8 @@ type Prober struct {
 	wake func(types.UID)
 	pods map[types.UID]map[key]*loop
 	wg   sync.WaitGroup
+
+	counted map[types.UID]map[metrics.Probe]bool // by what answers were counted
 }
 
 type key struct {
@@ -52,7 +57,7 @@ func New(cfg Config) *Prober {
 	if cfg.Clock == nil {
 		cfg.Clock = clock.RealClock{}
 	}
-	return &Prober{cfg: cfg, pods: map[types.UID]map[key]*loop{}}
+	return &Prober{cfg: cfg, pods: map[types.UID]map[key]*loop{}, counted: map[types.UID]map[metrics.Probe]bool{}}
 }
 
 // Run lets probes run until ctx ends, and waits for them. wake is called when
@@ -186,6 +191,10 @@ func (p *Prober) Forget(uid types.UID) {
 		}
 	}
 	delete(p.pods, uid)
+	for counted := range p.counted[uid] {
+		p.cfg.Metrics.ForgetProbe(counted)
+	}
+	delete(p.counted, uid)
 }
 
 // run probes at its period until stopped. A container that a kubelet found
@@ -262,10 +271,12 @@ func (p *Prober) once(ctx context.Context, l *loop) (over bool) {
 	l.mu.Lock()
 	t := l.target
 	l.mu.Unlock()
+	began := p.cfg.Clock.Now()
 	v, err := p.check(ctx, &t, l.probe)
 	if ctx.Err() != nil {
 		return true
 	}
+	p.tell(ctx, l.kind, &t, v, err, p.cfg.Clock.Since(began))
 	if err != nil {
 		p.cfg.Record(t.pod, t.container.Name, v1.EventTypeWarning, "Unhealthy", fmt.Sprintf("%s probe errored and resulted in unknown state: %v", l.kind, err))
 		klog.FromContext(ctx).V(3).Info("Probe could not be made", "pod", klog.KObj(t.pod), "container", t.container.Name, "kind", l.kind, "err", err)
@@ -284,6 +295,31 @@ func (p *Prober) once(ctx context.Context, l *loop) (over bool) {
 	}
 	// After these the container is ended or the probe has no more to say.
 	return (l.kind != readiness && result == pod.Failed) || (l.kind == startup && result == pod.Success)
+}
+
+// tell counts an answer, for as long as its Pod is here: the containers of a Pod may restart.
+func (p *Prober) tell(ctx context.Context, kind kind, t *target, v verdict, err error, took time.Duration) {
+	if p.cfg.Metrics == nil {
+		return
+	}
+	result := "successful"
+	switch {
+	case err != nil:
+		result = "unknown"
+	case !v.ok:
+		result = "failed"
+	}
+	of := metrics.Probe{Kind: string(kind), Container: t.container.Name, Pod: t.pod.Name, Namespace: t.pod.Namespace, UID: string(t.pod.UID)}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if ctx.Err() != nil { // who ends the probe may have forgotten what was counted
+		return
+	}
+	if p.counted[t.pod.UID] == nil {
+		p.counted[t.pod.UID] = map[metrics.Probe]bool{}
+	}
+	p.counted[t.pod.UID][of] = true
+	p.cfg.Metrics.Probed(of, result, took)
 }
 
 // check tries three times when a check cannot be made at all.

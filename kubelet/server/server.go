@@ -44,6 +44,8 @@ type Config struct {
 	Streams http.Handler
 	// Stats serves statistics; nil if they are not served.
 	Stats Stats
+	// Probes serves /metrics/probes; nil if that is not served.
+	Probes http.Handler
 	// Settings are what the kubelet runs with, a KubeletConfiguration; nil if they are not told.
 	Settings func() any
 	// LogDirectory holds the node's logs, which /logs/ serves; empty means /var/log.
@@ -88,6 +90,9 @@ func New(cfg Config) *Server {
 		s.mux.Handle("GET /stats/summary", cfg.Stats.SummaryHandler())
 		s.mux.Handle("GET /metrics/resource", cfg.Stats.ResourceMetrics())
 		s.mux.Handle("GET /metrics/cadvisor", cfg.Stats.ContainerMetrics())
+	}
+	if cfg.Probes != nil {
+		s.mux.Handle("GET /metrics/probes", cfg.Probes)
 	}
 	if cfg.Settings != nil {
 		s.mux.HandleFunc("GET /configz", s.configz)

@@ -1,9 +1,12 @@
 package stats
 
 import (
+	"crypto/x509"
+	"math"
 	"strconv"
 	"time"
 
+	"github.com/opencontainers/cgroups"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/component-base/metrics"
 
@@ -15,7 +18,8 @@ type podCollector struct {
 	metrics.BaseStableCollector
 	p *Provider
 
-	node, desired, active, mirrors, running, containers family
+	node, desired, active, mirrors, running, containers, ephemeral, cgroup family
+	volumes, serverTTL, clientTTL, serverFailures, clientFailures          family
 }
 
 func newPodCollector(p *Provider) *podCollector {
@@ -28,12 +32,22 @@ func newPodCollector(p *Provider) *podCollector {
 		mirrors:    gauge("kubelet_mirror_pods", "The number of mirror pods the kubelet will try to create (one per admitted static pod)", alpha),
 		running:    gauge("kubelet_running_pods", "Number of pods that have a running pod sandbox", alpha),
 		containers: gauge("kubelet_running_containers", "Number of containers currently running", alpha, "container_state"),
+		ephemeral:  gauge("kubelet_managed_ephemeral_containers", "Current number of ephemeral containers in pods managed by this kubelet.", alpha),
+		cgroup:     gauge("kubelet_cgroup_version", "cgroup version on the hosts.", alpha),
+		volumes:    gauge("volume_manager_total_volumes", "Number of volumes in Volume Manager", alpha, "plugin_name", "state"),
+		serverTTL: gauge("kubelet_certificate_manager_server_ttl_seconds",
+			"Gauge of the shortest TTL (time-to-live) of the Kubelet's serving certificate. The value is in seconds until certificate expiry (negative if already expired). If serving certificate is invalid or unused, the value will be +INF.", alpha),
+		clientTTL: gauge("kubelet_certificate_manager_client_ttl_seconds",
+			"Gauge of the TTL (time-to-live) of the Kubelet's client certificate. The value is in seconds until certificate expiry (negative if already expired). If client certificate is invalid or unused, the value will be +INF.", alpha),
+		serverFailures: counter("kubelet_server_expiration_renew_errors", "Counter of certificate renewal errors.", alpha),
+		clientFailures: counter("kubelet_certificate_manager_client_expiration_renew_errors", "Counter of certificate renewal errors.", alpha),
 	}
 }
 
 // DescribeWithStability implements metrics.StableCollector.
 func (c *podCollector) DescribeWithStability(ch chan<- *metrics.Desc) {
-	for _, f := range []family{c.node, c.desired, c.active, c.mirrors, c.running, c.containers} {
+	for _, f := range []family{c.node, c.desired, c.active, c.mirrors, c.running, c.containers, c.ephemeral, c.cgroup,
+		c.volumes, c.serverTTL, c.clientTTL, c.serverFailures, c.clientFailures} {
 		ch <- f.desc
 	}
 }
@@ -41,8 +55,10 @@ func (c *podCollector) DescribeWithStability(ch chan<- *metrics.Desc) {
 // CollectWithStability implements metrics.StableCollector.
 func (c *podCollector) CollectWithStability(ch chan<- metrics.Metric) {
 	desired, active := map[bool]int{false: 0, true: 0}, map[bool]int{false: 0, true: 0}
-	running, containers := 0, map[string]int{"running": 0}
-	for _, p := range c.p.cfg.Pods().Pods() {
+	running, ephemeral, containers := 0, 0, map[string]int{"running": 0}
+	pods := c.p.cfg.Pods().Pods()
+	for _, p := range pods {
+		ephemeral += len(p.Spec.EphemeralContainers)
 		own := static.Is(p)
 		if p.DeletionTimestamp == nil || !own { // the file of a static Pod that ends does not ask for it any more
 			desired[own]++
@@ -81,5 +97,52 @@ func (c *podCollector) CollectWithStability(ch chan<- metrics.Metric) {
 	put(c.running, running)
 	for state, n := range containers {
 		put(c.containers, n, state)
+	}
+	put(c.ephemeral, ephemeral)
+	version := 1
+	if cgroups.IsCgroup2UnifiedMode() {
+		version = 2
+	}
+	put(c.cgroup, version)
+	c.collectVolumes(out, pods)
+	c.collectCertificates(out)
+}
+
+func (c *podCollector) collectVolumes(out sink, pods []*v1.Pod) {
+	if c.p.cfg.Volumes == nil {
+		return
+	}
+	desired, actual := c.p.cfg.Volumes(pods)
+	for state, counts := range map[string]map[string]int{"desired_state_of_world": desired, "actual_state_of_world": actual} {
+		for plugin, n := range counts {
+			out.put(c.volumes, time.Time{}, float64(n), plugin, state)
+		}
+	}
+}
+
+// collectCertificates tells how long certificates last. One that is not used lasts for ever.
+func (c *podCollector) collectCertificates(out sink) {
+	cs := &c.p.cfg.Certificates
+	for _, one := range []struct {
+		family
+		of func() *x509.Certificate
+	}{{c.serverTTL, cs.Server}, {c.clientTTL, cs.Client}} {
+		left := math.Inf(1)
+		if one.of != nil {
+			if leaf := one.of(); leaf != nil {
+				left = time.Until(leaf.NotAfter).Seconds()
+			}
+		}
+		out.put(one.family, time.Time{}, left)
+	}
+	for _, one := range []struct {
+		family
+		of func() int64
+	}{{c.serverFailures, cs.ServerFailures}, {c.clientFailures, cs.ClientFailures}} {
+		failures := int64(0)
+		if one.of != nil {
+			failures = one.of()
+		}
+		out.put(one.family, time.Time{}, float64(failures))
 	}
 }

@@ -11,16 +11,21 @@ import (
 	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 )
 
-// KubeletMetrics serves /metrics: those of this process, of Pods, and of the volumes that claims stand for. The registry of the process
-// is the API server's too, where nobody asks for volumes: so these have one of their own, and the texts of both follow each other.
+// KubeletMetrics serves /metrics: those of this process, of Pods, of the volumes that claims stand for, and what the kubelet counts as it
+// happens. The registry of the process is the API server's too, where nobody asks for these: so they have their own, and the texts
+// follow each other.
 func (p *Provider) KubeletMetrics() http.Handler {
-	process, own := legacyregistry.Handler(), metricsHandler(newVolumeCollector(p), newPodCollector(p))
+	parts := []http.Handler{legacyregistry.Handler(), metricsHandler(newVolumeCollector(p), newPodCollector(p))}
+	if p.cfg.Counted != nil {
+		parts = append(parts, p.cfg.Counted)
+	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		r = r.Clone(r.Context())
 		r.Header.Del("Accept") // plain text is what can be continued
 		r.Header.Set("Accept-Encoding", "identity")
-		process.ServeHTTP(w, r)
-		own.ServeHTTP(w, r)
+		for _, part := range parts {
+			part.ServeHTTP(w, r)
+		}
 	})
 }
 

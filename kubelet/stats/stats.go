@@ -7,12 +7,15 @@ package stats
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"net/http"
 	"path/filepath"
 	"sync"
 	"time"
 
+	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	internalapi "k8s.io/cri-api/pkg/apis"
@@ -41,11 +44,25 @@ type Config struct {
 	ImageDir string
 	// Measure returns how full a volume of a Pod is that lies elsewhere, nil if that is not known; optional.
 	Measure func(ctx context.Context, uid types.UID, volume string) *statsapi.FsStats
+	// Counted serves what the kubelet counts as it happens, as a part of /metrics; optional.
+	Counted http.Handler
+	// Volumes counts the volumes of Pods by plugin: those that they have, and those that are set up; optional.
+	Volumes func([]*v1.Pod) (desired, actual map[string]int)
+	// Certificates are those of the kubelet; optional.
+	Certificates Certificates
 	// MaxAge is how long an answer is shared; 0 means 1 s. DiskAge is the same
 	// for what takes a walk over a directory; 0 means 1 min.
 	MaxAge  time.Duration
 	DiskAge time.Duration
 	Clock   clock.PassiveClock // nil means the real one
+}
+
+// Certificates tells of the certificates of a kubelet that are renewed. Those functions that are nil tell nothing.
+type Certificates struct {
+	// Server and Client are the present ones, nil for none.
+	Server, Client func() *x509.Certificate
+	// ServerFailures and ClientFailures are how often renewals have failed.
+	ServerFailures, ClientFailures func() int64
 }
 
 // Provider measures. It is safe for concurrent use.

@@ -17,6 +17,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/util/workqueue"
 	"k8s.io/klog/v2"
+
+	"github.com/peapod/peapod/kubelet/metrics"
 )
 
 // Writer publishes the newest status of each Pod: at most one request a Pod at
@@ -25,6 +27,7 @@ import (
 type Writer struct {
 	client  kubernetes.Interface
 	workers int
+	metrics *metrics.Set // optional
 	queue   workqueue.TypedRateLimitingInterface[types.UID]
 
 	mu   sync.Mutex
@@ -39,14 +42,16 @@ type entry struct {
 	wrote  *v1.PodStatus // the last status written, nil before
 	erased bool          // left the API
 	sets   uint64        // how often want was set
+	since  time.Time     // when want was first set that is not written; zero: it is
 	tried  uint64        // what sets was when the last try began that has ended
 	end    chan struct{} // closed when a try ends; nil if nobody waits
 }
 
 // New makes a Writer with so many requests at once; Run starts it.
-func New(client kubernetes.Interface, workers int) *Writer {
+// What metrics count is how long that takes; they are optional.
+func New(client kubernetes.Interface, workers int, set *metrics.Set) *Writer {
 	return &Writer{
-		client: client, workers: max(workers, 1), pods: map[types.UID]*entry{},
+		client: client, metrics: set, workers: max(workers, 1), pods: map[types.UID]*entry{},
 		queue: workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[types.UID](50*time.Millisecond, 30*time.Second)),
 	}
 }
@@ -63,6 +68,9 @@ func (w *Writer) Set(pod *v1.Pod, status v1.PodStatus, final bool) {
 	}
 	e.pod, e.want, e.final = pod, status, final
 	e.sets++
+	if e.since.IsZero() {
+		e.since = time.Now()
+	}
 	w.mu.Unlock()
 	w.queue.Add(pod.UID)
 }
@@ -175,7 +183,8 @@ func (w *Writer) write(ctx context.Context, uid types.UID) error {
 		w.mu.Unlock()
 		return nil
 	}
-	pod, want, final, sets := e.pod, e.want, e.final, e.sets
+	pod, want, final, sets, since := e.pod, e.want, e.final, e.sets, e.since
+	e.since = time.Time{}
 	base := pod.Status
 	if e.wrote != nil {
 		base = *e.wrote
@@ -202,11 +211,17 @@ func (w *Writer) write(ctx context.Context, uid types.UID) error {
 			w.erase(uid)
 			return nil
 		case err != nil:
+			w.mu.Lock()
+			e.since = since
+			w.mu.Unlock()
 			return fmt.Errorf("patch status of pod %s/%s: %w", pod.Namespace, pod.Name, err)
 		}
 		w.mu.Lock()
 		e.wrote = &want
 		w.mu.Unlock()
+		if !since.IsZero() {
+			w.metrics.StatusWritten(time.Since(since))
+		}
 	}
 	if !final || pod.DeletionTimestamp == nil {
 		return nil

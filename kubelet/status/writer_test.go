@@ -60,7 +60,7 @@ func (a *api) wait(t *testing.T) {
 }
 
 func start(t *testing.T, a *api) *Writer {
-	w := New(a, 2)
+	w := New(a, 2, nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() { defer close(done); w.Run(ctx) }()
@@ -131,7 +131,7 @@ func TestNeverBackFromTheEnd(t *testing.T) {
 	p := aPod()
 	p.Status.Phase = v1.PodSucceeded
 	a := newAPI(p)
-	w := New(a, 1)
+	w := New(a, 1, nil)
 	back := *p.Status.DeepCopy()
 	back.Phase = v1.PodRunning
 	w.Set(p, back, false)

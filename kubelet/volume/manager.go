@@ -30,6 +30,7 @@ import (
 
 	"github.com/peapod/peapod/internal/queueclock"
 	"github.com/peapod/peapod/kubelet/csi"
+	"github.com/peapod/peapod/kubelet/metrics"
 	"github.com/peapod/peapod/kubelet/pod"
 )
 
@@ -58,6 +59,8 @@ type Config struct {
 	PodIPs func(uid types.UID) []string
 	// Clock is the real one if nil.
 	Clock clock.WithTicker
+	// Metrics count what is mounted; optional.
+	Metrics *metrics.Set
 }
 
 // Manager is the volumes of one node's Pods.
@@ -253,7 +256,9 @@ func (m *Manager) setUp(ctx context.Context, pv *podVolumes) error {
 	var failed []failure
 	for i := range pv.pod.Spec.Volumes {
 		v := &pv.pod.Spec.Volumes[i]
+		began := time.Now()
 		renew, err := m.setUpVolume(ctx, pv, v)
+		m.counted(pv, v, began, err)
 		if err != nil {
 			failed = append(failed, failure{v.Name, err})
 			continue

@@ -66,6 +66,37 @@ func TestTop(t *testing.T) {
 	s.fails([]string{"get", "podmetrics", nobody}, "Forbidden", `cannot list resource "pods" in API group "metrics.k8s.io"`)
 }
 
+// What monitoring of a cluster asks of kubelets is there.
+func TestKubeletMetrics(t *testing.T) {
+	t.Parallel()
+	s := newSpace(t)
+	s.apply(`
+apiVersion: v1
+kind: Pod
+metadata: {name: probed}
+spec:
+  containers:
+  - {name: c, image: busybox, command: [sleep, "1000000"], readinessProbe: {exec: {command: ["true"]}, periodSeconds: 1}}
+`)
+	s.ready("probed")
+	node := strings.TrimSpace(s.kubectl("get", "pod", "probed", "-o", "jsonpath={.spec.nodeName}"))
+	at := "/api/v1/nodes/" + node + "/proxy/metrics"
+	contains(t, "metrics", s.kubectl("get", "--raw", at),
+		`kubelet_node_name{node="`+node+`"} 1`, "kubelet_started_pods_total ", `kubelet_started_containers_total{container_type="container"}`,
+		`kubelet_runtime_operations_total{operation_type="run_podsandbox"}`, `kubelet_runtime_operations_duration_seconds_bucket{operation_type="start_container",le="`,
+		"kubelet_pod_start_duration_seconds_bucket", `kubelet_pod_worker_duration_seconds_bucket{operation_type="create"`, "kubelet_pod_status_sync_duration_seconds_sum",
+		`kubelet_cgroup_manager_duration_seconds_count{operation_type="create"}`, "kubelet_certificate_manager_server_ttl_seconds ",
+		`storage_operation_duration_seconds_count{migrated="false",operation_name="volume_mount",status="success",volume_plugin="kubernetes.io/projected"}`,
+		`volume_manager_total_volumes{plugin_name="kubernetes.io/projected",state="actual_state_of_world"}`, "kubelet_cgroup_version ",
+		"rest_client_requests_total{", "process_cpu_seconds_total ", "go_goroutines ")
+	contains(t, "metrics of probes", s.kubectl("get", "--raw", at+"/probes"),
+		`prober_probe_total{container="c",namespace="`+s.name+`",pod="probed",pod_uid="`, `prober_probe_duration_seconds_bucket{container="c",namespace="`+s.name+`",pod="probed",probe_type="Readiness",le="`)
+	s.kubectl("delete", "pod", "probed", "--now")
+	s.until([]string{"get", "--raw", at + "/probes"}, "without what is gone", func(r result) bool {
+		return r.code == 0 && !strings.Contains(r.stdout, `namespace="`+s.name+`"`)
+	})
+}
+
 // An autoscaler by CPU makes a Deployment larger whose Pods use more than their share.
 func TestAutoscalerByCPU(t *testing.T) {
 	t.Parallel()
