@@ -4,10 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -172,26 +168,9 @@ func keepAsking(ctx context.Context, address string, over <-chan time.Time) []re
 
 // processesOf returns the processes of a Pod: those in a cgroup with its name.
 func processesOf(pod types.UID) ([]int, error) {
-	files, err := filepath.Glob("/proc/[0-9]*/cgroup")
+	pids, err := processesWhose("cgroup", func(said string) bool { return strings.Contains(said, "/pod"+string(pod)+"/") })
 	if err != nil {
-		return nil, fmt.Errorf("list processes: %w", err)
-	}
-	var pids []int
-	for _, file := range files {
-		b, err := os.ReadFile(file)
-		switch {
-		case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ESRCH):
-			continue // it has ended meanwhile
-		case err != nil:
-			return nil, fmt.Errorf("read process's cgroup: %w", err)
-		case !strings.Contains(string(b), "/pod"+string(pod)+"/"):
-			continue
-		}
-		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
-		if err != nil {
-			return nil, fmt.Errorf("read process's number: %w", err)
-		}
-		pids = append(pids, pid)
+		return nil, err
 	}
 	if len(pids) == 0 {
 		return nil, fmt.Errorf("find the processes of Pod %s: there are none", pod)

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -67,29 +68,33 @@ func cpuOf(pids []int) (time.Duration, error) {
 
 // processesNaming returns the processes one of whose arguments begins with prefix.
 func processesNaming(prefix string) ([]int, error) {
-	lines, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	return processesWhose("cmdline", func(said string) bool {
+		return slices.ContainsFunc(strings.Split(said, "\x00"), func(arg string) bool { return strings.HasPrefix(arg, prefix) })
+	})
+}
+
+// processesWhose returns the processes whose file of that name in /proc is as wanted.
+func processesWhose(name string, wanted func(said string) bool) ([]int, error) {
+	files, err := filepath.Glob("/proc/[0-9]*/" + name)
 	if err != nil {
 		return nil, fmt.Errorf("list processes: %w", err)
 	}
 	var pids []int
-	for _, line := range lines {
-		b, err := os.ReadFile(line)
+	for _, file := range files {
+		b, err := os.ReadFile(file)
 		switch {
 		case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ESRCH):
 			continue // it has ended meanwhile
 		case err != nil:
-			return nil, fmt.Errorf("read process's arguments: %w", err)
+			return nil, fmt.Errorf("read process's %s: %w", name, err)
+		case !wanted(string(b)):
+			continue
 		}
-		for arg := range strings.SplitSeq(string(b), "\x00") {
-			if strings.HasPrefix(arg, prefix) {
-				pid, err := strconv.Atoi(filepath.Base(filepath.Dir(line)))
-				if err != nil {
-					return nil, fmt.Errorf("read process's number: %w", err)
-				}
-				pids = append(pids, pid)
-				break
-			}
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
+		if err != nil {
+			return nil, fmt.Errorf("read process's number: %w", err)
 		}
+		pids = append(pids, pid)
 	}
 	return pids, nil
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -321,31 +320,6 @@ func suiteWatches() []suiteTest {
 	}
 }
 
-// brokenTransformer and brokenCodec fail to read on demand.
-type brokenTransformer struct {
-	value.Transformer
-	fail atomic.Bool
-}
-
-func (b *brokenTransformer) TransformFromStorage(ctx context.Context, data []byte, dc value.Context) ([]byte, bool, error) {
-	if b.fail.Load() {
-		return nil, false, errors.New("synthetic error")
-	}
-	return b.Transformer.TransformFromStorage(ctx, data, dc)
-}
-
-type brokenCodec struct {
-	runtime.Codec
-	fail atomic.Bool
-}
-
-func (b *brokenCodec) Decode(data []byte, gvk *schema.GroupVersionKind, into runtime.Object) (runtime.Object, *schema.GroupVersionKind, error) {
-	if b.fail.Load() {
-		return nil, nil, errors.New("synthetic error")
-	}
-	return b.Codec.Decode(data, gvk, into)
-}
-
 // TestStorageCorrupt runs the part of the suite that deletes objects which cannot be read.
 func TestStorageCorrupt(t *testing.T) {
 	featuregatetesting.SetFeatureGateDuringTest(t, utilfeature.DefaultFeatureGate, features.AllowUnsafeMalformedObjectDeletion, true)
@@ -359,14 +333,14 @@ func TestStorageCorrupt(t *testing.T) {
 	}
 	for name, test := range run {
 		t.Run(fmt.Sprintf("%sTransformError", name), func(t *testing.T) {
-			b := &brokenTransformer{Transformer: storagetesting.NewPrefixTransformer([]byte(testPrefix), false)}
+			b := &storagetest.BrokenTransformer{Transformer: storagetesting.NewPrefixTransformer([]byte(testPrefix), false)}
 			ctx, s := newSuite(t, func(_ *Config, rc *ResourceConfig) { rc.Transformer = b })
-			test(ctx, t, s, b.fail.Store)
+			test(ctx, t, s, b.Fail.Store)
 		})
 		t.Run(fmt.Sprintf("%sDecodeError", name), func(t *testing.T) {
-			b := &brokenCodec{Codec: testCodec()}
+			b := &storagetest.BrokenCodec{Codec: testCodec()}
 			ctx, s := newSuite(t, func(_ *Config, rc *ResourceConfig) { rc.Codec = b })
-			test(ctx, t, s, b.fail.Store)
+			test(ctx, t, s, b.Fail.Store)
 		})
 	}
 }

@@ -2,45 +2,19 @@ package etcd
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/storage"
 	"k8s.io/apiserver/pkg/storage/etcd3/testserver"
 	storagetesting "k8s.io/apiserver/pkg/storage/testing"
 	"k8s.io/apiserver/pkg/storage/value"
+
+	"github.com/peapod/peapod/store/storagetest"
 )
-
-// brokenTransformer and brokenCodec fail to read on demand.
-type brokenTransformer struct {
-	value.Transformer
-	fail atomic.Bool
-}
-
-func (b *brokenTransformer) TransformFromStorage(ctx context.Context, data []byte, dc value.Context) ([]byte, bool, error) {
-	if b.fail.Load() {
-		return nil, false, errors.New("synthetic error")
-	}
-	return b.Transformer.TransformFromStorage(ctx, data, dc)
-}
-
-type brokenCodec struct {
-	runtime.Codec
-	fail atomic.Bool
-}
-
-func (b *brokenCodec) Decode(data []byte, gvk *schema.GroupVersionKind, into runtime.Object) (runtime.Object, *schema.GroupVersionKind, error) {
-	if b.fail.Load() {
-		return nil, nil, errors.New("synthetic error")
-	}
-	return b.Codec.Decode(data, gvk, into)
-}
 
 // TestStorageCorrupt runs the part of the suite that deletes objects which cannot be read.
 func TestStorageCorrupt(t *testing.T) {
@@ -56,12 +30,12 @@ func TestStorageCorrupt(t *testing.T) {
 	}
 	for name, test := range run {
 		t.Run(fmt.Sprintf("%sTransformError", name), func(t *testing.T) {
-			b := &brokenTransformer{Transformer: prefix}
-			test(context.Background(), t, newTolerant(t, testCodec(), b), b.fail.Store)
+			b := &storagetest.BrokenTransformer{Transformer: prefix}
+			test(context.Background(), t, newTolerant(t, testCodec(), b), b.Fail.Store)
 		})
 		t.Run(fmt.Sprintf("%sDecodeError", name), func(t *testing.T) {
-			b := &brokenCodec{Codec: testCodec()}
-			test(context.Background(), t, newTolerant(t, b, prefix), b.fail.Store)
+			b := &storagetest.BrokenCodec{Codec: testCodec()}
+			test(context.Background(), t, newTolerant(t, b, prefix), b.Fail.Store)
 		})
 	}
 }

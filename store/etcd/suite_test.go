@@ -286,8 +286,8 @@ func plain(run func(context.Context, *testing.T, storage.Interface)) func(contex
 
 // bitsFlipped is what the suite makes objects fail with that are to be corrupt.
 func bitsFlipped() error {
-	flipped := &brokenTransformer{Transformer: identity.NewEncryptCheckTransformer()}
-	flipped.fail.Store(true)
+	flipped := &storagetest.BrokenTransformer{Transformer: identity.NewEncryptCheckTransformer()}
+	flipped.Fail.Store(true)
 	_, _, err := etcd3.WithCorruptObjErrorHandlingTransformer(flipped).TransformFromStorage(context.Background(), nil, nil)
 	return err
 }
