@@ -52,7 +52,7 @@ func httpHook(ctx context.Context, t *target, h *v1.HTTPGetAction) error {
 		return err
 	}
 	resp, err := client("").Do(req)
-	if err != nil && strings.EqualFold(req.URL.Scheme, "https") && strings.Contains(err.Error(), "server gave HTTP response to HTTPS client") {
+	if errors.Is(err, http.ErrSchemeMismatch) {
 		// Kubernetes falls back too: hooks ignored the scheme once.
 		plain := req.Clone(ctx)
 		plain.URL = &url.URL{Scheme: "http", Host: req.URL.Host, Path: req.URL.Path, RawQuery: req.URL.RawQuery}

@@ -18,6 +18,7 @@ import (
 	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/klog/v2"
 )
 
 // Access returns the usual deciders: client certificates of the cluster's authority and bearer tokens, which the API server
@@ -51,6 +52,9 @@ func Access(client kubernetes.Interface, ca dynamiccertificates.CAContentProvide
 func (s *Server) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		who, ok, err := s.cfg.Authenticator.AuthenticateRequest(r)
+		if err != nil { // nobody but the log is told: it may be the API server that is to blame
+			klog.FromContext(r.Context()).Error(err, "Unable to authenticate the request due to an error")
+		}
 		if err != nil || !ok {
 			http.Error(w, "Unauthorized", http.StatusUnauthorized)
 			return

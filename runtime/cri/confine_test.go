@@ -251,3 +251,21 @@ func TestSandboxNamespaces(t *testing.T) {
 		t.Errorf("status %v %v", st, err)
 	}
 }
+
+// TestSeccompProfileIsBounded: a profile that is too large is refused for that, not cut off.
+func TestSeccompProfileIsBounded(t *testing.T) {
+	s := &Service{cfg: Config{SeccompProfileRoot: t.TempDir()}}
+	for name, body := range map[string]string{
+		"large": `{"defaultAction":"SCMP_ACT_ALLOW"}` + strings.Repeat(" ", maxSeccomp), "fits": `{"defaultAction":"SCMP_ACT_ALLOW"}` + strings.Repeat(" ", maxSeccomp/2),
+	} {
+		if err := os.WriteFile(filepath.Join(s.cfg.SeccompProfileRoot, name), []byte(body), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := s.readSeccomp("large"); err == nil || !strings.Contains(err.Error(), "more than 1048576 bytes") {
+		t.Errorf("the large one: %v", err)
+	}
+	if _, err := s.readSeccomp("fits"); err != nil {
+		t.Errorf("the other: %v", err)
+	}
+}

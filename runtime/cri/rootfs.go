@@ -88,9 +88,12 @@ func (s *Service) readSeccomp(name string) (*specs.LinuxSeccomp, error) {
 		return nil, fmt.Errorf("open seccomp profile %q: %w", name, err)
 	}
 	defer f.Close()
-	body, err := io.ReadAll(io.LimitReader(f, maxSeccomp))
+	body, err := io.ReadAll(io.LimitReader(f, maxSeccomp+1))
 	if err != nil {
 		return nil, fmt.Errorf("read seccomp profile %q: %w", name, err)
+	}
+	if len(body) > maxSeccomp {
+		return nil, fmt.Errorf("read seccomp profile %q: it has more than %d bytes", name, maxSeccomp)
 	}
 	return oci.ParseSeccomp(body)
 }
