@@ -35,6 +35,7 @@ func (s *Server) handlerChain(api http.Handler, c *genericapiserver.Config) http
 	h = timed(h, c)
 	h = genericapifilters.WithRequestDeadline(h, c.AuditBackend, c.AuditPolicyRuleEvaluator, c.LongRunningFunc, c.Serializer, c.RequestTimeout)
 	h = genericfilters.WithWaitGroup(h, c.LongRunningFunc, c.NonLongRunningRequestWaitGroup)
+	h = endingStreams(h, c.LongRunningFunc, c.DrainedNotify())
 	h = genericfilters.WithWatchTerminationDuringShutdown(h, stopping(c.ShutdownInitiatedNotify()), c.WatchRequestWaitGroup)
 	h = genericapifilters.WithCacheControl(h)
 	h = genericfilters.WithHTTPLogging(h)

@@ -45,6 +45,12 @@ func (k *kubelet) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	part := strings.Split(strings.TrimPrefix(req.URL.Path, "/"), "/")
 	switch part[0] {
 	case "containerLogs":
+		if req.FormValue("follow") != "" {
+			fmt.Fprintln(w, "first")
+			http.NewResponseController(w).Flush()
+			<-req.Context().Done()
+			return
+		}
 		fmt.Fprintf(w, "log of %s as %s", part[3], req.TLS.PeerCertificates[0].Subject.CommonName)
 	case "exec":
 		options, err := kubeletcommand.NewOptions(req)
@@ -85,9 +91,12 @@ func (k *kubelet) PortForward(_ context.Context, _, _ string, port int32, stream
 }
 
 // cluster is a server with a node, whose kubelet is k, and a Pod of two containers on it.
-func cluster(t *testing.T) (*servertest.Server, *kubelet) {
+func cluster(t *testing.T, change ...func(*apiserver.Config)) (*servertest.Server, *kubelet) {
 	t.Helper()
 	s := servertest.Start(t, func(c *apiserver.Config) {
+		for _, f := range change {
+			f(c)
+		}
 		ca := c.ClientCA.(*servertest.Authority)
 		c.Kubelet = &apiserver.KubeletClient{Cert: ca.ClientCert(t, "the-api-server"), CA: ca}
 	})
@@ -152,6 +161,26 @@ func TestLogs(t *testing.T) {
 	must(pods.Create(ctx, pod("waiting"), metav1.CreateOptions{}))(t)
 	if got, err := read("waiting", &corev1.PodLogOptions{}); err != nil || got != "" {
 		t.Errorf("of a Pod on no node: %q, %v", got, err)
+	}
+}
+
+// A log that is followed does not hold up a server that stops, and who follows it is told that this was not its end.
+func TestStopEndsLogs(t *testing.T) {
+	s, _ := cluster(t, func(c *apiserver.Config) { c.ShutdownGrace = 3 * time.Minute })
+	stream := must(s.Client(t).CoreV1().Pods("n").GetLogs("p", &corev1.PodLogOptions{Container: "c", Follow: true}).Stream(ctx))(t)
+	defer stream.Close()
+	if _, err := io.ReadFull(stream, make([]byte, len("first\n"))); err != nil {
+		t.Fatal(err)
+	}
+	stopped := make(chan struct{})
+	go func() { defer close(stopped); s.Stop() }()
+	select {
+	case <-stopped:
+	case <-time.After(time.Minute):
+		t.Fatal("the server waits for who follows a log")
+	}
+	if rest, err := io.ReadAll(stream); err == nil {
+		t.Errorf("the log ends with %q, as if that was all", rest)
 	}
 }
 

@@ -127,12 +127,23 @@ func restartServer(w *world) {
 		c := w.call()
 		w.server.end(how)
 		c.end()
+		w.untroubled(how)
 		w.startServer()
 		w.kubectl("wait", "--for=condition=Ready", "node", "--all", "--timeout=120s")
 		w.call().hangUp()
 	}
 	w.pod("after", "three", "")
 	w.kubectl("delete", "pod", "after", "--timeout=120s")
+}
+
+// untroubled sees that a server that was told to stop did not wait for those who talk to Pods until its patience was over.
+func (w *world) untroubled(how unix.Signal) {
+	w.Helper()
+	b, err := os.ReadFile(w.server.log.File)
+	must(w.T, err)
+	if how == unix.SIGTERM && strings.Contains(string(b), "Failed to shutdown server") {
+		w.Errorf("the server waited for its clients in vain")
+	}
 }
 
 // serverCut pulls the server's plug until it has given up its nodes, and puts it in again. Meanwhile they go on with what they have,
