@@ -50,7 +50,7 @@ func joinCluster(ctx context.Context, i instance.Instance, a settledAgent) (*joi
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make PKI directory: %w", err)
 	}
-	err := attempt(ctx, "reach the server", a.record.CA != "", func(ctx context.Context) error {
+	err := attempt(ctx, "reach the server", a.record.trusts(time.Now()), func(ctx context.Context) error {
 		ca, err := join.Trust(ctx, a.server, a.record.Pin)
 		if err == nil {
 			j.record.CA = string(ca)

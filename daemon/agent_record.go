@@ -8,6 +8,9 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"time"
+
+	"k8s.io/client-go/util/cert"
 
 	"github.com/peapod/peapod/daemon/instance"
 	"github.com/peapod/peapod/internal/atomicfile"
@@ -32,6 +35,12 @@ type agentRecord struct {
 
 // joined says that the machine is a node of the cluster; before, nothing here depends on it.
 func (r agentRecord) joined() bool { return r.PodCIDR.IsValid() }
+
+// trusts says whether a server can be believed by what is known: there is an authority, and its certificate is not over.
+func (r agentRecord) trusts(now time.Time) bool {
+	authority, err := cert.ParseCertsPEM([]byte(r.CA))
+	return err == nil && now.Before(authority[0].NotAfter)
+}
 
 // readAgent returns an empty record for what is no agent's data directory.
 func readAgent(i instance.Instance) (agentRecord, error) {
