@@ -3,6 +3,7 @@ package cri
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -27,8 +28,14 @@ func (s *Service) injectDevices(spec *specs.Spec, config *runtimeapi.ContainerCo
 			s.log.Error(err, "CDI specification is not used", "path", path)
 		}
 	}
+	own := len(spec.Process.Env)
 	if _, err := cache.InjectDevices(spec, names...); err != nil {
 		return fmt.Errorf("CDI device injection failed: %w", err)
+	}
+	// HOME is the last variable where nobody has set it, and stays that: elsewhere the runtime beneath adds it when the container starts.
+	if own > 0 && strings.HasPrefix(spec.Process.Env[own-1], "HOME=") {
+		home := spec.Process.Env[own-1]
+		spec.Process.Env = append(slices.Delete(spec.Process.Env, own-1, own), home)
 	}
 	return nil
 }

@@ -66,8 +66,12 @@ devices:
 	// An exec is in the same surroundings.
 	config = shell("long", "sleep 1000000")
 	config.CDIDevices = []*runtimeapi.CDIDevice{{Name: "vendor.example.com/gpu=two"}}
-	if out := n.exec(n.start(pod, config), "/bin/sh", "-c", "echo $TWO"); out != "2\n" {
+	long := n.start(pod, config)
+	if out := n.exec(long, "/bin/sh", "-c", "echo $TWO"); out != "2\n" {
 		t.Errorf("exec says %q", out)
+	}
+	if out := n.exec(long, "/bin/cat", "/proc/self/environ"); !strings.HasSuffix(out, "\x00EVERY=device\x00TWO=2\x00HOME=/root\x00") {
+		t.Errorf("variables are not in their order: %q", out)
 	}
 
 	// A later directory counts more, and each start looks anew.
