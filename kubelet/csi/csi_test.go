@@ -136,8 +136,8 @@ func TestRestart(t *testing.T) {
 	if !w.csi.Has(gone.UID) || w.csi.Has("uid-none") {
 		t.Error("the Pods with volumes are not known")
 	}
-	finished := make(chan struct{})
-	w.csi.Abandon(gone.UID, func() error { close(finished); return nil }) // its driver is not there yet
+	finished := make(chan context.Context, 1)
+	w.csi.Abandon(gone.UID, func(ctx context.Context) error { finished <- ctx; return nil }) // its driver is not there yet
 	if _, err := w.setUp(persistent(p)); err != nil {
 		t.Fatal(err)
 	}
@@ -148,8 +148,9 @@ func TestRestart(t *testing.T) {
 		t.Errorf("without its driver a volume is unmounted: %v", err)
 	}
 	w.startDriver()
+	var background context.Context
 	select {
-	case <-finished:
+	case background = <-finished:
 	case <-time.After(patience):
 		t.Fatal("what is left of a Pod that has gone stays")
 	}
@@ -159,6 +160,10 @@ func TestRestart(t *testing.T) {
 	w.until("unstaged", func() bool {
 		return strings.Contains(w.called(), "unstage h1") && strings.Contains(w.called(), "unstage h2") && len(mountsBelow(t, w.root)) == 0
 	})
+	w.stop()
+	if background.Err() == nil {
+		t.Error("what is done in the background does not end with the kubelet")
+	}
 }
 
 // A crash while the driver is at work: it is asked again, and undoes whatever it did.

@@ -92,8 +92,8 @@ func (p *Plugin) askUnpublish(ctx context.Context, m *mounting, r *record) error
 	return at.clear()
 }
 
-// Abandon tears down a Pod that nobody asks for any more, in the background, and then calls finish.
-func (p *Plugin) Abandon(uid types.UID, finish func() error) {
+// Abandon tears down a Pod that nobody asks for any more, in the background, and then calls finish; ctx ends with Close.
+func (p *Plugin) Abandon(uid types.UID, finish func(context.Context) error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.spawn(func() {
@@ -103,7 +103,7 @@ func (p *Plugin) Abandon(uid types.UID, finish func() error) {
 			p.mu.Unlock()
 			err := p.TearDown(p.ctx, uid)
 			if err == nil {
-				err = finish()
+				err = finish(p.ctx)
 			}
 			return news, err
 		}, "podUID", uid)

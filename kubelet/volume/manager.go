@@ -175,7 +175,7 @@ func (m *Manager) Adopt(ctx context.Context, pods []*v1.Pod) error {
 		case keep[e.Name()]:
 		case m.cfg.CSI != nil && m.cfg.CSI.Has(uid):
 			// Its driver may not be there yet, or never again.
-			m.cfg.CSI.Abandon(uid, func() error { return m.Teardown(context.Background(), uid) })
+			m.cfg.CSI.Abandon(uid, func(ctx context.Context) error { return m.Teardown(ctx, uid) })
 		default:
 			errs = append(errs, m.Teardown(ctx, uid))
 		}
