@@ -38,6 +38,7 @@ import (
 	"github.com/peapod/peapod/kubelet/metrics"
 	"github.com/peapod/peapod/kubelet/plugin"
 	"github.com/peapod/peapod/kubelet/pod"
+	"github.com/peapod/peapod/kubelet/podresources"
 	"github.com/peapod/peapod/kubelet/server"
 	"github.com/peapod/peapod/kubelet/stats"
 	"github.com/peapod/peapod/kubelet/volume"
@@ -55,6 +56,7 @@ type node struct {
 	images  *imagegc.Collector
 	evict   *evict.Manager
 	server  *server.Server
+	holders *podresources.Server
 	// What the kubelet does is counted, also what it asks the container runtime for.
 	metrics       *metrics.Set
 	runtime       internalapi.RuntimeService
@@ -223,6 +225,10 @@ func newNode(i instance.Instance, s settled, e *containers, m membership) (*node
 			return ips
 		},
 	})
+	n.holders = podresources.New(podresources.Config{
+		Socket: filepath.Join(root, "pod-resources", "kubelet.sock"), Pods: func() []*corev1.Pod { return n.kubelet.Pods().Pods() },
+		Claims: n.devices.Resources, Metrics: n.metrics,
+	})
 	if err := n.newCare(i, s, m.certificates()); err != nil {
 		return nil, err
 	}
@@ -274,6 +280,7 @@ func (n *node) findPlugins(ctx context.Context) error {
 	case <-ctx.Done():
 		return nil
 	}
+	n.csi.Announce()
 	n.devices.Open()
 	defer n.devices.Close()
 	return n.plugins.Run(ctx)
@@ -284,7 +291,7 @@ func (n *node) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var parts sync.WaitGroup
-	all := []func(context.Context) error{n.volumes.Run, n.csi.Run, n.findPlugins, n.local.Run, n.kubelet.Run, n.serve, n.evict.Run, n.images.Run}
+	all := []func(context.Context) error{n.volumes.Run, n.csi.Run, n.findPlugins, n.local.Run, n.kubelet.Run, n.serve, n.evict.Run, n.images.Run, n.holders.Run}
 	errs := make([]error, len(all))
 	for i, run := range all {
 		parts.Go(func() {

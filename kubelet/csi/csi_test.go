@@ -25,6 +25,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/peapod/peapod/internal/csiname"
+	"github.com/peapod/peapod/internal/testwait"
 	"github.com/peapod/peapod/kubelet/plugin"
 	"github.com/peapod/peapod/kubelet/pod"
 )
@@ -460,8 +461,26 @@ func TestAttached(t *testing.T) {
 	if err := w.csi.TearDown(t.Context(), p.UID); err != nil {
 		t.Fatal(err)
 	}
-	w.until("not in use", func() bool { used, _ := w.csi.InUse(); return len(used) == 0 })
+	testwait.Until(t, w.waiting("not in use"), func() <-chan struct{} { return w.kicked }, func() bool { used, _ := w.csi.InUse(); return len(used) == 0 })
 	if got := w.called(); !strings.HasSuffix(got, "unstage h1") {
 		t.Errorf("not in use before it is unstaged: %s", got)
+	}
+}
+
+// A node without drivers says so, and keeps what it has said.
+func TestAnnounce(t *testing.T) {
+	w := start(t)
+	ctx := t.Context()
+	if err := w.client.StorageV1().CSINodes().Delete(ctx, "n1", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := w.csi.announce(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c, err := w.client.StorageV1().CSINodes().Get(ctx, "n1", metav1.GetOptions{})
+	if err != nil || len(c.Spec.Drivers) != 0 || len(c.OwnerReferences) != 1 || c.OwnerReferences[0].UID != "node-uid" {
+		t.Errorf("CSINode %+v, %v", c, err)
 	}
 }

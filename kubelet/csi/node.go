@@ -16,6 +16,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/retry"
 	"k8s.io/utils/ptr"
+
+	"github.com/peapod/peapod/kubelet/plugin"
 )
 
 // nodeIDAnnotation has what each driver calls the node, a map in JSON.
@@ -109,6 +111,27 @@ func (p *Plugin) writeCSINode(ctx context.Context, driver string, info *csi.Node
 		}
 		return nil
 	})
+}
+
+// Announce makes the node's CSINode object in the background, without drivers, unless there is one: who looks for it then knows that
+// no driver is here, rather than not knowing. There is a Node by now.
+func (p *Plugin) Announce() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.spawn(func() {
+		plugin.Again(p.ctx, "There is no CSINode of this node, will retry", func() (<-chan struct{}, error) { return nil, p.announce(p.ctx) })
+	})
+}
+
+func (p *Plugin) announce(ctx context.Context) error {
+	_, err := p.cfg.Client.StorageV1().CSINodes().Get(ctx, p.cfg.NodeName, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		_, err = p.newCSINode(ctx)
+	}
+	if err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("make CSINode: %w", err)
+	}
+	return nil
 }
 
 // newCSINode makes the node's object, which goes with the node.

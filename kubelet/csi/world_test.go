@@ -23,6 +23,7 @@ import (
 	clocktesting "k8s.io/utils/clock/testing"
 	"k8s.io/utils/ptr"
 
+	"github.com/peapod/peapod/internal/testwait"
 	"github.com/peapod/peapod/kubelet/plugin"
 	"github.com/peapod/peapod/kubelet/pod"
 	disks "github.com/peapod/peapod/test/images/csidriver/driver"
@@ -148,19 +149,14 @@ func (w *world) startDriver() {
 	}
 }
 
-// until asks again whenever the driver or the kubelet have had the time to do something: there is no event for all of it.
+// until waits for what there is no event for.
 func (w *world) until(what string, ok func() bool) {
 	w.t.Helper()
-	end := time.After(patience)
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for !ok() {
-		select {
-		case <-tick.C:
-		case <-end:
-			w.t.Fatalf("not in time: %s; calls: %s", what, w.called())
-		}
-	}
+	testwait.Until(w.t, w.waiting(what), testwait.Polling(), ok)
+}
+
+func (w *world) waiting(what string) func() string {
+	return func() string { return what + "; calls: " + w.called() }
 }
 
 // setUp waits until the volume is set up, or has failed.

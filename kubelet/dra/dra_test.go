@@ -99,10 +99,23 @@ func TestClaimsOfSeveralPods(t *testing.T) {
 		if got, err := w.dra.Devices(p, c); err != nil || !slices.Equal(got, test.want) {
 			t.Errorf("%s: %v, %v, want %v", what, got, err, test.want)
 		}
+		told, err := w.dra.Resources(p, c)
+		var names []string
+		for _, claim := range told {
+			for _, r := range claim.ClaimResources {
+				names = append(names, r.CdiDevices[0].Name)
+			}
+		}
+		if err != nil || !slices.Equal(names, test.want) {
+			t.Errorf("%s: told are %v, %v, want %v", what, told, err, test.want)
+		}
 	}
 	stranger := user("stranger", "own")
 	if got, err := w.dra.Devices(stranger, &stranger.Spec.Containers[0]); err == nil {
 		t.Errorf("another pod has %v", got)
+	}
+	if got, err := w.dra.Resources(stranger, &stranger.Spec.Containers[0]); err != nil || got != nil {
+		t.Errorf("told of another pod: %v, %v", got, err)
 	}
 	w.release(p)
 	w.prepared(d, shared)
@@ -224,7 +237,7 @@ func TestRestart(t *testing.T) {
 	if got, err := w.dra.Devices(p, &p.Spec.Containers[0]); err != nil || !slices.Equal(got, before) || len(got) != 2 {
 		t.Errorf("devices %v, %v, want %v", got, err, before)
 	}
-	w.until("the driver is there", func() bool {
+	w.untilDriver("the driver is there", func() bool {
 		w.dra.mu.Lock()
 		defer w.dra.mu.Unlock()
 		return w.dra.present(driverName)
@@ -282,7 +295,7 @@ func TestSlicesOfDriversThatAreGone(t *testing.T) {
 	w.slice("lost", "gone.example.com", "n1")
 	w.slice("other", "gone.example.com", "n2")
 	w.run(time.Hour)
-	w.until("the slices of the last start are gone", func() bool { return slices.Equal(w.slices(), []string{"other"}) })
+	w.untilSlices("the slices of the last start are gone", "other")
 	w.dra.work.Wait()
 	w.slice("mine", driverName, "n1")
 	d := w.driver(nil)
@@ -303,12 +316,12 @@ func TestSlicesOfDriversThatAreGone(t *testing.T) {
 	w.stop()
 
 	w.run(time.Millisecond)
-	w.until("the slices of the last start are gone", func() bool { return slices.Equal(w.slices(), []string{"other"}) })
-	w.until("the driver is there", func() bool { return current(w) != "" && !strings.Contains(current(w), "not registered") })
+	w.untilSlices("the slices of the last start are gone", "other")
+	w.untilDriver("the driver is there", func() bool { return current(w) != "" && !strings.Contains(current(w), "not registered") })
 	w.slice("mine", driverName, "n1")
 	w.slice("theirs", "another.example.com", "n1")
 	d.Stop()
-	w.until("the driver's slices are gone", func() bool { return slices.Equal(w.slices(), []string{"other", "theirs"}) })
+	w.untilSlices("the driver's slices are gone", "other", "theirs")
 }
 
 // A node without drivers and claims does one request, and has no goroutine after that.

@@ -21,6 +21,7 @@ import (
 	registerapi "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
 
 	"github.com/peapod/peapod/apiserver/servertest"
+	"github.com/peapod/peapod/internal/testwait"
 	"github.com/peapod/peapod/kubelet/plugin"
 	"github.com/peapod/peapod/kubelet/pod"
 	drivers "github.com/peapod/peapod/test/images/dradriver/driver"
@@ -148,19 +149,35 @@ func (w *world) called() string {
 	return strings.Join(w.calls, " ")
 }
 
-// until asks again whenever something may have happened: there is no event for all of it.
+// until waits for what there is no event for.
 func (w *world) until(what string, ok func() bool) {
 	w.t.Helper()
-	end := time.After(patience)
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for !ok() {
-		select {
-		case <-tick.C:
-		case <-end:
-			w.t.Fatalf("not in time: %s; calls: %s", what, w.called())
-		}
+	testwait.Until(w.t, w.waiting(what), testwait.Polling(), ok)
+}
+
+func (w *world) waiting(what string) func() string {
+	return func() string { return what + "; calls: " + w.called() }
+}
+
+// untilDriver waits for what comes about when a driver comes, or can be spoken with again.
+func (w *world) untilDriver(what string, ok func() bool) {
+	w.t.Helper()
+	testwait.Until(w.t, w.waiting(what), func() <-chan struct{} {
+		w.dra.mu.Lock()
+		defer w.dra.mu.Unlock()
+		return w.dra.news
+	}, ok)
+}
+
+// untilSlices waits until these are all ResourceSlices.
+func (w *world) untilSlices(what string, want ...string) {
+	w.t.Helper()
+	watcher, err := w.client.ResourceV1().ResourceSlices().Watch(w.t.Context(), metav1.ListOptions{})
+	if err != nil {
+		w.t.Fatal(err)
 	}
+	defer watcher.Stop()
+	testwait.Until(w.t, w.waiting(what), watcher.ResultChan, func() bool { return slices.Equal(w.slices(), want) })
 }
 
 // claim makes a claim that is allocated devices of driver d, by request, and reserved for Pods.

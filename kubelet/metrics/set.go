@@ -36,6 +36,8 @@ type Set struct {
 	imageVolumes, imageVolumesMounted       *metrics.Counter
 	imageVolumeErrors                       *metrics.Counter
 	storage                                 *metrics.HistogramVec
+	asked                                   *metrics.CounterVec
+	askedFor, askFailed                     map[string]*metrics.CounterVec
 
 	probe         *metrics.CounterVec
 	probeDuration *metrics.HistogramVec
@@ -62,6 +64,7 @@ func New() *Set {
 	s.storage = s.histograms("storage_operation_duration_seconds", "Storage operation duration", storeBuckets, "volume_plugin", "operation_name", "status", "migrated")
 	s.preemptions = s.counters("preemptions", "Cumulative number of pod preemptions by preemption resource", "preemption_signal")
 	s.evictions = s.counters("evictions", "Cumulative number of pod evictions by eviction signal", "eviction_signal")
+	s.makePodResources()
 	s.probe = metrics.NewCounterVec(&metrics.CounterOpts{Name: "prober_probe_total", StabilityLevel: metrics.BETA,
 		Help: "Cumulative number of a liveness, readiness or startup probe for a container by result."}, []string{"probe_type", "result", "container", "pod", "namespace", "pod_uid"})
 	s.probeDuration = metrics.NewHistogramVec(&metrics.HistogramOpts{Name: "prober_probe_duration_seconds", StabilityLevel: metrics.ALPHA, Buckets: metrics.DefBuckets,
@@ -97,6 +100,31 @@ func (s *Set) makeImages() {
 	s.imageVolumes = s.counter("image_volume_requested_total", "Number of requested image volumes.", metrics.BETA)
 	s.imageVolumesMounted = s.counter("image_volume_mounted_succeed_total", "Number of successful image volume mounts.", metrics.BETA)
 	s.imageVolumeErrors = s.counter("image_volume_mounted_errors_total", "Number of failed image volume mounts.", metrics.BETA)
+}
+
+// Requests of the API podresources.
+const List, Get, GetAllocatable = "list", "get", "get_allocatable"
+
+func (s *Set) makePodResources() {
+	const version = "server_api_version"
+	s.asked = s.counters("pod_resources_endpoint_requests_total", "Cumulative number of requests to the PodResource endpoint. Broken down by server api version.", version)
+	s.askedFor, s.askFailed = map[string]*metrics.CounterVec{}, map[string]*metrics.CounterVec{}
+	for what, name := range map[string]string{List: "List", Get: "Get", GetAllocatable: "GetAllocatableResources"} {
+		s.askedFor[what] = s.counters("pod_resources_endpoint_requests_"+what, "Number of requests to the PodResource "+name+" endpoint. Broken down by server api version.", version)
+		s.askFailed[what] = s.counters("pod_resources_endpoint_errors_"+what, "Number of requests to the PodResource "+name+" endpoint which returned error. Broken down by server api version.", version)
+	}
+}
+
+// PodResourcesAsked tells of a request of the API podresources, and how it failed.
+func (s *Set) PodResourcesAsked(what string, err error) {
+	if s == nil {
+		return
+	}
+	s.asked.WithLabelValues("v1").Inc()
+	s.askedFor[what].WithLabelValues("v1").Inc()
+	if err != nil {
+		s.askFailed[what].WithLabelValues("v1").Inc()
+	}
 }
 
 func (s *Set) counter(name, help string, level metrics.StabilityLevel) *metrics.Counter {

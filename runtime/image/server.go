@@ -5,15 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
-	"os"
-	"path/filepath"
 
-	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/peapod/peapod/internal/rootsocket"
 )
 
 // The server gives local administrators the store of a running Peapod over a unix socket: the CRI's ImageService, so that
@@ -30,9 +28,9 @@ const (
 // Serve answers on the unix socket at path until ctx ends. The socket is for root alone; its folder is made with mode 0700
 // when absent. A socket file that nobody listens on is replaced. register adds further services. Optional.
 func Serve(ctx context.Context, path string, store *Store, register ...func(grpc.ServiceRegistrar)) error {
-	l, err := listen(path)
+	l, err := rootsocket.Listen(path)
 	if err != nil {
-		return err
+		return fmt.Errorf("serve images: %w", err)
 	}
 	server := grpc.NewServer(grpc.MaxRecvMsgSize(4 << 20))
 	Register(server, store)
@@ -45,64 +43,6 @@ func Serve(ctx context.Context, path string, store *Store, register ...func(grpc
 		return fmt.Errorf("serve images on %s: %w", path, err)
 	}
 	return nil
-}
-
-func listen(path string) (net.Listener, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return nil, fmt.Errorf("make folder of image socket: %w", err)
-	}
-	if c, err := net.Dial("unix", path); err == nil {
-		return nil, errors.Join(fmt.Errorf("listen on %s: another process does already", path), c.Close())
-	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("remove stale image socket: %w", err)
-	}
-	l, err := net.Listen("unix", path)
-	if err != nil {
-		return nil, fmt.Errorf("listen for image calls: %w", err)
-	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		return nil, errors.Join(fmt.Errorf("restrict image socket: %w", err), l.Close())
-	}
-	return rootListener{l}, nil
-}
-
-// rootListener turns away other users, who may have come before the socket's mode was set.
-type rootListener struct{ net.Listener }
-
-func (l rootListener) Accept() (net.Conn, error) {
-	for {
-		c, err := l.Listener.Accept()
-		if err != nil {
-			return nil, err
-		}
-		uid, err := peerUser(c)
-		if err == nil && (uid == 0 || uid == os.Geteuid()) {
-			return c, nil
-		}
-		// The connection is of no use to anybody; how its end went is of none either.
-		_ = c.Close()
-	}
-}
-
-func peerUser(c net.Conn) (int, error) {
-	unixConn, ok := c.(*net.UnixConn)
-	if !ok {
-		return 0, fmt.Errorf("find user of a connection of type %T", c)
-	}
-	raw, err := unixConn.SyscallConn()
-	if err != nil {
-		return 0, fmt.Errorf("find user of connection: %w", err)
-	}
-	var cred *unix.Ucred
-	var credErr error
-	if err := raw.Control(func(fd uintptr) { cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); err != nil {
-		return 0, fmt.Errorf("find user of connection: %w", err)
-	}
-	if credErr != nil {
-		return 0, fmt.Errorf("find user of connection: %w", credErr)
-	}
-	return int(cred.Uid), nil
 }
 
 // Register adds the CRI's ImageService and the import call to a gRPC server.

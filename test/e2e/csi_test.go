@@ -90,6 +90,7 @@ func newDisks(t *testing.T) (*own, *space) {
 	o := &own{Cluster: c, t: t, client: clientOf(t, c)}
 	s := newSpaceOn(t, c, o.client)
 	s.control(t.Context())
+	s.awaitCSINode(0) // a node without drivers says so
 	s.apply(strings.ReplaceAll(driverPods, "KUBELET", kubelet))
 	s.awaitCSINode(1)
 	return o, s

@@ -7,11 +7,14 @@ import (
 	"strings"
 	"testing"
 
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 	corev1 "k8s.io/api/core/v1"
 	resourcev1 "k8s.io/api/resource/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/client-go/tools/cache"
+	podresourcesapi "k8s.io/kubelet/pkg/apis/podresources/v1"
 
 	"github.com/peapod/peapod/test/e2e/cluster"
 )
@@ -175,6 +178,34 @@ func (d *deviceSpace) sees() (all []string) {
 	return all
 }
 
+// told is what the kubelet tells monitors that the containers of a Pod have of devices.
+func (d *deviceSpace) told(pod string) (all []string) {
+	d.t.Helper()
+	socket := filepath.Join(d.own.Instance.DataDir, "kubelet", "pod-resources", "kubelet.sock")
+	conn, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	defer conn.Close()
+	got, err := podresourcesapi.NewPodResourcesListerClient(conn).Get(within(d.t, patience), &podresourcesapi.GetPodResourcesRequest{PodNamespace: d.name, PodName: pod}, grpc.WaitForReady(true))
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	for _, c := range got.PodResources.Containers {
+		var devices []string
+		for _, claim := range c.DynamicResources {
+			for _, r := range claim.ClaimResources {
+				devices = append(devices, claim.ClaimName+"="+r.DeviceName)
+				if r.DriverName != zeros || r.PoolName != d.node || len(r.CdiDevices) != 1 {
+					d.t.Errorf("monitors see %v", r)
+				}
+			}
+		}
+		all = append(all, c.Name+":"+strings.Join(devices, ","))
+	}
+	return all
+}
+
 // A driver's devices come to the containers that claim them, through restarts of containers and of the server, and are given back when the
 // Pod is gone: not before, though the driver is away.
 func TestDevicesOfDriver(t *testing.T) {
@@ -187,6 +218,10 @@ func TestDevicesOfDriver(t *testing.T) {
 	want := []string{"both:left,right claimed-0 3 claimed-1 3", "one:,right claimed-1 3", "none:,"}
 	if got := d.sees(); !slices.Equal(got, want) {
 		t.Errorf("containers see %q, want %q", got, want)
+	}
+	told := []string{"both:pair=device-0,pair=device-1", "one:pair=device-1", "none:"}
+	if got := d.told("user"); !slices.Equal(got, told) {
+		t.Errorf("monitors see %q, want %q", got, told)
 	}
 
 	d.own.killServer()
@@ -202,6 +237,9 @@ func TestDevicesOfDriver(t *testing.T) {
 	})
 	if got := d.sees(); !slices.Equal(got, want) {
 		t.Errorf("after a kill of the server containers see %q, want %q", got, want)
+	}
+	if got := d.told("user"); !slices.Equal(got, told) {
+		t.Errorf("after a kill of the server monitors see %q, want %q", got, told)
 	}
 	d.awaitSlice()
 
