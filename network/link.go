@@ -215,12 +215,9 @@ func (n *Network) removeLinks(match func(name string) bool) error {
 	return errors.Join(errs...)
 }
 
-// findMTU is the configured MTU or that of the interface with the default route.
+// findMTU is that of the interface with the default route, or the usual one.
 func (n *Network) findMTU() (int, error) {
 	const usual = 1500
-	if n.cfg.MTU > 0 {
-		return n.cfg.MTU, nil
-	}
 	family := netlink.FAMILY_V4
 	if n.cfg.NodeCIDRs[0].Addr().Is6() {
 		family = netlink.FAMILY_V6

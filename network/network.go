@@ -46,8 +46,6 @@ type Config struct {
 	ClusterCIDRs []netip.Prefix
 	// Overlay leads to the Pods of other nodes, see ChangePeers. Optional.
 	Overlay Overlay
-	// MTU of the Pods' interfaces; 0 for that of the interface with the default route, or 1500.
-	MTU int
 }
 
 func (c *Config) validate() error {

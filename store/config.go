@@ -31,8 +31,6 @@ type Config struct {
 	ReadAge time.Duration
 	// BookmarkInterval is how often watches that asked for bookmarks get one. The default is one minute.
 	BookmarkInterval time.Duration
-	// DiskReserve is how many bytes writes leave free on the file system; see disk.Config.Reserve.
-	DiskReserve int64
 }
 
 func (c Config) withDefaults() Config {

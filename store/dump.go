@@ -22,7 +22,7 @@ type Stored struct {
 
 // Dump reads all that the store in cfg.Dir holds, in the order of keys, and its latest revision. Nobody else may have it open.
 func Dump(ctx context.Context, cfg Config) (all []Stored, rev int64, err error) {
-	db, err := disk.Open(disk.Config{Dir: cfg.Dir, FS: cfg.FS, Reserve: cfg.DiskReserve, Log: klog.FromContext(ctx)})
+	db, err := disk.Open(disk.Config{Dir: cfg.Dir, FS: cfg.FS, Log: klog.FromContext(ctx)})
 	if err != nil {
 		return nil, 0, err
 	}

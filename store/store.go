@@ -66,7 +66,7 @@ type family struct {
 func Open(ctx context.Context, cfg Config) (*Store, error) {
 	cfg = cfg.withDefaults()
 	log := klog.FromContext(ctx)
-	db, err := disk.Open(disk.Config{Dir: cfg.Dir, FS: cfg.FS, Reserve: cfg.DiskReserve, Log: log})
+	db, err := disk.Open(disk.Config{Dir: cfg.Dir, FS: cfg.FS, Log: log})
 	if err != nil {
 		return nil, err
 	}

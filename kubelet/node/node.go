@@ -79,8 +79,6 @@ type Config struct {
 	Pressure Pressure        // optional
 	// Volumes, if set, has the volumes that are attached for this node to use.
 	Volumes Volumes
-	// Healthy, if set, adds a reason not to be Ready.
-	Healthy func() error
 }
 
 // Node keeps the Node object of this machine.

@@ -3,7 +3,6 @@ package node
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -259,18 +258,21 @@ func TestDeletionIsAnsweredAtOnce(t *testing.T) {
 	}
 }
 
-// badRuntime is one whose network is not up.
-type badRuntime struct{ *critest.Runtime }
+// badRuntime is one whose network is not up, and that may be sick besides.
+type badRuntime struct {
+	*critest.Runtime
+	sick bool
+}
 
-func (badRuntime) Status(context.Context, bool) (*runtimeapi.StatusResponse, error) {
+func (r badRuntime) Status(context.Context, bool) (*runtimeapi.StatusResponse, error) {
 	return &runtimeapi.StatusResponse{Status: &runtimeapi.RuntimeStatus{Conditions: []*runtimeapi.RuntimeCondition{
-		{Type: runtimeapi.RuntimeReady, Status: true}, {Type: runtimeapi.NetworkReady, Reason: "NetworkPluginNotReady", Message: "no plugin"},
+		{Type: runtimeapi.RuntimeReady, Status: !r.sick, Reason: "R", Message: "m"}, {Type: runtimeapi.NetworkReady, Reason: "NetworkPluginNotReady", Message: "no plugin"},
 	}}}, nil
 }
 
 func TestNotReady(t *testing.T) {
 	n, _ := testNode(t, fake.NewClientset(), nil)
-	n.cfg.Runtime = badRuntime{critest.New()}
+	n.cfg.Runtime = badRuntime{critest.New(), false}
 	s := &v1.NodeStatus{}
 	if _, err := n.fill(t.Context(), s); err != nil {
 		t.Fatal(err)
@@ -280,11 +282,12 @@ func TestNotReady(t *testing.T) {
 		c.Message != "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:no plugin" {
 		t.Errorf("condition %+v", c)
 	}
-	n.cfg.Healthy = func() error { return errors.New("sick") }
+	n.cfg.Runtime = badRuntime{critest.New(), true}
 	if _, err := n.fill(t.Context(), s); err != nil {
 		t.Fatal(err)
 	}
-	if c := condition(s, v1.NodeReady); c.Message != "[container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:no plugin, sick]" {
+	if c := condition(s, v1.NodeReady); c.Message != "[container runtime not ready: RuntimeReady=false reason:R message:m, "+
+		"container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:no plugin]" {
 		t.Errorf("condition %+v", c)
 	}
 }

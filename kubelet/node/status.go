@@ -47,11 +47,6 @@ func (n *Node) fill(ctx context.Context, s *v1.NodeStatus) ([]string, error) {
 		problems = append(problems, err.Error())
 	}
 	problems = append(problems, n.runtimeProblems(ctx, s)...)
-	if n.cfg.Healthy != nil {
-		if err := n.cfg.Healthy(); err != nil {
-			problems = append(problems, err.Error())
-		}
-	}
 	return n.conditions(s, problems), nil
 }
 

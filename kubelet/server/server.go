@@ -50,8 +50,6 @@ type Config struct {
 	Settings func() any
 	// LogDirectory holds the node's logs, which /logs/ serves; empty means /var/log.
 	LogDirectory string
-	// Checks are further parts of /healthz.
-	Checks []healthz.HealthChecker
 }
 
 // Stats are the handlers of statistics, each for its path.
@@ -71,7 +69,7 @@ type Server struct {
 // New returns a server that does not serve yet.
 func New(cfg Config) *Server {
 	s := &Server{cfg: cfg, mux: http.NewServeMux()}
-	healthz.InstallHandler(s.mux, append([]healthz.HealthChecker{healthz.PingHealthz}, cfg.Checks...)...)
+	healthz.InstallHandler(s.mux, healthz.PingHealthz)
 	s.mux.HandleFunc("GET /pods", s.pods)
 	s.mux.HandleFunc("GET /pods/{$}", s.pods)
 	s.mux.HandleFunc("GET /runningpods", s.runningPods)

@@ -22,14 +22,11 @@ import (
 type ImportOptions struct {
 	// Name for an archive of one image that carries no name. "" leaves it known by its ID alone.
 	Name string
-	// Unpinned lets the kubelet's image collector remove the images; imported ones are pinned otherwise, there being no
-	// registry to have them back from.
-	Unpinned bool
 }
 
 // Import reads an archive as `docker save` or an OCI tool writes it (docker's own layout or OCI's, layers compressed or
 // not; the archive itself plain, gzip or zstd) and returns its images. Names are normalised as docker does; a name that another
-// image has moves. Nothing stays of an archive that fails.
+// image has moves. The images are pinned, there being no registry to have them back from. Nothing stays of an archive that fails.
 func (s *Store) Import(ctx context.Context, archive io.Reader, opts ImportOptions) ([]*runtimeapi.Image, error) {
 	s.importing.Lock()
 	defer s.importing.Unlock()
@@ -96,7 +93,7 @@ func (s *Store) importLeased(ctx context.Context, r io.Reader, opts ImportOption
 		if err := s.unpack(ctx, target, nil); err != nil {
 			return nil, err
 		}
-		id, err := s.name(ctx, target, refs, !opts.Unpinned)
+		id, err := s.name(ctx, target, refs, true)
 		if err != nil {
 			return nil, err
 		}
