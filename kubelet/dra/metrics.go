@@ -14,6 +14,9 @@ import (
 type gauges struct {
 	operations, calls *metrics.HistogramVec
 	inUse             *metrics.GaugeVec
+
+	mu   sync.Mutex
+	used map[string]int // what inUse tells, so that drivers are dropped from it
 }
 
 // anyDriver counts claims, whichever and how many drivers they have devices of.
@@ -23,6 +26,7 @@ var measured = sync.OnceValue(func() *gauges {
 	const subsystem = "dra"
 	buckets := metrics.ExponentialBucketsRange(.1, 40, 15)
 	g := &gauges{
+		used: map[string]int{},
 		operations: metrics.NewHistogramVec(&metrics.HistogramOpts{
 			Subsystem: subsystem, Name: "operations_duration_seconds", StabilityLevel: metrics.ALPHA, Buckets: buckets,
 			Help: "Seconds that all claims of a Pod took to be prepared when it starts, or to be given back when it ends, by operation and whether it failed",
@@ -52,15 +56,34 @@ func called(driver, method string, begin time.Time, err error) {
 
 // inUse takes in that what the node has of a claim was one thing and is another; nil is nothing.
 func inUse(was, is *record) {
-	count := func(r *record, by float64) {
+	g := measured()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.count(was, -1)
+	g.count(is, 1)
+	g.inUse.WithLabelValues(anyDriver).Set(float64(g.used[anyDriver]))
+	for _, r := range []*record{was, is} {
 		if r == nil {
-			return
+			continue
 		}
-		measured().inUse.WithLabelValues(anyDriver).Add(by)
 		for name := range r.Drivers {
-			measured().inUse.WithLabelValues(name).Add(by)
+			if n := g.used[name]; n > 0 {
+				g.inUse.WithLabelValues(name).Set(float64(n))
+				continue
+			}
+			g.inUse.Delete(map[string]string{"driver_name": name})
+			delete(g.used, name)
 		}
 	}
-	count(was, -1)
-	count(is, 1)
+}
+
+// count adds by for each of the record's drivers. The caller holds mu.
+func (g *gauges) count(r *record, by int) {
+	if r == nil {
+		return
+	}
+	g.used[anyDriver] += by
+	for name := range r.Drivers {
+		g.used[name] += by
+	}
 }
