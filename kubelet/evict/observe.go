@@ -17,17 +17,12 @@ type Machine struct {
 	RootDir string
 	// Images tells a directory on the images' file system.
 	Images func(context.Context) (string, error)
-	// Proc is where the proc file system is; empty means /proc.
-	Proc string
 }
 
 // Observe reads everything that can run short. What cannot be read is left out
 // of the observations, and said in the error.
 func (m *Machine) Observe(ctx context.Context) (Observations, error) {
-	proc := m.Proc
-	if proc == "" {
-		proc = "/proc"
-	}
+	const proc = "/proc"
 	o := Observations{}
 	memory, err := stats.ReadMemory(filepath.Join(proc, "meminfo"))
 	if err != nil {
