@@ -255,7 +255,7 @@ func newNode(i instance.Instance, s settled, e *containers, m membership) (*node
 	}
 	n.server = server.New(server.Config{
 		Listener: m.listener, ServingCert: m.serving, ClientCA: m.clientCA, Authenticator: who, Authorizer: may,
-		NodeName: s.NodeName, Pods: n.kubelet.Pods(), Runtime: n.runtime, Probes: n.metrics.Probes(), Streams: e.service.StreamHandler(),
+		NodeName: s.NodeName, Pods: n.kubelet.Pods(), Runtime: n.runtime, Metrics: n.metrics, Streams: e.service.StreamHandler(),
 		Stats: n.stats, Settings: func() any { return n.settings(s, port) },
 	})
 	return n, nil

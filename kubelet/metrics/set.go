@@ -38,6 +38,7 @@ type Set struct {
 	storage                                 *metrics.HistogramVec
 	asked                                   *metrics.CounterVec
 	askedFor, askFailed                     map[string]*metrics.CounterVec
+	requests                                requests
 
 	probe         *metrics.CounterVec
 	probeDuration *metrics.HistogramVec
@@ -65,6 +66,7 @@ func New() *Set {
 	s.preemptions = s.counters("preemptions", "Cumulative number of pod preemptions by preemption resource", "preemption_signal")
 	s.evictions = s.counters("evictions", "Cumulative number of pod evictions by eviction signal", "eviction_signal")
 	s.makePodResources()
+	s.makeRequests()
 	s.probe = metrics.NewCounterVec(&metrics.CounterOpts{Name: "prober_probe_total", StabilityLevel: metrics.BETA,
 		Help: "Cumulative number of a liveness, readiness or startup probe for a container by result."}, []string{"probe_type", "result", "container", "pod", "namespace", "pod_uid"})
 	s.probeDuration = metrics.NewHistogramVec(&metrics.HistogramOpts{Name: "prober_probe_duration_seconds", StabilityLevel: metrics.ALPHA, Buckets: metrics.DefBuckets,

@@ -117,3 +117,22 @@ func BenchmarkOperation(b *testing.B) {
 		_, _ = r.ListContainers(b.Context(), nil)
 	}
 }
+
+func TestRequests(t *testing.T) {
+	s := New()
+	h := s.Requests(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/exec/ns/pod/c" {
+			want(t, scrape(t, s.Kubelet()), `kubelet_http_inflight_requests{long_running="true",method="POST",path="exec",server_type="readwrite"} 1`)
+		}
+	}))
+	for path, method := range map[string]string{"/metrics/probes": "GET", "/exec/ns/pod/c": "POST", "/metricsx": "GET", "/a/b": "INVENTED"} {
+		h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(method, path, nil))
+	}
+	want(t, scrape(t, s.Kubelet()),
+		`kubelet_http_requests_total{long_running="false",method="GET",path="metrics/probes",server_type="readwrite"} 1`,
+		`kubelet_http_requests_total{long_running="false",method="GET",path="other",server_type="readwrite"} 1`,
+		`kubelet_http_requests_total{long_running="false",method="other",path="other",server_type="readwrite"} 1`,
+		`kubelet_http_requests_duration_seconds_count{long_running="true",method="POST",path="exec",server_type="readwrite"} 1`,
+		`kubelet_http_inflight_requests{long_running="true",method="POST",path="exec",server_type="readwrite"} 0`,
+	)
+}

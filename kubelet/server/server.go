@@ -22,6 +22,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/peapod/peapod/internal/linger"
+	"github.com/peapod/peapod/kubelet/metrics"
 	"github.com/peapod/peapod/kubelet/pod"
 )
 
@@ -44,8 +45,8 @@ type Config struct {
 	Streams http.Handler
 	// Stats serves statistics; nil if they are not served.
 	Stats Stats
-	// Probes serves /metrics/probes; nil if that is not served.
-	Probes http.Handler
+	// Metrics count requests, and serve /metrics/probes; optional.
+	Metrics *metrics.Set
 	// Settings are what the kubelet runs with, a KubeletConfiguration; nil if they are not told.
 	Settings func() any
 	// LogDirectory holds the node's logs, which /logs/ serves; empty means /var/log.
@@ -89,8 +90,8 @@ func New(cfg Config) *Server {
 		s.mux.Handle("GET /metrics/resource", cfg.Stats.ResourceMetrics())
 		s.mux.Handle("GET /metrics/cadvisor", cfg.Stats.ContainerMetrics())
 	}
-	if cfg.Probes != nil {
-		s.mux.Handle("GET /metrics/probes", cfg.Probes)
+	if cfg.Metrics != nil {
+		s.mux.Handle("GET /metrics/probes", cfg.Metrics.Probes())
 	}
 	if cfg.Settings != nil {
 		s.mux.HandleFunc("GET /configz", s.configz)
@@ -121,7 +122,7 @@ func (s *Server) Run(ctx context.Context) error {
 	background.Go(func() { dynamic.Run(1, ctx.Done()) })
 
 	server := &http.Server{
-		Handler:           s.guard(s.mux),
+		Handler:           s.cfg.Metrics.Requests(s.guard(s.mux)),
 		ReadHeaderTimeout: 30 * time.Second,
 		IdleTimeout:       90 * time.Second,
 		MaxHeaderBytes:    1 << 20,

@@ -87,7 +87,7 @@ spec:
 		"kubelet_pod_start_duration_seconds_bucket", `kubelet_pod_worker_duration_seconds_bucket{operation_type="create"`, "kubelet_pod_status_sync_duration_seconds_sum",
 		`kubelet_cgroup_manager_duration_seconds_count{operation_type="create"}`, "kubelet_certificate_manager_server_ttl_seconds ",
 		`storage_operation_duration_seconds_count{migrated="false",operation_name="volume_mount",status="success",volume_plugin="kubernetes.io/projected"}`,
-		`volume_manager_total_volumes{plugin_name="kubernetes.io/projected",state="actual_state_of_world"}`, "kubelet_cgroup_version ",
+		`volume_manager_total_volumes{plugin_name="kubernetes.io/projected",state="actual_state_of_world"}`, "kubelet_cgroup_version ", `kubelet_http_requests_total{long_running="false",method="GET",path="metrics",server_type="readwrite"}`,
 		"rest_client_requests_total{", "process_cpu_seconds_total ", "go_goroutines ")
 	contains(t, "metrics of probes", s.kubectl("get", "--raw", at+"/probes"),
 		`prober_probe_total{container="c",namespace="`+s.name+`",pod="probed",pod_uid="`, `prober_probe_duration_seconds_bucket{container="c",namespace="`+s.name+`",pod="probed",probe_type="Readiness",le="`)
