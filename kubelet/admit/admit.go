@@ -164,7 +164,7 @@ func lacks(p *v1.Pod, others []*v1.Pod, node *v1.Node) (short []shortage) {
 	if max, ok := allocatable[v1.ResourcePods]; ok && int64(len(others))+1 > max.Value() {
 		short = append(short, shortage{v1.ResourcePods, 1, int64(len(others)), max.Value()})
 	}
-	asked := resourcehelper.PodRequests(p, resourcehelper.PodResourcesOptions{})
+	asked := withoutClaimed(p, resourcehelper.PodRequests(p, resourcehelper.PodResourcesOptions{}))
 	used := map[v1.ResourceName]resource.Quantity{}
 	for _, o := range others {
 		for name, q := range held(o) {
@@ -195,6 +195,18 @@ func lacks(p *v1.Pod, others []*v1.Pod, node *v1.Node) (short []shortage) {
 		}
 	}
 	return short
+}
+
+// withoutClaimed drops, from what a Pod asks for, the resources that it has as
+// devices of a claim (spec.extendedResourceName of a DeviceClass, or the name
+// that is made of a class'): nothing that the node counts is taken for them.
+func withoutClaimed(p *v1.Pod, asked v1.ResourceList) v1.ResourceList {
+	if s := p.Status.ExtendedResourceClaimStatus; s != nil {
+		for _, m := range s.RequestMappings {
+			delete(asked, v1.ResourceName(m.ResourceName))
+		}
+	}
+	return asked
 }
 
 // amount is a quantity in the unit of messages: thousandths of CPU, else whole.

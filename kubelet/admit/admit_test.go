@@ -97,3 +97,42 @@ func TestAdmit(t *testing.T) {
 		t.Errorf("without a node: %+v", r)
 	}
 }
+
+// What a Pod has as devices of a claim takes nothing of what the node counts; the same names without a claim do.
+func TestAdmitClaimedResources(t *testing.T) {
+	node := &v1.Node{}
+	if err := yaml.UnmarshalStrict([]byte(nodeDoc), node); err != nil {
+		t.Fatal(err)
+	}
+	const class = "deviceclass.resource.kubernetes.io/gpu"
+	ask := func(name v1.ResourceName, claimed bool) *v1.Pod {
+		p := &v1.Pod{}
+		spec := "{tolerations: [{key: no, operator: Exists}], nodeName: n1, containers: [{name: c, resources: {requests: {" + string(name) + ": 1}}}]}"
+		if err := yaml.UnmarshalStrict([]byte(spec), &p.Spec); err != nil {
+			t.Fatal(err)
+		}
+		if claimed {
+			p.Status.ExtendedResourceClaimStatus = &v1.PodExtendedResourceClaimStatus{ResourceClaimName: "made",
+				RequestMappings: []v1.ContainerExtendedResourceRequest{{ContainerName: "c", ResourceName: string(name), RequestName: "r"}}}
+		}
+		return p
+	}
+	for what, c := range map[string]struct {
+		pod, other *v1.Pod
+		reason     string
+	}{
+		"of a claim":                    {ask(class, true), ask(class, true), ""},
+		"without one":                   {ask(class, false), ask(class, true), "OutOf" + class},
+		"the node's, another's claimed": {ask("example.com/dev", false), ask("example.com/dev", true), ""},
+		"the node's, taken":             {ask("example.com/dev", false), ask("example.com/dev", false), "OutOfexample.com/dev"},
+		"claimed, the node's taken":     {ask("example.com/dev", true), ask("example.com/dev", false), ""},
+	} {
+		reason := ""
+		if r := New(func() (*v1.Node, error) { return node, nil }, nil).Admit(t.Context(), c.pod, []*v1.Pod{c.other}); r != nil {
+			reason = r.Reason
+		}
+		if reason != c.reason {
+			t.Errorf("%s: %q", what, reason)
+		}
+	}
+}

@@ -141,9 +141,9 @@ func request(p *v1.Pod, name v1.ResourceName) int64 {
 
 // held is what a Pod has or is about to have, whichever is more.
 func held(p *v1.Pod) v1.ResourceList {
-	return resourcehelper.PodRequests(p, resourcehelper.PodResourcesOptions{
+	return withoutClaimed(p, resourcehelper.PodRequests(p, resourcehelper.PodResourcesOptions{
 		UseStatusResources: true, InPlacePodLevelResourcesVerticalScalingEnabled: true,
-	})
+	}))
 }
 
 // words name what is needed, as in messages of Kubernetes.
