@@ -199,7 +199,7 @@ func newNode(i instance.Instance, s settled, e *containers, m membership) (*node
 	client, ip := m.client, s.nodeIP
 	n.runtime, n.runtimeImages = n.metrics.Runtime(e.service), n.metrics.Images(e.images)
 	root := kubeletDir(i)
-	n.csi = csi.New(csi.Config{Client: client, NodeName: s.NodeName, RootDir: root, Kick: func() { n.kubelet.Node().Kick() }})
+	n.csi = csi.New(csi.Config{Client: client, Metrics: n.metrics, NodeName: s.NodeName, RootDir: root, Kick: func() { n.kubelet.Node().Kick() }})
 	n.devices = dra.New(dra.Config{Client: client, NodeName: s.NodeName, RootDir: root, Node: func() (*corev1.Node, error) { return n.kubelet.Node().Get() },
 		Changed: func(pod types.UID) { n.kubelet.Wake(pod) }})
 	n.plugins = plugin.New(pluginsDir(i), map[string]plugin.Handler{registerapi.CSIPlugin: n.csi, registerapi.DRAPlugin: n.devices})

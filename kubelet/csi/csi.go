@@ -24,6 +24,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/utils/clock"
+
+	"github.com/peapod/peapod/kubelet/metrics"
 )
 
 // Kubernetes' time-outs: of one call to a driver, and of all that a volume takes to be attached.
@@ -43,6 +45,8 @@ type Config struct {
 	Kick func()
 	// Clock says when volumes are published again; nil means the real one.
 	Clock clock.WithDelayedExecution
+	// Metrics time what drivers are asked; optional.
+	Metrics *metrics.Set
 }
 
 // Volume is what a Pod has of a driver.

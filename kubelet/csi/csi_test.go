@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -42,6 +43,11 @@ func TestTheDriverIsOnTheNode(t *testing.T) {
 	}
 	if d := c.Spec.Drivers[0]; d.Name != driverName || d.NodeID != "the-node" || *d.Allocatable.Count != 7 || !slices.Equal(d.TopologyKeys, []string{"topology.example.com/rack"}) {
 		t.Errorf("driver %+v", d)
+	}
+	scraped := httptest.NewRecorder()
+	w.metrics.Kubelet().ServeHTTP(scraped, httptest.NewRequest("GET", "/metrics", nil))
+	if line := `csi_operations_seconds_count{driver_name="` + driverName + `",grpc_status_code="OK",method_name="/csi.v1.Node/NodeGetInfo",migrated="false"} 1`; !strings.Contains(scraped.Body.String(), line) {
+		t.Errorf("not in the metrics: %s", line)
 	}
 	w.end()
 	w.until("the driver is gone", func() bool {

@@ -48,7 +48,7 @@ func (p *Plugin) Register(ctx context.Context, reg plugin.Plugin) error {
 	if err != nil {
 		return fmt.Errorf("validation failed for CSI Driver %s at endpoint %s: %w", reg.Name, reg.Endpoint, err)
 	}
-	conn, err := plugin.Dial(reg.Endpoint)
+	conn, err := plugin.Dial(reg.Endpoint, grpc.WithUnaryInterceptor(p.cfg.Metrics.CSICalls(reg.Name)))
 	if err != nil {
 		return err
 	}

@@ -24,6 +24,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/peapod/peapod/internal/testwait"
+	"github.com/peapod/peapod/kubelet/metrics"
 	"github.com/peapod/peapod/kubelet/plugin"
 	"github.com/peapod/peapod/kubelet/pod"
 	disks "github.com/peapod/peapod/test/images/csidriver/driver"
@@ -41,8 +42,10 @@ type world struct {
 	clock  *clocktesting.FakeClock
 	client *fake.Clientset
 	csi    *Plugin
-	kicked chan struct{}
-	stop   func()
+
+	metrics *metrics.Set
+	kicked  chan struct{}
+	stop    func()
 
 	mu     sync.Mutex
 	before func(context.Context, any) error
@@ -108,7 +111,8 @@ func start(t *testing.T, objects ...runtime.Object) *world {
 
 // run is a start of the kubelet; the last one must have stopped.
 func (w *world) run() {
-	w.csi = New(Config{Client: w.client, NodeName: "n1", RootDir: w.root, Clock: w.clock, Kick: func() { w.kicked <- struct{}{} }})
+	w.metrics = metrics.New()
+	w.csi = New(Config{Metrics: w.metrics, Client: w.client, NodeName: "n1", RootDir: w.root, Clock: w.clock, Kick: func() { w.kicked <- struct{}{} }})
 	watcher := plugin.New(filepath.Join(w.root, "plugins_registry"), map[string]plugin.Handler{registerapi.CSIPlugin: w.csi})
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup

@@ -36,6 +36,7 @@ type Set struct {
 	imageVolumes, imageVolumesMounted       *metrics.Counter
 	imageVolumeErrors                       *metrics.Counter
 	storage                                 *metrics.HistogramVec
+	csi                                     *metrics.HistogramVec
 	asked                                   *metrics.CounterVec
 	askedFor, askFailed                     map[string]*metrics.CounterVec
 	requests                                requests
@@ -63,6 +64,7 @@ func New() *Set {
 	s.runtime = s.histograms("kubelet_runtime_operations_duration_seconds", "Duration in seconds of runtime operations. Broken down by operation type.", metrics.ExponentialBuckets(.005, 2.5, 14), "operation_type")
 	s.cgroup = s.histograms("kubelet_cgroup_manager_duration_seconds", "Duration in seconds for cgroup manager operations. Broken down by method.", metrics.DefBuckets, "operation_type")
 	s.storage = s.histograms("storage_operation_duration_seconds", "Storage operation duration", storeBuckets, "volume_plugin", "operation_name", "status", "migrated")
+	s.csi = s.histograms("csi_operations_seconds", "Container Storage Interface operation duration with gRPC error code status total", storeBuckets, "driver_name", "method_name", "grpc_status_code", "migrated")
 	s.preemptions = s.counters("preemptions", "Cumulative number of pod preemptions by preemption resource", "preemption_signal")
 	s.evictions = s.counters("evictions", "Cumulative number of pod evictions by eviction signal", "eviction_signal")
 	s.makePodResources()
