@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/peapod/peapod/daemon/instance"
+	"github.com/peapod/peapod/internal/removetree"
 	"github.com/peapod/peapod/kubelet/cgroup"
 	"github.com/peapod/peapod/kubelet/csi"
 	"github.com/peapod/peapod/kubelet/volume"
@@ -109,7 +110,7 @@ func Uninstall(ctx context.Context, i instance.Instance) error {
 		return err
 	}
 	// What drivers have mounted here is not to be entered: what is in it outlives the node.
-	if err := volume.Remove(kubeletDir(i)); err != nil {
+	if err := removetree.Remove(kubeletDir(i)); err != nil {
 		return err
 	}
 	for _, dir := range []string{i.RunDir, i.DataDir} {

@@ -29,6 +29,7 @@ import (
 	"k8s.io/utils/clock"
 
 	"github.com/peapod/peapod/internal/queueclock"
+	"github.com/peapod/peapod/internal/removetree"
 	"github.com/peapod/peapod/kubelet/csi"
 	"github.com/peapod/peapod/kubelet/metrics"
 	"github.com/peapod/peapod/kubelet/pod"
@@ -334,7 +335,7 @@ func (m *Manager) Teardown(ctx context.Context, uid types.UID) error {
 	}
 	m.tokens.forget(uid)
 	m.forgetCertificates(uid)
-	if err := removeTree(m.podDir(uid)); err != nil {
+	if err := removetree.Remove(m.podDir(uid)); err != nil {
 		return fmt.Errorf("remove volumes of pod %s: %w", uid, err)
 	}
 	if pv != nil {

@@ -13,6 +13,8 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"github.com/peapod/peapod/internal/removetree"
 )
 
 // ensureView makes the read-only snapshot that holds the layers of chainID for its containers. The first container of an
@@ -65,7 +67,7 @@ func (s *Snapshots) CollectGarbage(ctx context.Context) error {
 		return errors.Join(err, fmt.Errorf("list removed snapshots: %w", readErr))
 	}
 	for _, e := range entries {
-		if rmErr := os.RemoveAll(filepath.Join(s.trashDir(), e.Name())); rmErr != nil {
+		if rmErr := removetree.Remove(filepath.Join(s.trashDir(), e.Name())); rmErr != nil {
 			err = errors.Join(err, fmt.Errorf("remove snapshot for good: %w", rmErr))
 		}
 	}
