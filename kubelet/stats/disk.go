@@ -71,9 +71,16 @@ func (d *disks) keep(since time.Time) {
 	}
 }
 
+// longestPath is how long a path below the measured directory may be, in bytes:
+// as long as the kernel takes one. The walk holds the paths of all directories
+// on its way, so that a container which nests them without end would have the
+// sum of these grow with the square of the depth.
+const longestPath = unix.PathMax
+
 // Measure walks over a directory. Files with several names count once, other
 // file systems mounted below do not count, and no link is followed: whoever
-// changes the tree meanwhile cannot lead the walk out of it.
+// changes the tree meanwhile cannot lead the walk out of it. What only a path
+// of more than longestPath leads to does not count either.
 func Measure(ctx context.Context, path string) (Disk, error) {
 	root, err := os.OpenRoot(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -122,6 +129,9 @@ func Measure(ctx context.Context, path string) (Disk, error) {
 			linked[st.Ino] = true
 		}
 		total.add(Disk{Bytes: uint64(st.Blocks) * 512, Inodes: 1})
+		if e.IsDir() && len(name) > longestPath {
+			return fs.SkipDir
+		}
 		return nil
 	})
 	if err != nil {
