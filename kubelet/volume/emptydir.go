@@ -158,6 +158,9 @@ func ownTree(dir string, gid int, policy *v1.PodFSGroupChangePolicy) error {
 	}
 	defer root.Close()
 	return fs.WalkDir(root.FS(), ".", func(path string, d fs.DirEntry, err error) error {
+		if err == nil && len(path) > unix.PathMax { // else the walk would hold, of directories without end, all their paths
+			err = unix.ENAMETOOLONG
+		}
 		if err != nil {
 			return fmt.Errorf("give volume to group %d: %w", gid, err)
 		}
