@@ -36,10 +36,8 @@ func RunAgent(ctx context.Context, i instance.Instance, o AgentOptions) error {
 		return err
 	}
 	defer lock.Release()
-	if !a.nodeIP.IsValid() {
-		if a.nodeIP, err = machineAddress(); err != nil {
-			return err
-		}
+	if err := a.findNodeIP(i); err != nil {
+		return err
 	}
 	j, err := joinCluster(ctx, i, a)
 	if err != nil {
@@ -69,7 +67,7 @@ func startAgent(ctx context.Context, ps *parts, i instance.Instance, j *joined) 
 	}
 	ps.closing("kubelet listener", func() error { return ignoreClosed(listener.Close()) })
 	j.start(ctx, ps)
-	e, err := newContainers(ctx, i, podNetwork{node: j.record.PodCIDR, cluster: config.Cluster, vni: config.VNI, nodeIP: j.nodeIP}, j.NodeOptions)
+	e, err := newContainers(ctx, i, podNetwork{node: j.record.PodCIDRs, cluster: config.Cluster, vni: config.VNI, nodeIP: j.nodeIP()}, j.NodeOptions)
 	if err != nil {
 		return err
 	}
@@ -84,14 +82,14 @@ func startAgent(ctx context.Context, ps *parts, i instance.Instance, j *joined) 
 	}
 	shared := informers.NewSharedInformerFactory(j.asProxy, 0)
 	services, err := newNodeServices(i, serviceConfig{
-		client: j.asProxy, asNode: j.asNode, nodeName: j.NodeName, nodeIP: j.nodeIP, domain: config.Domain, service: config.Service, cluster: config.Cluster, pods: j.record.PodCIDR,
+		client: j.asProxy, asNode: j.asNode, nodeName: j.NodeName, nodeIPs: j.nodeIPs, domain: config.Domain, service: config.Service, cluster: config.Cluster, pods: j.record.PodCIDRs,
 		reserved: []uint16{uint16(listener.Addr().(*net.TCPAddr).Port)}, informers: shared, all: policy.Own(j.asProxy), resolvConf: j.ResolvConf,
 	})
 	if err != nil {
 		return err
 	}
 	n, err := newNode(i, j.settled, e, membership{client: j.asNode, serving: j.serving, clientCA: clientCA, certified: j.serving.Ready(), own: j.node, ownServing: j.serving,
-		podCIDR: j.record.PodCIDR, service: config.Service, domain: config.Domain, listener: listener, network: services.policies})
+		pods: j.record.PodCIDRs, service: config.Service, domain: config.Domain, listener: listener, network: services.policies})
 	if err != nil {
 		return err
 	}
@@ -116,7 +114,7 @@ func startAgent(ctx context.Context, ps *parts, i instance.Instance, j *joined) 
 	case <-ctx.Done():
 		return nil
 	}
-	klog.FromContext(ctx).Info("Ready", "server", j.server.String(), "node", j.NodeName, "pods", j.record.PodCIDR, "pid", os.Getpid())
+	klog.FromContext(ctx).Info("Ready", "server", j.server.String(), "node", j.NodeName, "pods", j.record.PodCIDRs, "pid", os.Getpid())
 	return i.MarkReady()
 }
 

@@ -5,9 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
@@ -26,6 +26,7 @@ import (
 	"github.com/peapod/peapod/apiserver/authz/bootstrap"
 	"github.com/peapod/peapod/daemon/instance"
 	"github.com/peapod/peapod/daemon/join"
+	"github.com/peapod/peapod/internal/cidrs"
 )
 
 // joined is a machine that is known to its cluster.
@@ -78,20 +79,34 @@ func joinCluster(ctx context.Context, i instance.Instance, a settledAgent) (*joi
 	if err != nil {
 		return nil, err
 	}
+	j.completeNodeIPs(j.NodeIP, j.record.Config.Cluster)
+	if err := j.serve(dir); err != nil {
+		return nil, err
+	}
 	return j, j.register(ctx, i)
 }
 
-// certify gets the certificates that are missing, but for the server's, which the node gets once it is registered.
+// serve opens the certificate of the kubelet's server, which the node gets once it is registered.
+func (j *joined) serve(dir string) error {
+	ips := make([]net.IP, len(j.nodeIPs))
+	for i, a := range j.nodeIPs {
+		ips[i] = a.AsSlice()
+	}
+	var err error
+	j.serving, err = join.Open(join.Wanted{Name: "kubelet-server", Path: filepath.Join(dir, "kubelet-server.pem"),
+		Signer: certificatesv1.KubeletServingSignerName, CommonName: nodeUser(j.NodeName), Groups: []string{user.NodesGroup},
+		Server: true, Names: []string{j.NodeName}, IPs: ips})
+	return err
+}
+
+// certify gets the certificates that are missing, as which the machine is a client.
 func (j *joined) certify(ctx context.Context, dir string) error {
 	name := nodeUser(j.NodeName)
-	var errs [3]error
+	var errs [2]error
 	j.node, errs[0] = join.Open(join.Wanted{Name: "node", Path: filepath.Join(dir, "node-client.pem"),
 		Signer: certificatesv1.KubeAPIServerClientKubeletSignerName, CommonName: name, Groups: []string{user.NodesGroup}})
 	j.proxy, errs[1] = join.Open(join.Wanted{Name: "proxy", Path: filepath.Join(dir, "proxy-client.pem"),
 		Signer: certificatesv1.KubeAPIServerClientSignerName, CommonName: user.KubeProxy})
-	j.serving, errs[2] = join.Open(join.Wanted{Name: "kubelet-server", Path: filepath.Join(dir, "kubelet-server.pem"),
-		Signer: certificatesv1.KubeletServingSignerName, CommonName: name, Groups: []string{user.NodesGroup},
-		Server: true, Names: []string{j.NodeName}, IPs: []net.IP{j.nodeIP.AsSlice()}})
 	if err := errors.Join(errs[:]...); err != nil {
 		return err
 	}
@@ -146,19 +161,19 @@ func (j *joined) client(credential func(*rest.Config) error) (kubernetes.Interfa
 // meanwhile comes again with the network that it had, unless that is another's now: then its Pods are killed, whose
 // addresses would be wrong. They are no longer wanted either.
 func (j *joined) register(ctx context.Context, i instance.Instance) error {
-	before := j.record.PodCIDR
-	err := attempt(ctx, "register the node", before.IsValid(), func(ctx context.Context) error {
-		cidr, err := registration{name: j.NodeName, before: j.record.PodCIDR, node: j.asNode, nodes: j.asProxy}.podCIDR(ctx)
+	before := j.record.PodCIDRs
+	err := attempt(ctx, "register the node", len(before) > 0, func(ctx context.Context) error {
+		pods, err := registration{name: j.NodeName, before: j.record.PodCIDRs, node: j.asNode, nodes: j.asProxy}.podCIDRs(ctx)
 		if err == nil {
-			j.record.PodCIDR = cidr
+			j.record.PodCIDRs = pods
 		}
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	if before.IsValid() && before != j.record.PodCIDR {
-		klog.FromContext(ctx).Info("The node has another Pod network than before; killing its Pods", "before", before, "now", j.record.PodCIDR)
+	if len(before) > 0 && !before.Equal(j.record.PodCIDRs) {
+		klog.FromContext(ctx).Info("The node has another Pod network than before; killing its Pods", "before", before, "now", j.record.PodCIDRs)
 		if _, err := killPods(ctx, i); err != nil {
 			return err
 		}
@@ -169,28 +184,28 @@ func (j *joined) register(ctx context.Context, i instance.Instance) error {
 // registration makes sure that there is a Node of a machine.
 type registration struct {
 	name string
-	// before is the Pod network that the machine had; invalid: none.
-	before netip.Prefix
+	// before is the Pod network that the machine had; empty: none.
+	before cidrs.List
 	// node acts as the node, nodes may list all of them.
 	node, nodes kubernetes.Interface
 }
 
-// podCIDR returns the node's part of the Pod network, waiting for it to be given one.
-func (r registration) podCIDR(ctx context.Context) (netip.Prefix, error) {
+// podCIDRs returns the node's part of the Pod network, waiting for it to be given one.
+func (r registration) podCIDRs(ctx context.Context) (cidrs.List, error) {
 	nodes := r.node.CoreV1().Nodes()
 	node, err := nodes.Get(ctx, r.name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		fresh := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: r.name,
 			Annotations: map[string]string{"volumes.kubernetes.io/controller-managed-attach-detach": "true"}}}
 		if free, err := r.unclaimed(ctx); err != nil {
-			return netip.Prefix{}, err
+			return nil, err
 		} else if free {
-			fresh.Spec.PodCIDR, fresh.Spec.PodCIDRs = r.before.String(), []string{r.before.String()}
+			fresh.Spec.PodCIDR, fresh.Spec.PodCIDRs = r.before.First().String(), r.before.Strings()
 		}
 		node, err = nodes.Create(ctx, fresh, metav1.CreateOptions{})
 	}
 	if err != nil {
-		return netip.Prefix{}, err
+		return nil, err
 	}
 	if node.Spec.PodCIDR == "" {
 		lw := cache.NewListWatchFromClient(r.node.CoreV1().RESTClient(), "nodes", "", fields.OneTermEqualSelector(metav1.ObjectNameField, r.name))
@@ -202,19 +217,19 @@ func (r registration) podCIDR(ctx context.Context) (netip.Prefix, error) {
 			return false, nil
 		})
 		if err != nil {
-			return netip.Prefix{}, fmt.Errorf("wait for a Pod network: %w", err)
+			return nil, fmt.Errorf("wait for a Pod network: %w", err)
 		}
 	}
-	cidr, err := netip.ParsePrefix(node.Spec.PodCIDR)
+	pods, err := cidrs.Parse(strings.Join(node.Spec.PodCIDRs, ","))
 	if err != nil {
-		return cidr, fmt.Errorf("read the node's Pod network: %w", err)
+		return nil, fmt.Errorf("read the node's Pod network: %w", err)
 	}
-	return cidr, nil
+	return pods, nil
 }
 
 // unclaimed says whether this machine has a Pod network from before that no node has now.
 func (r registration) unclaimed(ctx context.Context) (bool, error) {
-	if !r.before.IsValid() {
+	if len(r.before) == 0 {
 		return false, nil
 	}
 	list, err := r.nodes.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
@@ -222,7 +237,7 @@ func (r registration) unclaimed(ctx context.Context) (bool, error) {
 		return false, fmt.Errorf("list nodes: %w", err)
 	}
 	for _, n := range list.Items {
-		if n.Spec.PodCIDR == r.before.String() {
+		if n.Spec.PodCIDR == r.before.First().String() {
 			return false, nil
 		}
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"time"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/peapod/peapod/daemon/instance"
 	"github.com/peapod/peapod/internal/atomicfile"
+	"github.com/peapod/peapod/internal/cidrs"
 )
 
 // agentRecord is what an agent knows of its cluster without asking, so that it starts, and keeps its Pods, while the
@@ -27,14 +27,14 @@ type agentRecord struct {
 	Servers []string `json:"servers,omitempty"`
 	// NodeName is the node that this machine is.
 	NodeName string `json:"nodeName,omitempty"`
-	// PodCIDR are the addresses of its Pods.
-	PodCIDR netip.Prefix `json:"podCIDR,omitzero"`
+	// PodCIDRs are the addresses of its Pods.
+	PodCIDRs cidrs.List `json:"podCIDR,omitzero"`
 	// Config is the cluster's, as last read; nil before.
 	Config *nodeConfig `json:"config,omitempty"`
 }
 
 // joined says that the machine is a node of the cluster; before, nothing here depends on it.
-func (r agentRecord) joined() bool { return r.PodCIDR.IsValid() }
+func (r agentRecord) joined() bool { return len(r.PodCIDRs) > 0 }
 
 // trusts says whether a server can be believed by what is known: there is an authority, and its certificate is not over.
 func (r agentRecord) trusts(now time.Time) bool {

@@ -3,7 +3,6 @@ package daemon
 import (
 	"context"
 	"fmt"
-	"net/netip"
 	"sync"
 
 	v1 "k8s.io/api/core/v1"
@@ -67,7 +66,7 @@ func newControllers(s settled, c *control, shared informers.SharedInformerFactor
 		l, err := row.New(engine.Deps{
 			Client: client, Metadata: meta, Extensions: extensions, Config: config, Informers: shared,
 			Recorder: recorder, RootCA: c.keys.ServerCA().CurrentCABundleContent,
-			ClusterCIDR: c.ranges.Cluster, ServiceCIDRs: []netip.Prefix{c.ranges.Service},
+			ClusterCIDRs: c.ranges.Cluster, ServiceCIDRs: c.ranges.Service,
 			SignClient: c.keys.ClientCA().Sign, SignServing: c.keys.ServerCA().Sign,
 			SigningDuration: s.ClusterSigningDuration.Duration, NodeMonitorGracePeriod: s.NodeMonitorGracePeriod.Duration,
 		})

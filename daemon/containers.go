@@ -7,7 +7,9 @@ import (
 	"net/netip"
 	"path/filepath"
 
+	"github.com/peapod/peapod/controllers/nodeipam"
 	"github.com/peapod/peapod/daemon/instance"
+	"github.com/peapod/peapod/internal/cidrs"
 	"github.com/peapod/peapod/internal/version"
 	"github.com/peapod/peapod/network"
 	"github.com/peapod/peapod/runtime/cri"
@@ -17,12 +19,13 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// nodeBits is the size of one node's part of the cluster's Pod addresses.
-const nodeBits = 24
-
-// nodeCIDR is this node's part. The node of a server has the first one.
-func nodeCIDR(cluster netip.Prefix) netip.Prefix {
-	return netip.PrefixFrom(cluster.Addr(), max(cluster.Bits(), nodeBits))
+// firstPart is the part of a server's own node of the cluster's Pod addresses: the first one.
+func firstPart(cluster cidrs.List) cidrs.List {
+	var l cidrs.List
+	for _, p := range cluster {
+		l = append(l, netip.PrefixFrom(p.Addr(), max(p.Bits(), nodeipam.PartBits(p.Addr().Is6()))))
+	}
+	return l
 }
 
 // cgroupRoot is the cgroup that holds all others of the instance.
@@ -39,7 +42,7 @@ type containers struct {
 // podNetwork is what the network of a node's Pods is made from.
 type podNetwork struct {
 	// node are the addresses of this node's Pods, cluster those of all nodes'.
-	node, cluster netip.Prefix
+	node, cluster cidrs.List
 	// vni and nodeIP are the overlay's: its number, and where other nodes reach this one. 0: there are no other nodes.
 	vni    int
 	nodeIP netip.Addr
@@ -57,7 +60,7 @@ func newContainers(ctx context.Context, i instance.Instance, pods podNetwork, o 
 	}
 	e.network, err = network.New(network.Config{
 		Instance: i.Name, DataDir: filepath.Join(i.DataDir, "network"),
-		NodeCIDRs: []netip.Prefix{pods.node}, ClusterCIDRs: []netip.Prefix{pods.cluster},
+		NodeCIDRs: pods.node, ClusterCIDRs: pods.cluster,
 		Overlay: network.Overlay{VNI: pods.vni, NodeIP: pods.nodeIP},
 	})
 	if err != nil {

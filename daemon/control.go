@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -110,8 +109,12 @@ func listen(s settled) (net.Listener, error) {
 }
 
 // openKeys opens or makes the cluster's keys and certificates.
-func openKeys(i instance.Instance, s settled, ranges instance.Ranges, nodeIP netip.Addr) (*pki.PKI, error) {
-	ips := []net.IP{net.IPv4(127, 0, 0, 1), net.IP(nodeIP.AsSlice()), net.IP(ranges.Service.Addr().Next().AsSlice())}
+func openKeys(i instance.Instance, s settled, ranges instance.Ranges) (*pki.PKI, error) {
+	var own []net.IP
+	for _, a := range s.nodeIPs {
+		own = append(own, a.AsSlice())
+	}
+	ips := append([]net.IP{net.IPv4(127, 0, 0, 1), net.IP(apiServiceIP(ranges.Service).AsSlice())}, own...)
 	if !s.bind.IsUnspecified() {
 		ips = append(ips, net.IP(s.bind.AsSlice()))
 	}
@@ -122,7 +125,7 @@ func openKeys(i instance.Instance, s settled, ranges instance.Ranges, nodeIP net
 	}
 	return pki.Open(pki.Config{
 		Dir: filepath.Join(i.DataDir, "pki"), NodeName: s.NodeName, Names: append([]string{host, s.NodeName}, s.names...),
-		IPs: ips, NodeNames: []string{host}, NodeIPs: []net.IP{net.IP(nodeIP.AsSlice())}, ClusterDomain: clusterDomain,
+		IPs: ips, NodeNames: []string{host}, NodeIPs: own, ClusterDomain: clusterDomain,
 	})
 }
 
@@ -175,7 +178,7 @@ func newControl(s settled, k keyed) (*control, error) {
 			Cert: keys.APIServerKubeletClient(), CA: keys.ServerCA(), Metrics: keys.OnDemand(bootstrap.MetricsUser),
 		},
 		FrontProxy:   keys.FrontProxyClient(),
-		ServiceCIDRs: []netip.Prefix{ranges.Service},
+		ServiceCIDRs: ranges.Service,
 		Gates:        c.gates(),
 		Checks:       []healthz.HealthChecker{healthz.NamedCheck("etcd", func(*http.Request) error { return st.Ready() })},
 		ReadyChecks:  []healthz.HealthChecker{healthz.NewInformerSyncHealthz(c.informers)},

@@ -81,10 +81,8 @@ func start(ctx context.Context, ps *parts, i instance.Instance, s settled) error
 	if err != nil {
 		return err
 	}
-	if !s.nodeIP.IsValid() {
-		if s.nodeIP, err = machineAddress(); err != nil {
-			return err
-		}
+	if err := s.findNodeIP(i); err != nil {
+		return err
 	}
 	used, err := usedPrefixes()
 	if err != nil {
@@ -99,6 +97,7 @@ func start(ctx context.Context, ps *parts, i instance.Instance, s settled) error
 	if err != nil {
 		return err
 	}
+	s.completeNodeIPs(s.NodeIP, ranges.Cluster)
 	listener, err := listen(s)
 	if err != nil {
 		return err
@@ -109,7 +108,7 @@ func start(ctx context.Context, ps *parts, i instance.Instance, s settled) error
 		return err
 	}
 	ps.closing("kubelet listener", func() error { return ignoreClosed(kubeletListener.Close()) })
-	keys, err := openKeys(i, s, ranges, s.nodeIP)
+	keys, err := openKeys(i, s, ranges)
 	if err != nil {
 		return err
 	}
@@ -142,7 +141,7 @@ func startParts(ctx context.Context, ps *parts, i instance.Instance, s settled, 
 	var opening *opening
 	if k.claims == nil {
 		var err error
-		if opening, err = openContainers(ctx, ps, i, s, k, nodeCIDR(k.ranges.Cluster)); err != nil {
+		if opening, err = openContainers(ctx, ps, i, s, k, firstPart(k.ranges.Cluster)); err != nil {
 			return err
 		}
 		defer opening.wait()

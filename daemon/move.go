@@ -21,6 +21,7 @@ import (
 	"github.com/peapod/peapod/apiserver/encryption"
 	"github.com/peapod/peapod/daemon/instance"
 	"github.com/peapod/peapod/internal/atomicfile"
+	"github.com/peapod/peapod/internal/cidrs"
 	"github.com/peapod/peapod/store"
 	"github.com/peapod/peapod/store/etcd"
 )
@@ -106,7 +107,7 @@ func MoveStore(ctx context.Context, i instance.Instance, o Options, say func(str
 	if err := f.Forget(ctx); err != nil {
 		return m, err
 	}
-	if err := settleIn(ctx, st, i, &s, nodeCIDR(ranges.Cluster), used); err != nil {
+	if err := settleIn(ctx, st, i, &s, firstPart(ranges.Cluster), used); err != nil {
 		return m, err
 	}
 	if err := f.Done(ctx); err != nil {
@@ -190,12 +191,12 @@ func resourceOf(key string) schema.GroupResource {
 }
 
 // settleIn makes the server the first of the cluster in etcd. The last step is that its store has another name.
-func settleIn(ctx context.Context, st *etcd.Store, i instance.Instance, s *settled, pods netip.Prefix, used []netip.Prefix) error {
+func settleIn(ctx context.Context, st *etcd.Store, i instance.Instance, s *settled, pods cidrs.List, used []netip.Prefix) error {
 	var r sharedRecord
 	if err := joinServers(ctx, st, i, s, &r, used); err != nil {
 		return err
 	}
-	r.PodCIDR = pods // those of the Pods that run
+	r.PodCIDRs = pods // those of the Pods that run
 	if err := r.write(i); err != nil {
 		return err
 	}

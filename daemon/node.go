@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -28,6 +27,7 @@ import (
 	"github.com/peapod/peapod/daemon/instance"
 	"github.com/peapod/peapod/daemon/join"
 	"github.com/peapod/peapod/internal/atomicfile"
+	"github.com/peapod/peapod/internal/cidrs"
 	"github.com/peapod/peapod/internal/localpath"
 	"github.com/peapod/peapod/kubelet"
 	"github.com/peapod/peapod/kubelet/csi"
@@ -105,7 +105,7 @@ func lastPort(i instance.Instance) (int, error) {
 func listenKubelet(i instance.Instance, s settled) (net.Listener, error) {
 	host := s.BindAddress
 	if !s.bind.IsUnspecified() {
-		host = s.nodeIP.String()
+		host = s.nodeIP().String()
 	}
 	ports := []int{s.KubeletPort}
 	if s.KubeletPort == 0 {
@@ -156,10 +156,10 @@ type membership struct {
 	clientCA dynamiccertificates.CAContentProvider
 	// certified is closed when serving has a certificate; nil: it has one.
 	certified <-chan struct{}
-	// podCIDR are the addresses of this node's Pods.
-	podCIDR netip.Prefix
+	// pods are the addresses of this node's Pods.
+	pods cidrs.List
 	// service are the addresses of Services; domain is the DNS domain of the cluster.
-	service netip.Prefix
+	service cidrs.List
 	domain  string
 	// listener is the kubelet's.
 	listener net.Listener
@@ -187,16 +187,16 @@ func (m *membership) certificates() stats.Certificates {
 }
 
 // membership is the server's own node's: it is in the same process.
-func (c *control) membership(s settled, listener net.Listener, pods netip.Prefix) (membership, error) {
+func (c *control) membership(s settled, listener net.Listener, pods cidrs.List) (membership, error) {
 	client, err := c.watcherFor(asUser(nodeUser(s.NodeName), user.NodesGroup))
-	return membership{client: client, serving: c.keys.KubeletServer(), clientCA: c.keys.ClientCA(), podCIDR: pods,
+	return membership{client: client, serving: c.keys.KubeletServer(), clientCA: c.keys.ClientCA(), pods: pods,
 		service: c.ranges.Service, domain: clusterDomain, listener: listener}, err
 }
 
 // newNode composes the kubelet, its volumes and its server.
 func newNode(i instance.Instance, s settled, e *containers, m membership) (*node, error) {
 	n := &node{certified: m.certified, metrics: metrics.New()}
-	client, ip := m.client, s.nodeIP
+	client, ips := m.client, textsOf(s.nodeIPs)
 	n.runtime, n.runtimeImages = n.metrics.Runtime(e.service), n.metrics.Images(e.images)
 	root := kubeletDir(i)
 	n.csi = csi.New(csi.Config{Client: client, Metrics: n.metrics, NodeName: s.NodeName, RootDir: root, Kick: func() { n.kubelet.Node().Kick() }})
@@ -207,7 +207,7 @@ func newNode(i instance.Instance, s settled, e *containers, m membership) (*node
 		Client: client, RootDir: root, CSI: n.csi, Metrics: n.metrics,
 		Provide:     func(ctx context.Context, v *corev1.PersistentVolume) error { return n.local.Provide(ctx, v) },
 		Allocatable: func() resourceList { return n.kubelet.Node().Allocatable() },
-		HostIPs:     func() []string { return []string{ip.String()} },
+		HostIPs:     func() []string { return ips },
 		Event: func(about runtime.Object, kind, reason, message string) {
 			n.kubelet.Recorder().Event(about, kind, reason, message)
 		},
@@ -236,7 +236,7 @@ func newNode(i instance.Instance, s settled, e *containers, m membership) (*node
 	var err error
 	n.kubelet, err = kubelet.New(kubelet.Config{
 		NodeAnnotations: map[string]string{localpath.DirectoryAnnotation: volumesDir(i)},
-		NodeName:        s.NodeName, NodeIPs: []string{ip.String()}, PodCIDRs: []string{m.podCIDR.String()},
+		NodeName:        s.NodeName, NodeIPs: ips, PodCIDRs: m.pods.Strings(),
 		KubeletPort: port, Pressure: n.evict, Gate: n.evict, Sysctls: s.sysctls,
 		Client: client, Runtime: n.runtime, Images: n.runtimeImages, Metrics: n.metrics, Volumes: n.volumes, Attached: n.csi, Devices: n.devices, Network: m.network,
 		StaticPods: s.PodManifestPath, PodFormat: manifest.NewManifest(),

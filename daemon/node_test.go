@@ -26,7 +26,7 @@ func TestKubeletPortIsKept(t *testing.T) {
 	if err == nil {
 		defer other.Close()
 	}
-	s := settled{bind: netip.MustParseAddr(host), settledNode: settledNode{nodeIP: netip.MustParseAddr(host)}}
+	s := settled{bind: netip.MustParseAddr(host), settledNode: settledNode{nodeIPs: []netip.Addr{netip.MustParseAddr(host)}}}
 	s.BindAddress = host
 	ports := map[int]bool{}
 	for range 3 {

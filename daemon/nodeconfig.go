@@ -3,9 +3,9 @@ package daemon
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"maps"
-	"net/netip"
 	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
@@ -14,14 +14,15 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/peapod/peapod/apiserver/authz/bootstrap"
+	"github.com/peapod/peapod/internal/cidrs"
 )
 
 // nodeConfig is what a node must know of its cluster before it can run Pods: the server publishes it in a config map,
 // agents keep a copy.
 type nodeConfig struct {
 	// Cluster and Service are the addresses of Pods and of Services.
-	Cluster netip.Prefix `json:"clusterCIDR"`
-	Service netip.Prefix `json:"serviceCIDR"`
+	Cluster cidrs.List `json:"clusterCIDR"`
+	Service cidrs.List `json:"serviceCIDR"`
 	// Domain is the DNS domain of the cluster.
 	Domain string `json:"clusterDomain"`
 	// VNI tells the overlays of several clusters on one wire apart: 24 bits.
@@ -64,11 +65,13 @@ func parseNodeConfig(data map[string]string) (n nodeConfig, err error) {
 	fail := func(key string, err error) (nodeConfig, error) {
 		return nodeConfig{}, fmt.Errorf("read %s of the cluster's node configuration: %w", key, err)
 	}
-	if n.Cluster, err = netip.ParsePrefix(data[keyCluster]); err != nil {
-		return fail(keyCluster, err)
-	}
-	if n.Service, err = netip.ParsePrefix(data[keyService]); err != nil {
-		return fail(keyService, err)
+	for key, to := range map[string]*cidrs.List{keyCluster: &n.Cluster, keyService: &n.Service} {
+		if *to, err = cidrs.Parse(data[key]); err == nil && len(*to) == 0 {
+			err = errors.New("it is missing")
+		}
+		if err != nil {
+			return fail(key, err)
+		}
 	}
 	if n.VNI, err = strconv.Atoi(data[keyVNI]); err != nil {
 		return fail(keyVNI, err)

@@ -16,6 +16,7 @@ import (
 	"github.com/peapod/peapod/controllers/certificates"
 	"github.com/peapod/peapod/controllers/nodelifecycle"
 	"github.com/peapod/peapod/daemon/instance"
+	"github.com/peapod/peapod/internal/cidrs"
 	kubeletnode "github.com/peapod/peapod/kubelet/node"
 	"github.com/peapod/peapod/store/etcd"
 )
@@ -32,8 +33,8 @@ type Options struct {
 	// TLSSANs are more names and addresses that clients reach the API by: those of a load balancer, or behind a NAT.
 	TLSSANs []string `json:"tlsSANs,omitempty"`
 	NodeOptions
-	// ClusterCIDR and ServiceCIDR are the addresses of Pods and of Services. Empty chooses ranges that are free on this
-	// machine. They are fixed by a data directory's first start.
+	// ClusterCIDR and ServiceCIDR are the addresses of Pods and of Services: an IPv4 network, or with a comma an IPv6 one after it.
+	// Empty chooses ranges that are free on this machine. They are fixed by a data directory's first start.
 	ClusterCIDR string `json:"clusterCIDR,omitempty"`
 	ServiceCIDR string `json:"serviceCIDR,omitempty"`
 	// EtcdServers has the objects kept in etcd, which other servers may share, instead of on this machine. It and what
@@ -68,8 +69,8 @@ func (o *Options) AddFlags(f *pflag.FlagSet) {
 	f.IntVar(&o.Port, "port", o.Port, "port to serve the API on")
 	f.StringSliceVar(&o.TLSSANs, "tls-san", o.TLSSANs, "more host names and IP addresses, comma separated, that clients reach the API by; its certificate names them")
 	o.NodeOptions.AddFlags(f)
-	f.StringVar(&o.ClusterCIDR, "cluster-cidr", o.ClusterCIDR, "addresses of Pods, at least a /24 (default: a free /16, 10.244.0.0/16 first)")
-	f.StringVar(&o.ServiceCIDR, "service-cidr", o.ServiceCIDR, "addresses of Services, at least a /28 (default: a free /16, 10.96.0.0/16 first)")
+	f.StringVar(&o.ClusterCIDR, "cluster-cidr", o.ClusterCIDR, "addresses of Pods, at least a /24; with a comma also IPv6, at least a /64 (default: a free /16, 10.244.0.0/16 first)")
+	f.StringVar(&o.ServiceCIDR, "service-cidr", o.ServiceCIDR, "addresses of Services, at least a /28; with a comma also IPv6, such as a /112 (default: a free /16, 10.96.0.0/16 first)")
 	o.AddEtcdFlags(f)
 	f.DurationVar(&o.EtcdCompactionInterval.Duration, "etcd-compaction-interval", o.EtcdCompactionInterval.Duration, "how much history etcd keeps; 0 leaves compaction to others")
 	f.DurationVar(&o.ClusterSigningDuration.Duration, "cluster-signing-duration", o.ClusterSigningDuration.Duration, "how long certificates that the cluster signs are valid; requests may ask for less")
@@ -164,14 +165,8 @@ func (o Options) settle() (settled, error) {
 	if s.settledNode, err = o.NodeOptions.settle(); err != nil {
 		return s, err
 	}
-	if s.want.Cluster, err = parseCIDR("cluster-cidr", o.ClusterCIDR, 24); err != nil {
+	if s.want, err = parseRanges(o.ClusterCIDR, o.ServiceCIDR); err != nil {
 		return s, err
-	}
-	if s.want.Service, err = parseCIDR("service-cidr", o.ServiceCIDR, 28); err != nil {
-		return s, err
-	}
-	if s.want.Cluster.IsValid() && s.want.Service.IsValid() && s.want.Cluster.Overlaps(s.want.Service) {
-		return s, fmt.Errorf("--cluster-cidr %s, --service-cidr %s: they overlap each other; choose others", s.want.Cluster, s.want.Service)
 	}
 	if err := o.checkTimes(); err != nil {
 		return s, err
@@ -239,18 +234,38 @@ func (o Options) etcd() etcd.Config {
 	return c
 }
 
-func parseCIDR(flag, value string, maxBits int) (netip.Prefix, error) {
-	if value == "" {
-		return netip.Prefix{}, nil
+// parseRanges checks the addresses that a cluster is to have.
+func parseRanges(cluster, service string) (r instance.Ranges, err error) {
+	if r.Cluster, err = parseCIDRs("cluster-cidr", cluster, "10.244.0.0/16,fd00:10:244::/56", 24, [2]int{16, 64}); err != nil {
+		return r, err
 	}
-	p, err := netip.ParsePrefix(value)
-	switch {
-	case err != nil:
-		return p, fmt.Errorf("--%s %q: not a CIDR such as 10.244.0.0/16", flag, value)
-	case !p.Addr().Is4():
-		return p, fmt.Errorf("--%s %q: only IPv4 ranges are supported yet", flag, value)
-	case p.Bits() > maxBits || p.Bits() < 8:
-		return p, fmt.Errorf("--%s %q: must be between a /8 and a /%d", flag, value, maxBits)
+	if r.Service, err = parseCIDRs("service-cidr", service, "10.96.0.0/16,fd00:10:96::/112", 28, [2]int{64, 124}); err != nil {
+		return r, err
 	}
-	return p.Masked(), nil
+	if (len(r.Cluster) == 2 || len(r.Service) == 2) && len(r.Cluster) != len(r.Service) {
+		return r, fmt.Errorf("--cluster-cidr %q, --service-cidr %q: Pods and Services must have addresses of the same IP families; name a network of each in both", cluster, service)
+	}
+	if r.Cluster.Overlaps(r.Service...) {
+		return r, fmt.Errorf("--cluster-cidr %s, --service-cidr %s: they overlap each other; choose others", r.Cluster, r.Service)
+	}
+	return r, nil
+}
+
+// parseCIDRs reads the value of a flag: an IPv4 network that is not smaller than a /max4, and maybe an IPv6 one of a size in between.
+func parseCIDRs(flag, value, example string, max4 int, between6 [2]int) (cidrs.List, error) {
+	l, err := cidrs.Parse(value)
+	if err != nil {
+		return nil, fmt.Errorf("--%s %q: not a CIDR such as %s, or two of different IP families: %w", flag, value, example, err)
+	}
+	for i, p := range l {
+		switch {
+		case p.Addr().Is6() && i == 0:
+			return nil, fmt.Errorf("--%s %q: an IPv4 network must come first, such as %s", flag, value, example)
+		case p.Addr().Is6() && (p.Bits() < between6[0] || p.Bits() > between6[1]):
+			return nil, fmt.Errorf("--%s %q: the IPv6 network must be between a /%d and a /%d", flag, value, between6[0], between6[1])
+		case p.Addr().Is4() && (p.Bits() > max4 || p.Bits() < 8):
+			return nil, fmt.Errorf("--%s %q: must be between a /8 and a /%d", flag, value, max4)
+		}
+	}
+	return l, nil
 }

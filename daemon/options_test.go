@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/peapod/peapod/internal/cidrs"
 	"github.com/peapod/peapod/kubelet/evict"
 )
 
@@ -73,6 +74,43 @@ func TestNodeOptions(t *testing.T) {
 	}
 }
 
+// TestRanges: networks of both IP families are for Pods and Services alike, IPv4 first; what cannot be is refused by the flag's name.
+func TestRanges(t *testing.T) {
+	r, err := parseRanges("10.244.0.0/16,fd00:10:244::7/56", "10.96.0.0/16, fd00:10:96::/112")
+	if err != nil || r.String() != "10.244.0.0/16,fd00:10:244::/56 10.96.0.0/16,fd00:10:96::/112" {
+		t.Errorf("%s, %v", r, err)
+	}
+	if got := firstPart(r.Cluster).String(); got != "10.244.0.0/24,fd00:10:244::/64" {
+		t.Errorf("a server's own node has %s", got)
+	}
+	for bad, want := range map[[2]string]string{
+		{"10.244.0.0", ""}:                                           `--cluster-cidr "10.244.0.0": not a CIDR`,
+		{"10.0.0.0/9,10.244.0.0/16", ""}:                             "more than one network of an IP family",
+		{"", "10.96.0.0/30"}:                                         `--service-cidr "10.96.0.0/30": must be between a /8 and a /28`,
+		{"fd00::/56", "fd01::/112"}:                                  `--cluster-cidr "fd00::/56": an IPv4 network must come first`,
+		{"fd00::/56,10.244.0.0/16", ""}:                              "an IPv4 network must come first",
+		{"10.244.0.0/16,fd00::/80", ""}:                              "the IPv6 network must be between a /16 and a /64",
+		{"10.244.0.0/16,fd00::/56", "10.96.0.0/16,fd01::/48"}:        `--service-cidr "10.96.0.0/16,fd01::/48": the IPv6 network must be between a /64 and a /124`,
+		{"10.244.0.0/16,fd00::/56", ""}:                              "must have addresses of the same IP families",
+		{"10.244.0.0/16", "10.96.0.0/16,fd01::/112"}:                 "must have addresses of the same IP families",
+		{"10.244.0.0/16,fd00::/56", "10.96.0.0/16,fd00:0:0:9::/112"}: "they overlap each other",
+	} {
+		if _, err := parseRanges(bad[0], bad[1]); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: want %q, got %v", bad, want, err)
+		}
+	}
+	for value, want := range map[string]int{"": 0, "192.0.2.1": 1, "192.0.2.1, 2001:db8::1": 2, "2001:db8::1": 1} {
+		if got, err := parseNodeIPs(value); err != nil || len(got) != want {
+			t.Errorf("--node-ip %q: %v, %v", value, got, err)
+		}
+	}
+	for _, bad := range []string{"here", "::1", "fe80::1%eth0", "192.0.2.1,192.0.2.2", "192.0.2.1,"} {
+		if got, err := parseNodeIPs(bad); err == nil || !strings.Contains(err.Error(), "--node-ip") {
+			t.Errorf("--node-ip %q: %v, %v", bad, got, err)
+		}
+	}
+}
+
 // TestAgentOptions: an agent's file and flags are a server's, as far as they concern a node; what only a server has is unknown.
 func TestAgentOptions(t *testing.T) {
 	write := func(content string) string {
@@ -116,7 +154,7 @@ func TestAgentSettles(t *testing.T) {
 		t.Errorf("after a try elsewhere: %+v, %v", a.record, err)
 	}
 	joined := tried
-	joined.PodCIDR = netip.MustParsePrefix("10.244.1.0/24")
+	joined.PodCIDRs = cidrs.Of(netip.MustParsePrefix("10.244.1.0/24"))
 	if _, err := o.settle(joined); err == nil || !strings.Contains(err.Error(), "--node-name") {
 		t.Errorf("a node of another name: %v", err)
 	}
@@ -125,7 +163,7 @@ func TestAgentSettles(t *testing.T) {
 		t.Errorf("another cluster's token: %v", err)
 	}
 	o.Token = ""
-	if a, err := o.settle(joined); err != nil || a.record.CA != "theirs" || a.record.PodCIDR != joined.PodCIDR {
+	if a, err := o.settle(joined); err != nil || a.record.CA != "theirs" || !a.record.PodCIDRs.Equal(joined.PodCIDRs) {
 		t.Errorf("a start without a token: %+v, %v", a.record, err)
 	}
 }

@@ -3,13 +3,13 @@ package daemon
 import (
 	"context"
 	"fmt"
-	"net/netip"
 	"sync"
 
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/klog/v2"
 
 	"github.com/peapod/peapod/daemon/instance"
+	"github.com/peapod/peapod/internal/cidrs"
 	"github.com/peapod/peapod/network"
 	"github.com/peapod/peapod/runtime/cri"
 )
@@ -17,15 +17,15 @@ import (
 // opening is a container runtime that is being opened in the background.
 type opening struct {
 	*containers
-	pods netip.Prefix
+	pods cidrs.List
 	// wait returns how that ended, each time.
 	wait func() error
 }
 
 // openContainers begins to open the runtime of a node whose Pods have the addresses pods.
-func openContainers(ctx context.Context, ps *parts, i instance.Instance, s settled, k keyed, pods netip.Prefix) (*opening, error) {
+func openContainers(ctx context.Context, ps *parts, i instance.Instance, s settled, k keyed, pods cidrs.List) (*opening, error) {
 	e, err := newContainers(ctx, i, podNetwork{
-		node: pods, cluster: k.ranges.Cluster, vni: vniOf(k.keys.ServerCA().Pin()), nodeIP: s.nodeIP,
+		node: pods, cluster: k.ranges.Cluster, vni: vniOf(k.keys.ServerCA().Pin()), nodeIP: s.nodeIP(),
 	}, s.NodeOptions)
 	if err != nil {
 		return nil, err
@@ -81,13 +81,13 @@ func joinNode(ctx context.Context, ps *parts, i instance.Instance, s settled, c 
 	if err != nil {
 		return nil, err
 	}
-	before := r.PodCIDR
+	before := r.PodCIDRs
 	at := registration{name: s.NodeName, before: before, node: client, nodes: c.system}
 	// Without an answer, because nobody leads yet for instance, a node that has been one goes on with what it had.
-	err = attempt(ctx, "register the node", before.IsValid(), func(ctx context.Context) error {
-		cidr, err := at.podCIDR(ctx)
+	err = attempt(ctx, "register the node", len(before) > 0, func(ctx context.Context) error {
+		pods, err := at.podCIDRs(ctx)
 		if err == nil {
-			r.PodCIDR = cidr
+			r.PodCIDRs = pods
 		}
 		return err
 	})
@@ -97,8 +97,8 @@ func joinNode(ctx context.Context, ps *parts, i instance.Instance, s settled, c 
 		}
 		return nil, err
 	}
-	if before.IsValid() && before != r.PodCIDR {
-		klog.FromContext(ctx).Info("The node has another Pod network than before; killing its Pods", "before", before, "now", r.PodCIDR)
+	if len(before) > 0 && !before.Equal(r.PodCIDRs) {
+		klog.FromContext(ctx).Info("The node has another Pod network than before; killing its Pods", "before", before, "now", r.PodCIDRs)
 		if _, err := killPods(ctx, i); err != nil {
 			return nil, err
 		}
@@ -106,7 +106,7 @@ func joinNode(ctx context.Context, ps *parts, i instance.Instance, s settled, c 
 	if err := r.write(i); err != nil {
 		return nil, err
 	}
-	o, err := openContainers(ctx, ps, i, s, k, r.PodCIDR)
+	o, err := openContainers(ctx, ps, i, s, k, r.PodCIDRs)
 	if err != nil {
 		return nil, err
 	}

@@ -29,7 +29,7 @@ func RunRuntime(ctx context.Context, i instance.Instance, o Options, ready func(
 	if err != nil {
 		return err
 	}
-	e, err := newContainers(ctx, i, podNetwork{node: nodeCIDR(ranges.Cluster), cluster: ranges.Cluster}, s.NodeOptions)
+	e, err := newContainers(ctx, i, podNetwork{node: firstPart(ranges.Cluster), cluster: ranges.Cluster}, s.NodeOptions)
 	if err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
@@ -23,17 +24,18 @@ import (
 	"github.com/peapod/peapod/controllers/kubernetesservice"
 	"github.com/peapod/peapod/daemon/instance"
 	"github.com/peapod/peapod/dns"
+	"github.com/peapod/peapod/internal/cidrs"
 	"github.com/peapod/peapod/internal/refusedports"
 	"github.com/peapod/peapod/network/policy"
 	"github.com/peapod/peapod/network/proxy"
 )
 
 // apiServiceIP is the cluster IP of Service kubernetes: the first of the range.
-func apiServiceIP(service netip.Prefix) netip.Addr { return service.Masked().Addr().Next() }
+func apiServiceIP(service cidrs.List) netip.Addr { return service.First().Addr().Next() }
 
 // dnsAddress is the cluster IP of the cluster's DNS: the tenth of the range, as upstream's.
-func dnsAddress(service netip.Prefix) netip.Addr {
-	a := service.Masked().Addr()
+func dnsAddress(service cidrs.List) netip.Addr {
+	a := service.First().Addr()
 	for range 10 {
 		a = a.Next()
 	}
@@ -59,11 +61,11 @@ type nodeServices struct {
 // serviceConfig says which node of which cluster that is.
 type serviceConfig struct {
 	nodeName string
-	nodeIP   netip.Addr
+	nodeIPs  []netip.Addr
 	// domain is the cluster's in DNS; service, cluster and pods are the addresses of Services, of all Pods and of this
 	// node's.
 	domain                 string
-	service, cluster, pods netip.Prefix
+	service, cluster, pods cidrs.List
 	// resolvConf lists the resolvers for other names than the cluster's; empty: the machine's.
 	resolvConf string
 	// reserved are ports of the node that no Service may take from it.
@@ -80,8 +82,8 @@ func newNodeServices(i instance.Instance, c serviceConfig) (*nodeServices, error
 	n := &nodeServices{events: record.NewBroadcaster(), client: c.client}
 	var err error
 	n.proxy, err = proxy.New(proxy.Config{
-		Table: serviceTable(i), NodeName: c.nodeName, NodeIPs: []netip.Addr{c.nodeIP},
-		Networks: proxy.Networks{Service: []netip.Prefix{c.service}, Pods: []netip.Prefix{c.pods}, AllPods: []netip.Prefix{c.cluster}},
+		Table: serviceTable(i), NodeName: c.nodeName, NodeIPs: c.nodeIPs,
+		Networks: proxy.Networks{Service: c.service, Pods: c.pods, AllPods: c.cluster},
 		Own:      []netip.Addr{dnsAddress(c.service)}, Reserved: c.reserved, Informers: c.informers,
 		Report: func(ctx context.Context, refused string) error {
 			return annotateNode(ctx, c.asNode, c.nodeName, refusedports.Annotation, refused)
@@ -91,15 +93,19 @@ func newNodeServices(i instance.Instance, c serviceConfig) (*nodeServices, error
 	if err != nil {
 		return nil, fmt.Errorf("make service proxy: %w", err)
 	}
+	clients := slices.Clone(c.cluster)
+	for _, ip := range c.nodeIPs {
+		clients = append(clients, netip.PrefixFrom(ip, ip.BitLen()))
+	}
 	n.dns, err = dns.New(dns.Config{
 		Address: dnsAddress(c.service), Port: 53, Domain: c.domain, ResolvConf: c.resolvConf, Informers: c.informers,
-		Clients: []netip.Prefix{c.cluster, netip.PrefixFrom(c.nodeIP, c.nodeIP.BitLen())},
+		Clients: clients,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("make cluster DNS: %w", err)
 	}
 	n.policies, err = policy.New(policy.Config{
-		Table: policyTable(i), NodeName: c.nodeName, Pods: []netip.Prefix{c.pods}, Informers: c.informers, Cluster: c.all,
+		Table: policyTable(i), NodeName: c.nodeName, Pods: c.pods, Informers: c.informers, Cluster: c.all,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("make network policies: %w", err)
@@ -136,13 +142,13 @@ func (n *nodeServices) run(ctx context.Context) error {
 }
 
 // uninstallServices removes what nodeServices of an instance ever made on this machine.
-func uninstallServices(i instance.Instance, service netip.Prefix) error {
-	return errors.Join(policy.Uninstall(policyTable(i)), proxy.Uninstall(serviceTable(i), []netip.Prefix{service}), dns.Uninstall(dnsAddress(service)))
+func uninstallServices(i instance.Instance, service cidrs.List) error {
+	return errors.Join(policy.Uninstall(policyTable(i)), proxy.Uninstall(serviceTable(i), service), dns.Uninstall(dnsAddress(service)))
 }
 
 // newOwnServices returns the part that leads the cluster's own Services to its servers.
 func newOwnServices(s settled, c *control, k keyed) (func(context.Context) error, error) {
-	api := s.nodeIP
+	api := s.nodeIP()
 	if !s.bind.IsUnspecified() && !s.bind.IsLoopback() {
 		api = s.bind
 	}
@@ -161,7 +167,7 @@ func newOwnServices(s settled, c *control, k keyed) (func(context.Context) error
 }
 
 // newServerServices returns what makes Services work on a server's own node, whose Pods have the addresses pods.
-func newServerServices(i instance.Instance, s settled, c *control, k keyed, pods netip.Prefix) (*nodeServices, error) {
+func newServerServices(i instance.Instance, s settled, c *control, k keyed, pods cidrs.List) (*nodeServices, error) {
 	client, _, err := c.clientFor(asUser(user.KubeProxy))
 	if err != nil {
 		return nil, err
@@ -176,7 +182,7 @@ func newServerServices(i instance.Instance, s settled, c *control, k keyed, pods
 		all = policy.Own(client)
 	}
 	return newNodeServices(i, serviceConfig{
-		client: client, all: all, asNode: asNode, nodeName: s.NodeName, nodeIP: s.nodeIP, domain: clusterDomain,
+		client: client, all: all, asNode: asNode, nodeName: s.NodeName, nodeIPs: s.nodeIPs, domain: clusterDomain,
 		service: k.ranges.Service, cluster: k.ranges.Cluster, pods: pods,
 		reserved: []uint16{uint16(s.Port), uint16(k.kubeletListener.Addr().(*net.TCPAddr).Port)}, informers: c.informers, resolvConf: s.ResolvConf,
 	})

@@ -18,6 +18,7 @@ import (
 	"github.com/peapod/peapod/daemon/instance"
 	"github.com/peapod/peapod/daemon/join"
 	"github.com/peapod/peapod/internal/atomicfile"
+	"github.com/peapod/peapod/internal/cidrs"
 	"github.com/peapod/peapod/store"
 	"github.com/peapod/peapod/store/etcd"
 )
@@ -47,9 +48,9 @@ type sharedRecord struct {
 	ID string `json:"id"`
 	// Prefix is that of the cluster's keys in etcd.
 	Prefix string `json:"etcdPrefix"`
-	// NodeName and PodCIDR are this machine's node and the addresses of its Pods.
-	NodeName string       `json:"nodeName"`
-	PodCIDR  netip.Prefix `json:"podCIDR,omitzero"`
+	// NodeName and PodCIDRs are this machine's node and the addresses of its Pods.
+	NodeName string     `json:"nodeName"`
+	PodCIDRs cidrs.List `json:"podCIDR,omitzero"`
 }
 
 func sharedFile(i instance.Instance) string { return filepath.Join(i.DataDir, "shared.json") }
@@ -200,9 +201,9 @@ func enterCluster(s *settled, token, dir string, sealed []byte) error {
 	}
 	for _, f := range []struct {
 		flag       string
-		want, have netip.Prefix
+		want, have cidrs.List
 	}{{"cluster-cidr", s.want.Cluster, data.Ranges.Cluster}, {"service-cidr", s.want.Service, data.Ranges.Service}} {
-		if f.want.IsValid() && f.want != f.have {
+		if len(f.want) > 0 && !f.want.Equal(f.have) {
 			return fmt.Errorf("--%s %s: the cluster has %s; leave the flag out", f.flag, f.want, f.have)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -63,7 +64,7 @@ func TestSameStorage(t *testing.T) {
 	if err := onlyAgent(fresh); err == nil {
 		t.Error("an agent runs in the directory of a server of several")
 	}
-	if got, err := readShared(fresh); err != nil || got != was {
+	if got, err := readShared(fresh); err != nil || !reflect.DeepEqual(got, was) {
 		t.Errorf("got %+v, %v", got, err)
 	}
 }

@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/peapod/peapod/daemon/instance"
+	"github.com/peapod/peapod/internal/cidrs"
 	"github.com/peapod/peapod/internal/removetree"
 	"github.com/peapod/peapod/kubelet/cgroup"
 	"github.com/peapod/peapod/kubelet/csi"
@@ -40,13 +40,13 @@ func killPods(ctx context.Context, i instance.Instance) (n int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	pods := podNetwork{node: nodeCIDR(ranges.Cluster), cluster: ranges.Cluster}
+	pods := podNetwork{node: firstPart(ranges.Cluster), cluster: ranges.Cluster}
 	server, err := readShared(i)
 	if err != nil {
 		return 0, err
 	}
-	for _, own := range []netip.Prefix{agent.PodCIDR, server.PodCIDR} {
-		if own.IsValid() {
+	for _, own := range []cidrs.List{agent.PodCIDRs, server.PodCIDRs} {
+		if len(own) > 0 {
 			pods.node = own
 		}
 	}

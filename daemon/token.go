@@ -81,7 +81,7 @@ func CreateToken(ctx context.Context, i instance.Instance, ttl time.Duration, de
 
 // joinAddress is where other machines reach the server: its own address, which the kubeconfig may call loopback.
 func joinAddress(cfg *rest.Config) string {
-	ip, err := machineAddress()
+	ip, err := machineAddress(false, nil)
 	if err != nil {
 		return cfg.Host
 	}

@@ -138,6 +138,9 @@ func (n *Network) configureHost(p pod) error {
 	return nil
 }
 
+// routing6 are an interface's settings of IPv6 that has the addresses which it is given, at once, and no others.
+var routing6 = map[string]string{"disable_ipv6": "0", "accept_ra": "0", "accept_dad": "0", "forwarding": "1"}
+
 // tune sets what the host end needs apart from the machine's defaults.
 func (n *Network) tune(p pod) error {
 	v6 := false
@@ -156,7 +159,7 @@ func (n *Network) tune(p pod) error {
 	}
 	settings := map[string]string{"disable_ipv6": "1"}
 	if v6 {
-		settings = map[string]string{"disable_ipv6": "0", "accept_ra": "0", "accept_dad": "0", "forwarding": "1"}
+		settings = routing6
 	}
 	for name, value := range settings {
 		_, err := setSysctl("ipv6/conf/"+p.Interface+"/"+name, value)

@@ -30,6 +30,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"k8s.io/klog/v2"
 
+	"github.com/peapod/peapod/internal/cidrs"
 	"github.com/peapod/peapod/network/nft"
 )
 
@@ -182,6 +183,9 @@ func (n *Network) Uninstall(context.Context) error {
 	}
 	return nil
 }
+
+// ownCIDR is this node's part of the Pod network of an IP family; not valid if it has none.
+func (n *Network) ownCIDR(is6 bool) netip.Prefix { return cidrs.List(n.cfg.NodeCIDRs).OfFamily(is6) }
 
 // gateway is the node's own address in one of its networks.
 func gateway(p netip.Prefix) netip.Addr { return p.Masked().Addr().Next() }

@@ -44,8 +44,10 @@ type Peer struct {
 	Name string
 	// IP is its address on the wire.
 	IP netip.Addr
-	// CIDR are the addresses of its Pods, masked.
+	// CIDR are the addresses of its Pods of one IP family, masked.
 	CIDR netip.Prefix
+	// First is that network of the node's which comes first: its hardware address in the overlay follows from it.
+	First netip.Prefix
 }
 
 func (n *Network) overlayName() string { return n.prefix + "vx" }
@@ -86,12 +88,8 @@ func (n *Network) overlayDevice() (device netlink.Link, made bool, err error) {
 	if link, err = netlink.LinkByName(attrs.Name); err != nil {
 		return nil, false, fmt.Errorf("find interface %s: %w", attrs.Name, err)
 	}
-	// Packets come the way that answers go; the guard looks at that, so the kernel's check may rest. Answers to what the host
-	// sent from 127.0.0.1, by a node port there, come back by here; the guard keeps all else from that address.
-	for name, value := range map[string]string{"rp_filter": "0", "route_localnet": "1"} {
-		if _, err := setSysctl("ipv4/conf/"+attrs.Name+"/"+name, value); err != nil {
-			return nil, false, err
-		}
+	if err := n.tuneOverlay(attrs.Name); err != nil {
+		return nil, false, err
 	}
 	if err := n.nameOverlay(link); err != nil {
 		return nil, false, err
@@ -102,12 +100,32 @@ func (n *Network) overlayDevice() (device netlink.Link, made bool, err error) {
 	return link, true, nil
 }
 
-// nameOverlay gives the device the node's own address in its Pod network: what the host itself sends to Pods elsewhere
+// nameOverlay gives the device the node's own address in each of its Pod networks: what the host itself sends to Pods elsewhere
 // comes from there, and answers find back.
 func (n *Network) nameOverlay(link netlink.Link) error {
-	a := gateway(n.cfg.NodeCIDRs[0])
-	if err := netlink.AddrReplace(link, hostAddress(a)); err != nil {
-		return fmt.Errorf("add address %s to the overlay: %w", a, err)
+	for _, own := range n.cfg.NodeCIDRs {
+		a := gateway(own)
+		if err := netlink.AddrReplace(link, hostAddress(a)); err != nil {
+			return fmt.Errorf("add address %s to the overlay: %w", a, err)
+		}
+	}
+	return nil
+}
+
+// tuneOverlay sets what the device needs apart from the machine's defaults. Packets come the way that answers go; the guard looks at that, so
+// the kernel's check may rest. Answers to what the host sent from 127.0.0.1, by a node port there, come back by here; the guard keeps
+// all else from that address.
+func (n *Network) tuneOverlay(name string) error {
+	settings := map[string]string{"ipv4/conf/" + name + "/rp_filter": "0", "ipv4/conf/" + name + "/route_localnet": "1"}
+	if n.ownCIDR(true).IsValid() {
+		for setting, value := range routing6 {
+			settings["ipv6/conf/"+name+"/"+setting] = value
+		}
+	}
+	for setting, value := range settings {
+		if _, err := setSysctl(setting, value); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -8,10 +8,10 @@ import (
 	"time"
 )
 
-// claims is which nodes say to have which Pod network. The oldest node has it; what others claim takes effect when it goes. A change of a
-// node costs the same however many there are. It is not safe for concurrent use.
+// claims is which nodes say to have which Pod networks, of each IP family one. The oldest node has it; what others claim takes effect when
+// it goes. A change of a node costs the same however many there are. It is not safe for concurrent use.
 type claims struct {
-	nodes map[string]claim
+	nodes map[claimant]claim
 	// networks are the claims on each, the first of which counts.
 	networks map[netip.Prefix][]claim
 	// moved holds each network that has another node than at the last take, or none.
@@ -24,8 +24,14 @@ type claim struct {
 	since time.Time
 }
 
+// claimant is who claims: a node, for a family of addresses.
+type claimant struct {
+	node string
+	is6  bool
+}
+
 func newClaims() claims {
-	return claims{nodes: map[string]claim{}, networks: map[netip.Prefix][]claim{}, moved: map[netip.Prefix]Peer{}}
+	return claims{nodes: map[claimant]claim{}, networks: map[netip.Prefix][]claim{}, moved: map[netip.Prefix]Peer{}}
 }
 
 // byAge orders the claims on a network: the oldest node first.
@@ -36,14 +42,15 @@ func byAge(a, b claim) int {
 	return strings.Compare(a.Name, b.Name)
 }
 
-// set takes what a node says now; a node without an address or a network claims nothing. The error names a node that is left out,
+// set takes what a node says now of an IP family; a node without an address or a network claims nothing. The error names a node that is left out,
 // because it is younger than another that claims the same: nothing is to be done again.
-func (c *claims) set(is claim) error {
-	c.remove(is.Name)
+func (c *claims) set(is claim, is6 bool) error {
+	who := claimant{is.Name, is6}
+	c.remove(who)
 	if !is.IP.IsValid() || !is.CIDR.IsValid() {
 		return nil
 	}
-	c.nodes[is.Name] = is
+	c.nodes[who] = is
 	all := c.networks[is.CIDR]
 	at, _ := slices.BinarySearchFunc(all, is, byAge)
 	all = slices.Insert(all, at, is)
@@ -58,13 +65,13 @@ func (c *claims) set(is claim) error {
 }
 
 // remove forgets what a node has said.
-func (c *claims) remove(name string) {
-	was, known := c.nodes[name]
+func (c *claims) remove(who claimant) {
+	was, known := c.nodes[who]
 	if !known {
 		return
 	}
-	delete(c.nodes, name)
-	left := slices.DeleteFunc(c.networks[was.CIDR], func(other claim) bool { return other.Name == name })
+	delete(c.nodes, who)
+	left := slices.DeleteFunc(c.networks[was.CIDR], func(other claim) bool { return other.Name == who.node })
 	if len(left) == 0 {
 		delete(c.networks, was.CIDR)
 		c.moved[was.CIDR] = Peer{}

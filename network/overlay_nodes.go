@@ -21,12 +21,13 @@ const setNodes = "nodes"
 
 func (n *Network) nodesTable() string { return n.table + "_nodes" }
 
-// nodeNames are the elements for nodes: the address in the overlay, and what Pods see. A node whose addresses are of two IP families
-// stays as it is.
-func nodeNames(peers map[netip.Prefix]Peer) map[string]nft.Value {
+// nodeNames are the elements for nodes: the address in the overlay, and what Pods see. Names are of the IP family of this node's first
+// network; a node whose address on the wire is of another stays as it is, and all do in their second network.
+func (n *Network) nodeNames(peers map[netip.Prefix]Peer) map[string]nft.Value {
 	names := map[string]nft.Value{}
+	is6 := n.cfg.NodeCIDRs[0].Addr().Is6()
 	for cidr, p := range peers {
-		if p.IP.Is6() == cidr.Addr().Is6() {
+		if p.IP.Is6() == is6 && cidr.Addr().Is6() == is6 {
 			names[nodeKey(cidr)] = nodeName(p)
 		}
 	}
@@ -63,10 +64,10 @@ func (n *Network) nameNodes(changed []netip.Prefix) error {
 		s.names = map[string]nft.Value{}
 		return nil
 	}
-	if len(s.names) > 0 && n.rules.Update(n.nodesTable(), s.renamed(changed)) == nil {
+	if len(s.names) > 0 && n.rules.Update(n.nodesTable(), n.renamed(changed)) == nil {
 		return nil
 	}
-	names := nodeNames(s.wanted)
+	names := n.nodeNames(s.wanted)
 	s.names = nil
 	if err := n.rules.Apply(desiredNodes(n.nodesTable(), n.prefix, n.cfg.NodeCIDRs[0], names)); err != nil {
 		return fmt.Errorf("name nodes to Pods: %w", err)
@@ -76,7 +77,8 @@ func (n *Network) nameNodes(changed []netip.Prefix) error {
 }
 
 // renamed is how the table changes with the nodes that have those networks; names follow.
-func (s *overlayState) renamed(changed []netip.Prefix) nft.Update {
+func (n *Network) renamed(changed []netip.Prefix) nft.Update {
+	s := &n.overlay
 	d, now := nft.Delta{Set: setNodes}, map[netip.Prefix]Peer{}
 	for _, cidr := range changed {
 		if p, ok := s.wanted[cidr]; ok {
@@ -87,7 +89,7 @@ func (s *overlayState) renamed(changed []netip.Prefix) nft.Update {
 			delete(s.names, key)
 		}
 	}
-	d.Come = nodeNames(now)
+	d.Come = n.nodeNames(now)
 	maps.Copy(s.names, d.Come)
 	return nft.Update{Elements: []nft.Delta{d}}
 }

@@ -32,7 +32,9 @@ func nodesHaveTheirAddress(t *testing.T, cidrs, ips string) {
 	cfg.DataDir = t.TempDir()
 	other, err := network.New(cfg)
 	nettest.Must(t, err)
-	peer := func(i int) network.Peer { return network.Peer{Name: fmt.Sprint("node-", i), IP: ip(i), CIDR: cidr(i)} }
+	peer := func(i int) network.Peer {
+		return network.Peer{Name: fmt.Sprint("node-", i), IP: ip(i), CIDR: cidr(i), First: cidr(i)}
+	}
 	change := func(cidr netip.Prefix, p network.Peer) {
 		t.Helper()
 		nettest.Must(t, n.ChangePeers(t.Context(), map[netip.Prefix]network.Peer{cidr: p}))

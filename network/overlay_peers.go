@@ -32,7 +32,7 @@ func (n *Network) NewPeers(self string, nodes coreinformers.NodeInformer) (*Peer
 		UpdateFunc: func(old, now any) {
 			was, is := old.(*corev1.Node), now.(*corev1.Node)
 			// A node that was deleted and made anew in between has its old claim, and another age.
-			if peerOf(was) != peerOf(is) || was.UID != is.UID {
+			if peersOf(was) != peersOf(is) || was.UID != is.UID {
 				p.set(is)
 			}
 		},
@@ -50,18 +50,20 @@ func (p *Peers) set(node *corev1.Node) {
 	if node.Name == p.self {
 		return
 	}
-	is := claim{Peer: peerOf(node), since: node.CreationTimestamp.Time}
-	if is.CIDR.IsValid() {
-		if err := p.network.reaches(is.CIDR); err != nil {
-			klog.Background().Error(err, "Cannot lead to a node, leaving it out", "node", node.Name)
-			is.CIDR = netip.Prefix{}
+	for family, peer := range peersOf(node) {
+		is := claim{Peer: peer, since: node.CreationTimestamp.Time}
+		if is.CIDR.IsValid() {
+			if err := p.network.reaches(is.CIDR); err != nil {
+				klog.Background().Error(err, "Cannot lead to a node, leaving it out", "node", node.Name)
+				is.CIDR = netip.Prefix{}
+			}
 		}
-	}
-	p.mu.Lock()
-	err := p.claims.set(is)
-	p.mu.Unlock()
-	if err != nil {
-		klog.Background().Error(err, "Two nodes have the same Pod network")
+		p.mu.Lock()
+		err := p.claims.set(is, family == 1)
+		p.mu.Unlock()
+		if err != nil {
+			klog.Background().Error(err, "Two nodes have the same Pod network")
+		}
 	}
 	p.bell.Ring()
 }
@@ -72,7 +74,8 @@ func (p *Peers) remove(obj any) {
 		return // no object without a name comes from an informer
 	}
 	p.mu.Lock()
-	p.claims.remove(name.Name)
+	p.claims.remove(claimant{name.Name, false})
+	p.claims.remove(claimant{name.Name, true})
 	p.mu.Unlock()
 	p.bell.Ring()
 }
@@ -95,17 +98,35 @@ func (p *Peers) Run(ctx context.Context) error {
 	return nil
 }
 
-// peerOf reads what the overlay must know of a node; what is missing stays invalid.
-func peerOf(node *corev1.Node) Peer {
+// peersOf reads what the overlay must know of a node, for IPv4 and for IPv6 Pods; what is missing stays invalid.
+func peersOf(node *corev1.Node) (peers [2]Peer) {
 	peer := Peer{Name: node.Name}
-	if cidr, err := netip.ParsePrefix(node.Spec.PodCIDR); err == nil {
-		peer.CIDR = cidr.Masked()
-	}
 	for _, a := range node.Status.Addresses {
 		if ip, err := netip.ParseAddr(a.Address); err == nil && a.Type == corev1.NodeInternalIP {
 			peer.IP = ip
 			break
 		}
 	}
-	return peer
+	peers = [2]Peer{peer, peer}
+	pods := node.Spec.PodCIDRs
+	if len(pods) == 0 && node.Spec.PodCIDR != "" {
+		pods = []string{node.Spec.PodCIDR}
+	}
+	var first netip.Prefix
+	for _, text := range pods {
+		cidr, err := netip.ParsePrefix(text)
+		if err != nil {
+			continue // validation has seen to it
+		}
+		cidr = cidr.Masked()
+		if !first.IsValid() {
+			first = cidr
+		}
+		family := 0
+		if cidr.Addr().Is6() {
+			family = 1
+		}
+		peers[family].CIDR, peers[family].First = cidr, first
+	}
+	return peers
 }

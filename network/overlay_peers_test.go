@@ -74,6 +74,7 @@ func TestPeersAreTheOtherNodesThatCanBeReached(t *testing.T) {
 		{Name: "b", IP: netip.MustParseAddr("192.0.2.3"), CIDR: netip.MustParsePrefix("10.42.2.0/24")},
 		{Name: "young", IP: netip.MustParseAddr("192.0.2.2"), CIDR: netip.MustParsePrefix("10.42.1.0/24")},
 	} {
+		peer.First = peer.CIDR
 		want[peer.CIDR] = peer
 	}
 	if got := p.take(); !maps.Equal(got, want) {
@@ -84,14 +85,14 @@ func TestPeersAreTheOtherNodesThatCanBeReached(t *testing.T) {
 // A node's heartbeats change nothing about the overlay and must not cost a pass.
 func TestPeerIsWhatTheOverlayKnows(t *testing.T) {
 	node := peerNode("n", "10.42.1.0/24", time.Hour, internal("192.0.2.2"))
-	before := peerOf(node)
+	before := peersOf(node)
 	node.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, LastHeartbeatTime: metav1.Now()}}
 	node.Status.Addresses = append(node.Status.Addresses, internal("192.0.2.3"))
-	if got := peerOf(node); got != before {
+	if got := peersOf(node); got != before {
 		t.Errorf("after a heartbeat the peer is %v, not %v", got, before)
 	}
 	node.Status.Addresses = node.Status.Addresses[1:]
-	if got := peerOf(node); got == before {
+	if got := peersOf(node); got == before {
 		t.Error("another address makes no difference")
 	}
 }
@@ -144,14 +145,14 @@ func TestClaims(t *testing.T) {
 	for step := range 5000 {
 		name := fmt.Sprint("n", random.IntN(8))
 		if random.IntN(4) == 0 {
-			c.remove(name)
+			c.remove(claimant{name, false})
 			delete(nodes, name)
 		} else {
 			is := claim{Peer: Peer{Name: name, IP: netip.AddrFrom4([4]byte{192, 0, 2, byte(random.IntN(3))})}, since: time.Unix(random.Int64N(3), 0)}
 			if network := random.IntN(5); network > 0 {
 				is.CIDR = netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 42, byte(network), 0}), 24)
 			}
-			if err := c.set(is); err != nil {
+			if err := c.set(is, false); err != nil {
 				rivals++
 			}
 			nodes[name] = is
@@ -186,19 +187,49 @@ func TestRivalIsNamed(t *testing.T) {
 	young.Name, young.since = "young", time.Unix(2, 0)
 	for _, order := range [][]claim{{old, young}, {young, old}} {
 		c := newClaims()
-		if err := c.set(order[0]); err != nil {
+		if err := c.set(order[0], false); err != nil {
 			t.Error(err)
 		}
-		if err := c.set(order[1]); err == nil || err.Error() != "leave out node young: node old has its Pod network 10.42.1.0/24" {
+		if err := c.set(order[1], false); err == nil || err.Error() != "leave out node young: node old has its Pod network 10.42.1.0/24" {
 			t.Errorf("after %s: %v", order[0].Name, err)
+		}
+	}
+}
+
+// TestPeersOfTwoFamilies: a node with a network of each is led to by both, by one hardware address, and goes with both.
+func TestPeersOfTwoFamilies(t *testing.T) {
+	c := newClaims()
+	node := peerNode("n", "10.42.1.0/24", time.Hour, internal("192.0.2.2"), internal("2001:db8::2"))
+	node.Spec.PodCIDRs = []string{"10.42.1.0/24", "2001:db8:42:1::/64"}
+	first := netip.MustParsePrefix("10.42.1.0/24")
+	want := map[netip.Prefix]Peer{}
+	for family, peer := range peersOf(node) {
+		if peer.IP != netip.MustParseAddr("192.0.2.2") || peer.First != first || peer.CIDR.String() != node.Spec.PodCIDRs[family] {
+			t.Errorf("in family %d the peer is %v", family, peer)
+		}
+		want[peer.CIDR] = peer
+		if err := c.set(claim{Peer: peer}, family == 1); err != nil {
+			t.Error(err)
+		}
+	}
+	if got := c.take(); !maps.Equal(got, want) || len(got) != 2 {
+		t.Errorf("the networks have %v, want %v", got, want)
+	}
+	c.remove(claimant{"n", false})
+	c.remove(claimant{"n", true})
+	for cidr, peer := range c.take() {
+		if peer != (Peer{}) {
+			t.Errorf("%s leads to %v after the node is gone", cidr, peer)
 		}
 	}
 }
 
 // Pods can see a node by its address only where both are of one family.
 func TestNodeNames(t *testing.T) {
+	n := &Network{cfg: Config{NodeCIDRs: []netip.Prefix{netip.MustParsePrefix("10.42.0.0/24"), netip.MustParsePrefix("2001:db8:42::/64")}}}
 	four, six := netip.MustParsePrefix("10.42.1.0/24"), netip.MustParsePrefix("10.42.2.0/24")
-	got := nodeNames(map[netip.Prefix]Peer{four: {IP: netip.MustParseAddr("192.0.2.1")}, six: {IP: netip.MustParseAddr("2001:db8::1")}})
+	second := netip.MustParsePrefix("2001:db8:42:3::/64")
+	got := n.nodeNames(map[netip.Prefix]Peer{four: {IP: netip.MustParseAddr("192.0.2.1")}, six: {IP: netip.MustParseAddr("2001:db8::1")}, second: {IP: netip.MustParseAddr("2001:db8::3")}})
 	if want := map[string]nft.Value{"\x0a\x2a\x01\x01": {Data: "\xc0\x00\x02\x01"}}; !maps.Equal(got, want) {
 		t.Errorf("names are %v, want %v", got, want)
 	}

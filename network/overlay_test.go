@@ -26,7 +26,7 @@ func node(i int, ip string) map[netip.Prefix]network.Peer {
 	if ip == "" {
 		return map[netip.Prefix]network.Peer{cidr: {}}
 	}
-	return map[netip.Prefix]network.Peer{cidr: {Name: fmt.Sprint("node-", i), IP: netip.MustParseAddr(ip), CIDR: cidr}}
+	return map[netip.Prefix]network.Peer{cidr: {Name: fmt.Sprint("node-", i), IP: netip.MustParseAddr(ip), CIDR: cidr, First: cidr}}
 }
 
 // overlayDevice returns the overlay's device, nil if there is none.

@@ -13,6 +13,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/peapod/peapod/internal/cidrs"
 	"github.com/peapod/peapod/internal/netdump"
 	"github.com/peapod/peapod/network/nft"
 )
@@ -49,11 +50,10 @@ func (s *overlayState) want(changes map[netip.Prefix]Peer) {
 	}
 }
 
-// reaches says whether the overlay can lead to a Pod network: it is of the IP family of this node's, and shares no address with it.
+// reaches says whether the overlay can lead to a Pod network: it is of an IP family of this node's, and shares no address with them.
 func (n *Network) reaches(cidr netip.Prefix) error {
-	own := n.cfg.NodeCIDRs[0]
-	if cidr.Addr().Is6() != own.Addr().Is6() || cidr.Overlaps(own) {
-		return fmt.Errorf("its Pod network %s does not go with this node's, %s", cidr, own)
+	if own := n.ownCIDR(cidr.Addr().Is6()); !own.IsValid() || cidr.Overlaps(own) {
+		return fmt.Errorf("its Pod network %s does not go with this node's, %s", cidr, cidrs.List(n.cfg.NodeCIDRs))
 	}
 	return nil
 }
@@ -114,7 +114,7 @@ func (n *Network) ChangePeers(ctx context.Context, changes map[netip.Prefix]Peer
 func (n *Network) writePeer(link netlink.Link, cidr netip.Prefix) error {
 	s := &n.overlay
 	want, wanted := s.wanted[cidr]
-	if was, written := s.there[cidr]; written && was.IP != want.IP {
+	if was, written := s.there[cidr]; written && (was.IP != want.IP || was.First != want.First) {
 		if err := n.removePeer(link, was); err != nil {
 			return fmt.Errorf("remove what leads to node %s: %w", was.Name, err)
 		}
@@ -133,9 +133,9 @@ func (n *Network) writePeer(link netlink.Link, cidr netip.Prefix) error {
 // peerEntries are how the kernel leads to a node: a route to its Pods by its address in the overlay, at which hardware address that
 // is, and on which machine.
 func (n *Network) peerEntries(link netlink.Link, p Peer) (route *netlink.Route, neighbour, forward *netlink.Neigh) {
-	index, gw, mac := link.Attrs().Index, gateway(p.CIDR).AsSlice(), overlayAddr(n.cfg.Overlay.VNI, p.CIDR)
+	index, gw, mac := link.Attrs().Index, gateway(p.CIDR).AsSlice(), overlayAddr(n.cfg.Overlay.VNI, p.First)
 	route = &netlink.Route{LinkIndex: index, Dst: &net.IPNet{IP: p.CIDR.Addr().AsSlice(), Mask: net.CIDRMask(p.CIDR.Bits(), p.CIDR.Addr().BitLen())},
-		Gw: gw, Flags: int(netlink.FLAG_ONLINK), Src: gateway(n.cfg.NodeCIDRs[0]).AsSlice()}
+		Gw: gw, Flags: int(netlink.FLAG_ONLINK), Src: gateway(n.ownCIDR(p.CIDR.Addr().Is6())).AsSlice()}
 	neighbour = &netlink.Neigh{LinkIndex: index, State: netlink.NUD_PERMANENT, Type: unix.RTN_UNICAST, IP: gw, HardwareAddr: mac}
 	forward = &netlink.Neigh{LinkIndex: index, Family: unix.AF_BRIDGE, State: netlink.NUD_PERMANENT, Flags: netlink.NTF_SELF,
 		IP: p.IP.AsSlice(), HardwareAddr: mac}
@@ -157,38 +157,45 @@ func (n *Network) addPeer(link netlink.Link, p Peer) error {
 	return nil
 }
 
-// removePeer removes what addPeer writes. It can be repeated.
+// removePeer removes what addPeer writes. It can be repeated. What leads to the machine goes with the node's first network.
 func (n *Network) removePeer(link netlink.Link, p Peer) error {
 	route, neighbour, forward := n.peerEntries(link, p)
-	return errors.Join(gone(netlink.RouteDel(route)), gone(netlink.NeighDel(neighbour)), gone(netlink.NeighDel(forward)))
+	err := errors.Join(gone(netlink.RouteDel(route)), gone(netlink.NeighDel(neighbour)))
+	if p.CIDR == p.First {
+		err = errors.Join(err, gone(netlink.NeighDel(forward)))
+	}
+	return err
 }
 
 // removeStrangers removes what leads to nodes that are not wanted, whoever wrote it.
 func (n *Network) removeStrangers(link netlink.Link) error {
-	index, family := link.Attrs().Index, netlink.FAMILY_V4
-	if n.cfg.NodeCIDRs[0].Addr().Is6() {
-		family = netlink.FAMILY_V6
-	}
+	index := link.Attrs().Index
 	gateways, machines := map[string]bool{}, map[string]bool{}
 	for _, p := range n.overlay.wanted {
 		gateways[gateway(p.CIDR).String()] = true
-		machines[overlayAddr(n.cfg.Overlay.VNI, p.CIDR).String()+" "+p.IP.String()] = true
+		machines[overlayAddr(n.cfg.Overlay.VNI, p.First).String()+" "+p.IP.String()] = true
 	}
 	var errs []error
-	routes, err := netdump.List(func() ([]netlink.Route, error) {
-		return netlink.RouteListFiltered(family, &netlink.Route{LinkIndex: index}, netlink.RT_FILTER_OIF)
-	})
-	errs = append(errs, err)
-	for _, r := range routes {
-		if r.Gw != nil && !gateways[r.Gw.String()] {
-			errs = append(errs, gone(netlink.RouteDel(&r)))
+	for _, own := range n.cfg.NodeCIDRs {
+		family := netlink.FAMILY_V4
+		if own.Addr().Is6() {
+			family = netlink.FAMILY_V6
 		}
-	}
-	neighbours, err := netdump.List(func() ([]netlink.Neigh, error) { return netlink.NeighList(index, family) })
-	errs = append(errs, err)
-	for _, x := range neighbours {
-		if x.State&netlink.NUD_PERMANENT != 0 && !x.IP.IsMulticast() && !gateways[x.IP.String()] {
-			errs = append(errs, gone(netlink.NeighDel(&x)))
+		routes, err := netdump.List(func() ([]netlink.Route, error) {
+			return netlink.RouteListFiltered(family, &netlink.Route{LinkIndex: index}, netlink.RT_FILTER_OIF)
+		})
+		errs = append(errs, err)
+		for _, r := range routes {
+			if r.Gw != nil && !gateways[r.Gw.String()] {
+				errs = append(errs, gone(netlink.RouteDel(&r)))
+			}
+		}
+		neighbours, err := netdump.List(func() ([]netlink.Neigh, error) { return netlink.NeighList(index, family) })
+		errs = append(errs, err)
+		for _, x := range neighbours {
+			if x.State&netlink.NUD_PERMANENT != 0 && !x.IP.IsMulticast() && !gateways[x.IP.String()] {
+				errs = append(errs, gone(netlink.NeighDel(&x)))
+			}
 		}
 	}
 	forwards, err := netdump.List(func() ([]netlink.Neigh, error) { return netlink.NeighList(index, unix.AF_BRIDGE) })

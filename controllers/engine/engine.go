@@ -18,6 +18,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
 
+	"github.com/peapod/peapod/internal/cidrs"
 	"github.com/peapod/peapod/internal/keyqueue"
 )
 
@@ -42,8 +43,8 @@ type Deps struct {
 	// SigningDuration is for how long certificates are valid that are signed here, NodeMonitorGracePeriod for how long a node may
 	// be silent. Zero stands for the defaults of who uses them.
 	SigningDuration, NodeMonitorGracePeriod time.Duration
-	// ClusterCIDR is what nodes' Pod networks are parts of.
-	ClusterCIDR netip.Prefix
+	// ClusterCIDRs are what nodes' Pod networks are parts of.
+	ClusterCIDRs cidrs.List
 	// ServiceCIDRs are the ranges of the default ServiceCIDR. Without any it is left alone.
 	ServiceCIDRs []netip.Prefix
 }

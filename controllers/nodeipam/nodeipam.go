@@ -1,13 +1,13 @@
-// Package nodeipam gives each node its part of the cluster's Pod network: a /24 that no other node has.
+// Package nodeipam gives each node its part of the cluster's Pod network: a /24 that no other node has, and where Pods have IPv6 a /64.
 package nodeipam
 
 import (
 	"context"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -18,14 +18,20 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/peapod/peapod/controllers/engine"
+	"github.com/peapod/peapod/internal/cidrs"
 )
 
 // Name is that of the service account in kube-system as which the controller acts; upstream's, so that the bootstrap role
 // of the same name fits.
 const Name = "node-controller"
 
-// nodeBits is the size of a node's part.
-const nodeBits = 24
+// PartBits is the size of a node's part of a network of that family; upstream's default.
+func PartBits(is6 bool) int {
+	if is6 {
+		return 64
+	}
+	return 24
+}
 
 // allocator hands parts out. One worker uses it.
 type allocator struct {
@@ -35,13 +41,13 @@ type allocator struct {
 	// rests as long as possible.
 	last uint32
 	// given are the parts that the informer may not show yet.
-	given map[string]netip.Prefix
+	given map[string]cidrs.List
 }
 
 // New returns the controller. The first part of the network is the server's own node's.
 func New(d engine.Deps) (engine.Runner, error) {
 	nodes := d.Informers.Core().V1().Nodes()
-	a := &allocator{d: d, nodes: nodes.Lister(), given: map[string]netip.Prefix{}}
+	a := &allocator{d: d, nodes: nodes.Lister(), given: map[string]cidrs.List{}}
 	loop := &engine.Loop{Name: "nodeipam", Sync: a.sync}
 	synced, err := nodes.Informer().AddEventHandler(engine.OnAny(engine.Object(loop)))
 	if err != nil {
@@ -74,7 +80,7 @@ func (a *allocator) sync(ctx context.Context, key cache.ObjectName) error {
 		a.given[node.Name] = part
 	}
 	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": node.UID},
-		"spec": map[string]any{"podCIDR": part.String(), "podCIDRs": []string{part.String()}}})
+		"spec": map[string]any{"podCIDR": part.First().String(), "podCIDRs": part.Strings()}})
 	if err != nil {
 		return err
 	}
@@ -93,58 +99,94 @@ func (a *allocator) sync(ctx context.Context, key cache.ObjectName) error {
 // errFull says that the cluster's Pod network has no part left.
 var errFull = errors.New("the cluster's Pod network has no free part")
 
-// next finds a part that no node has.
-func (a *allocator) next() (netip.Prefix, error) {
+// next finds a part that no node has any of.
+func (a *allocator) next() (cidrs.List, error) {
 	nodes, err := a.nodes.List(labels.Everything())
 	if err != nil {
-		return netip.Prefix{}, err
+		return nil, err
 	}
 	taken := map[netip.Prefix]bool{}
 	greatest := uint32(0)
 	for _, n := range nodes {
-		if p, err := netip.ParsePrefix(n.Spec.PodCIDR); err == nil {
-			taken[p] = true
-			greatest = max(greatest, index(a.d.ClusterCIDR, p))
+		for _, cidr := range n.Spec.PodCIDRs {
+			if p, err := netip.ParsePrefix(cidr); err == nil {
+				taken[p] = true
+				greatest = max(greatest, a.index(p))
+			}
 		}
 	}
 	if a.last == 0 {
 		a.last = greatest // after a start: go on behind what is there
 	}
-	for _, p := range a.given {
-		taken[p] = true
+	for _, l := range a.given {
+		for _, p := range l {
+			taken[p] = true
+		}
 	}
 	return a.free(taken)
 }
 
-func (a *allocator) free(taken map[netip.Prefix]bool) (netip.Prefix, error) {
-	cluster := a.d.ClusterCIDR
-	if !cluster.IsValid() || !cluster.Addr().Is4() || cluster.Bits() >= nodeBits {
-		return netip.Prefix{}, errFull
-	}
-	count := uint32(1) << (nodeBits - cluster.Bits())
-	// Part 0 is left out: the server's own node takes it without asking.
-	for range count - 1 {
-		a.last = a.last%(count-1) + 1
-		if p := part(cluster, a.last); !taken[p] {
-			return p, nil
+func (a *allocator) free(taken map[netip.Prefix]bool) (cidrs.List, error) {
+	count := uint32(0)
+	for i, p := range a.d.ClusterCIDRs {
+		if n := parts(p); i == 0 || n < count {
+			count = n
 		}
 	}
-	return netip.Prefix{}, fmt.Errorf("%w: %s", errFull, cluster)
+	// Part 0 is left out: the server's own node takes it without asking.
+	for i := uint32(1); i < count; i++ {
+		a.last = a.last%(count-1) + 1
+		var l cidrs.List
+		for _, cluster := range a.d.ClusterCIDRs {
+			l = append(l, part(cluster, a.last))
+		}
+		if !slices.ContainsFunc(l, func(p netip.Prefix) bool { return taken[p] }) {
+			return l, nil
+		}
+	}
+	return nil, fmt.Errorf("%w: %s", errFull, a.d.ClusterCIDRs)
+}
+
+// index is which part of the cluster's network p is; 0 for what is none.
+func (a *allocator) index(p netip.Prefix) uint32 {
+	cluster := a.d.ClusterCIDRs.OfFamily(p.Addr().Is6())
+	if !cluster.IsValid() || !cluster.Contains(p.Addr()) || p.Bits() != PartBits(p.Addr().Is6()) {
+		return 0
+	}
+	return uint32(number(p) - number(cluster))
+}
+
+// mostBits is how many bits tell the parts of a network apart at most: there are no more nodes.
+const mostBits = 16
+
+// parts is how many parts a network has.
+func parts(cluster netip.Prefix) uint32 {
+	spare := PartBits(cluster.Addr().Is6()) - cluster.Bits()
+	if spare < 0 {
+		return 0
+	}
+	return 1 << min(spare, mostBits)
+}
+
+// number is a network's as a part: its leading bits, up to the part's size.
+func number(p netip.Prefix) uint64 {
+	b := p.Masked().Addr().AsSlice()[:PartBits(p.Addr().Is6())/8]
+	n := uint64(0)
+	for _, x := range b {
+		n = n<<8 | uint64(x)
+	}
+	return n
 }
 
 // part is the i-th part of a network.
 func part(cluster netip.Prefix, i uint32) netip.Prefix {
-	base := cluster.Masked().Addr().As4()
-	var b [4]byte
-	binary.BigEndian.PutUint32(b[:], binary.BigEndian.Uint32(base[:])+i<<(32-nodeBits))
-	return netip.PrefixFrom(netip.AddrFrom4(b), nodeBits)
-}
-
-// index is the inverse of part; 0 for what is no part.
-func index(cluster, p netip.Prefix) uint32 {
-	if !cluster.IsValid() || !p.Addr().Is4() || !cluster.Contains(p.Addr()) {
-		return 0
+	is6 := cluster.Addr().Is6()
+	b := cluster.Masked().Addr().AsSlice()
+	n := number(cluster) + uint64(i)
+	for at := PartBits(is6)/8 - 1; at >= 0; at-- {
+		b[at] = byte(n)
+		n >>= 8
 	}
-	base, b := cluster.Masked().Addr().As4(), p.Addr().As4()
-	return (binary.BigEndian.Uint32(b[:]) - binary.BigEndian.Uint32(base[:])) >> (32 - nodeBits)
+	a, _ := netip.AddrFromSlice(b) // of the length that an address has
+	return netip.PrefixFrom(a, PartBits(is6))
 }

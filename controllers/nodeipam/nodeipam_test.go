@@ -6,18 +6,19 @@ import (
 	"testing"
 
 	"github.com/peapod/peapod/controllers/engine"
+	"github.com/peapod/peapod/internal/cidrs"
 )
 
 func TestFreeParts(t *testing.T) {
-	a := &allocator{d: engine.Deps{ClusterCIDR: netip.MustParsePrefix("10.244.0.0/22")}}
+	a := &allocator{d: engine.Deps{ClusterCIDRs: cidrs.Of(netip.MustParsePrefix("10.244.0.0/22"))}}
 	taken := map[netip.Prefix]bool{}
 	take := func() string {
-		p, err := a.free(taken)
+		l, err := a.free(taken)
 		if errors.Is(err, errFull) {
 			return "full"
 		}
-		taken[p] = true
-		return p.String()
+		taken[l.First()] = true
+		return l.String()
 	}
 	for _, want := range []string{"10.244.1.0/24", "10.244.2.0/24", "10.244.3.0/24", "full"} {
 		if got := take(); got != want {
@@ -31,12 +32,39 @@ func TestFreeParts(t *testing.T) {
 		t.Errorf("after the end comes %s, want the beginning", got)
 	}
 	for _, i := range []uint32{1, 3} {
-		if got := index(a.d.ClusterCIDR, part(a.d.ClusterCIDR, i)); got != i {
+		if got := a.index(part(a.d.ClusterCIDRs.First(), i)); got != i {
 			t.Errorf("part %d has index %d", i, got)
 		}
 	}
-	one := &allocator{d: engine.Deps{ClusterCIDR: netip.MustParsePrefix("10.244.0.0/24")}}
+	one := &allocator{d: engine.Deps{ClusterCIDRs: cidrs.Of(netip.MustParsePrefix("10.244.0.0/24"))}}
 	if _, err := one.free(nil); !errors.Is(err, errFull) {
 		t.Errorf("a network of one part has another: %v", err)
+	}
+}
+
+// TestPartsOfTwoFamilies: a node gets a part of each, and none that another has of either.
+func TestPartsOfTwoFamilies(t *testing.T) {
+	networks, err := cidrs.Parse("10.244.0.0/16,fd00:10:244::/62")
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := &allocator{d: engine.Deps{ClusterCIDRs: networks}}
+	taken := map[netip.Prefix]bool{netip.MustParsePrefix("fd00:10:244:2::/64"): true}
+	for _, want := range []string{"10.244.1.0/24,fd00:10:244:1::/64", "10.244.3.0/24,fd00:10:244:3::/64"} {
+		got, err := a.free(taken)
+		if err != nil || got.String() != want {
+			t.Errorf("the next part is %v, %v; want %s", got, err, want)
+		}
+		for _, p := range got {
+			taken[p] = true
+		}
+	}
+	if got, err := a.free(taken); !errors.Is(err, errFull) {
+		t.Errorf("the smaller network has another part: %v, %v", got, err)
+	}
+	for i, p := range []string{"fd00:10:244::/64", "fd00:10:244:1::/64"} {
+		if got := a.index(netip.MustParsePrefix(p)); got != uint32(i) {
+			t.Errorf("%s has index %d", p, got)
+		}
 	}
 }

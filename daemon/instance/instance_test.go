@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/peapod/peapod/internal/cidrs"
 )
 
 func TestAtNamesByRealPath(t *testing.T) {
@@ -130,8 +132,9 @@ func TestNewerFormatIsRefused(t *testing.T) {
 
 func TestChoose(t *testing.T) {
 	p := netip.MustParsePrefix
+	l := func(text string) cidrs.List { return cidrs.Of(p(text)) }
 	first, err := choose(Ranges{}, []netip.Prefix{p("0.0.0.0/0"), p("10.1.0.0/24")}, nil, "/a")
-	if err != nil || first.Cluster != p("10.244.0.0/16") || first.Service != p("10.96.0.0/16") {
+	if err != nil || !first.Cluster.Equal(l("10.244.0.0/16")) || !first.Service.Equal(l("10.96.0.0/16")) {
 		t.Fatalf("first choice: %v, %v", first, err)
 	}
 	second, err := choose(Ranges{}, []netip.Prefix{p("10.244.0.7/32"), p("10.97.3.0/24")}, nil, "/a")
@@ -140,14 +143,14 @@ func TestChoose(t *testing.T) {
 	}
 	dir := t.TempDir()
 	third, err := choose(Ranges{}, nil, map[string]claim{"x": {dir, first}}, "/a")
-	if err != nil || third.overlaps(first.Cluster) || third.overlaps(first.Service) {
+	if err != nil || third.overlaps(first.Cluster...) || third.overlaps(first.Service...) {
 		t.Fatalf("choice beside another instance: %v, %v", third, err)
 	}
 	gone, err := choose(Ranges{}, nil, map[string]claim{"x": {dir + "/gone", first}}, "/a")
-	if err != nil || gone != first {
+	if err != nil || gone.String() != first.String() {
 		t.Fatalf("choice beside an instance that is gone: %v, %v", gone, err)
 	}
-	_, err = choose(Ranges{Cluster: p("10.0.0.0/8"), Service: p("10.96.0.0/16")}, nil, nil, "/a")
+	_, err = choose(Ranges{Cluster: l("10.0.0.0/8"), Service: l("10.96.0.0/16")}, nil, nil, "/a")
 	if err == nil {
 		t.Error("ranges that overlap each other were accepted")
 	}
@@ -175,7 +178,7 @@ func TestRunningBeforeItSaysWho(t *testing.T) {
 // TestClaims: instances that come and go at the same time never have the same addresses, and the last leaves nothing.
 func TestClaims(t *testing.T) {
 	var mu sync.Mutex
-	held := map[Ranges]bool{}
+	held := map[string]bool{}
 	var group errgroup.Group
 	for range 3 {
 		group.Go(func() error {
@@ -189,14 +192,14 @@ func TestClaims(t *testing.T) {
 					return err
 				}
 				mu.Lock()
-				twice := held[got]
-				held[got] = true
+				twice := held[got.String()]
+				held[got.String()] = true
 				mu.Unlock()
 				if twice {
 					return fmt.Errorf("%v was given twice", got)
 				}
 				mu.Lock()
-				delete(held, got)
+				delete(held, got.String())
 				mu.Unlock()
 				if err := i.ReleaseClaim(); err != nil {
 					return err

@@ -11,23 +11,28 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/peapod/peapod/internal/atomicfile"
+	"github.com/peapod/peapod/internal/cidrs"
 )
 
 // Ranges are the addresses of a cluster: of its Pods and of its Services.
 type Ranges struct {
-	Cluster netip.Prefix `json:"clusterCIDR"`
-	Service netip.Prefix `json:"serviceCIDR"`
+	Cluster cidrs.List `json:"clusterCIDR"`
+	Service cidrs.List `json:"serviceCIDR"`
 }
 
-func (r Ranges) overlaps(p netip.Prefix) bool { return r.Cluster.Overlaps(p) || r.Service.Overlaps(p) }
+func (r Ranges) String() string { return r.Cluster.String() + " " + r.Service.String() }
+
+func (r Ranges) overlaps(networks ...netip.Prefix) bool {
+	return r.Cluster.Overlaps(networks...) || r.Service.Overlaps(networks...)
+}
 
 // choices are the ranges tried, in order, where the user names none: upstream's usual ones first, then their neighbours
 // for further instances on the same machine.
 func choices(yield func(Ranges) bool) {
 	for i := range 11 {
 		r := Ranges{
-			Cluster: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(244 + i), 0, 0}), 16),
-			Service: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(96 + i), 0, 0}), 16),
+			Cluster: cidrs.Of(netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(244 + i), 0, 0}), 16)),
+			Service: cidrs.Of(netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(96 + i), 0, 0}), 16)),
 		}
 		if !yield(r) {
 			return
@@ -42,7 +47,7 @@ type claim struct {
 }
 
 // ClaimRanges returns the cluster's address ranges. A data directory keeps the ranges that it was made with: asking for
-// others is an error. A new one gets what want names; a range that want leaves invalid is chosen so that it overlaps
+// others is an error. A new one gets what want names; a range that want leaves empty is chosen so that it overlaps
 // neither another instance's nor anything in inUse (the machine's addresses and routes).
 func (i Instance) ClaimRanges(want Ranges, inUse []netip.Prefix) (Ranges, error) {
 	unlock, err := lockClaims()
@@ -116,8 +121,8 @@ func (i Instance) ReleaseClaim() error {
 	return nil
 }
 
-func unchanged(flag string, want, have netip.Prefix) error {
-	if want.IsValid() && want.Masked() != have {
+func unchanged(flag string, want, have cidrs.List) error {
+	if len(want) > 0 && !want.Equal(have) {
 		return fmt.Errorf("--%s %s: this data directory was made with %s, which cannot be changed; leave the flag out or choose another --data-dir", flag, want, have)
 	}
 	return nil
@@ -132,15 +137,15 @@ func choose(want Ranges, inUse []netip.Prefix, claims map[string]claim, self str
 			}
 		}
 		_, taken := conflict(r, claims, self)
-		return !taken && !r.Cluster.Overlaps(r.Service)
+		return !taken && !r.Cluster.Overlaps(r.Service...)
 	}
-	asked := want.Cluster.IsValid() && want.Service.IsValid()
+	asked := len(want.Cluster) > 0 && len(want.Service) > 0
 	for r := range choices {
-		if want.Cluster.IsValid() {
-			r.Cluster = want.Cluster.Masked()
+		if len(want.Cluster) > 0 {
+			r.Cluster = want.Cluster
 		}
-		if want.Service.IsValid() {
-			r.Service = want.Service.Masked()
+		if len(want.Service) > 0 {
+			r.Service = want.Service
 		}
 		if free(r) {
 			return r, nil
@@ -161,7 +166,7 @@ func conflict(r Ranges, claims map[string]claim, self string) (string, bool) {
 		if _, err := os.Stat(c.DataDir); errors.Is(err, os.ErrNotExist) {
 			continue // the instance is gone, and its addresses with it
 		}
-		if r.overlaps(c.Cluster) || r.overlaps(c.Service) {
+		if r.overlaps(c.Cluster...) || r.overlaps(c.Service...) {
 			return c.DataDir, true
 		}
 	}

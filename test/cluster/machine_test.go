@@ -88,6 +88,8 @@ type machine struct {
 	binary string
 	name   string
 	ip     string
+	// ip6 is its IPv6 address; empty where the kernel has no IPv6.
+	ip6    string
 	data   string
 	log    *cluster.Log
 	path   string // of the network namespace
@@ -104,6 +106,9 @@ func newMachine(t *testing.T, w *wire, binary, name string, number int) *machine
 	t.Helper()
 	m := &machine{t: t, w: w, binary: binary, name: name, ip: fmt.Sprintf("172.31.255.%d", number)}
 	// Not t.TempDir: the names of sockets in there must be short.
+	if _, err := os.Stat("/proc/sys/net/ipv6"); err == nil {
+		m.ip6 = fmt.Sprintf("fd00:172:31::%d", number)
+	}
 	dir, err := os.MkdirTemp("/tmp", "peapod-cluster-"+name+"-")
 	must(t, err)
 	t.Cleanup(func() { must(t, os.RemoveAll(dir)) })
@@ -138,6 +143,12 @@ func (m *machine) plug() {
 	addr, err := netlink.ParseAddr(m.ip + "/24")
 	must(m.t, err)
 	must(m.t, inside.AddrAdd(link, addr))
+	if m.ip6 != "" {
+		addr, err := netlink.ParseAddr(m.ip6 + "/64")
+		must(m.t, err)
+		addr.Flags = unix.IFA_F_NODAD
+		must(m.t, inside.AddrAdd(link, addr))
+	}
 	must(m.t, inside.LinkSetUp(link))
 }
 
