@@ -74,6 +74,9 @@ func checkRoot(string) Finding {
 // The kernel must have openat2 (5.6), clone3 with cgroup and PIDFD_NONBLOCK (5.10).
 const minMajor, minMinor = 5, 10
 
+// The kernel must map the IDs of tmpfs (6.3) for user namespaces of Pods.
+const usersMajor, usersMinor = 6, 3
+
 func checkKernel(string) Finding {
 	var u unix.Utsname
 	if err := unix.Uname(&u); err != nil {
@@ -86,6 +89,10 @@ func checkKernel(string) Finding {
 	}
 	if major < minMajor || major == minMajor && minor < minMinor {
 		return Finding{Severity: Fatal, Found: "kernel " + release, Fix: fmt.Sprintf("upgrade to a kernel of at least %d.%d", minMajor, minMinor)}
+	}
+	if major < usersMajor || major == usersMajor && minor < usersMinor {
+		return Finding{Severity: Warning, Found: "kernel " + release,
+			Fix: fmt.Sprintf("for Pods with hostUsers: false, which do not start, upgrade to a kernel of at least %d.%d; all else works", usersMajor, usersMinor)}
 	}
 	return Finding{Found: "kernel " + release}
 }

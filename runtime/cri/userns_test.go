@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/containerd/containerd/v2/pkg/kernelversion"
 	"golang.org/x/sys/unix"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -17,6 +18,23 @@ import (
 
 // firstID is where the range of the sandboxes here begins on the machine.
 const firstID = 10 * 65536
+
+// haveUserNamespaces says whether the kernel is new enough for user namespaces of Pods: it must map the IDs of tmpfs.
+func haveUserNamespaces(t *testing.T) bool {
+	t.Helper()
+	enough, err := kernelversion.GreaterEqualThan(kernelversion.KernelVersion{Kernel: 6, Major: 3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return enough
+}
+
+func needUserNamespaces(t *testing.T) {
+	t.Helper()
+	if !haveUserNamespaces(t) {
+		t.Skip("user namespaces of Pods need Linux 6.3")
+	}
+}
 
 func userNamespace() *runtimeapi.UserNamespace {
 	ids := []*runtimeapi.IDMapping{{HostId: firstID, ContainerId: 0, Length: 65536}}
@@ -43,6 +61,7 @@ func inside(config *runtimeapi.ContainerConfig, mounts ...*runtimeapi.Mount) *ru
 
 // TestUserNamespace: root in the container is nobody on the machine, and all that a container has is as without a user namespace.
 func TestUserNamespace(t *testing.T) {
+	needUserNamespaces(t)
 	n := newNode(t)
 	status, err := n.service.Status(n.ctx, true)
 	if err != nil {
@@ -110,6 +129,7 @@ func expectOwner(t *testing.T, path string, uid uint32) {
 
 // TestUserNamespaceAttacks: with all the power that a container can ask for, its root gets nothing of the machine.
 func TestUserNamespaceAttacks(t *testing.T) {
+	needUserNamespaces(t)
 	n := newNode(t)
 	pod := n.run(n.mapped("attacker"))
 	secret := filepath.Join(n.dir, "secret")
@@ -160,6 +180,7 @@ func TestUserNamespaceAttacks(t *testing.T) {
 
 // TestUserNamespaceProcesses: exec, terminals, users, groups, a shared PID namespace and sysctls.
 func TestUserNamespaceProcesses(t *testing.T) {
+	needUserNamespaces(t)
 	n := newNode(t)
 	config := n.mapped("processes")
 	config.Linux.SecurityContext.NamespaceOptions.Pid = runtimeapi.NamespaceMode_POD
@@ -202,6 +223,7 @@ func TestUserNamespaceProcesses(t *testing.T) {
 
 // TestUserNamespaceImages: image volumes keep the owners that the image says, and recovery unmounts what a crash left of a mount.
 func TestUserNamespaceImages(t *testing.T) {
+	needUserNamespaces(t)
 	n := newNode(t)
 	pod := n.run(n.mapped("images"))
 	config := inside(shell("main", "stat -c '%u:%g %n' /img /img/bin; touch /img/x 2>/dev/null && echo written"),
@@ -240,6 +262,7 @@ func TestUserNamespaceImages(t *testing.T) {
 }
 
 func TestUserNamespaceRefused(t *testing.T) {
+	needUserNamespaces(t)
 	n := newNode(t)
 	for name, c := range map[string]struct {
 		edit func(*runtimeapi.NamespaceOption)
@@ -289,10 +312,11 @@ func TestUserNamespaceRefused(t *testing.T) {
 // user namespace passes through the directories above.
 func TestStrangersStayOut(t *testing.T) {
 	n := newNode(t)
-	for name, id := range map[string]string{
-		"plain":  n.start(n.run(n.sandboxConfig("plain")), shell("main", "exec sleep 1000")),
-		"mapped": n.start(n.run(n.mapped("mapped")), inside(shell("main", "exec sleep 1000"))),
-	} {
+	ids := map[string]string{"plain": n.start(n.run(n.sandboxConfig("plain")), shell("main", "exec sleep 1000"))}
+	if haveUserNamespaces(t) {
+		ids["mapped"] = n.start(n.run(n.mapped("mapped")), inside(shell("main", "exec sleep 1000")))
+	}
+	for name, id := range ids {
 		c, err := n.service.container(id)
 		if err != nil {
 			t.Fatal(err)

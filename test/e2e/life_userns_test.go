@@ -10,12 +10,25 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/containerd/containerd/v2/pkg/kernelversion"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 
 	"github.com/peapod/peapod/test/e2e/cluster"
 )
+
+// needUsers skips a test where the kernel is too old for user namespaces of Pods: it cannot map the IDs of tmpfs.
+func needUsers(t *testing.T) {
+	t.Helper()
+	enough, err := kernelversion.GreaterEqualThan(kernelversion.KernelVersion{Kernel: 6, Major: 3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !enough {
+		t.Skip("user namespaces of Pods need Linux 6.3")
+	}
+}
 
 // rangeOf is where the IDs of a Pod with hostUsers: false begin on the machine. It fails the test unless the container sees 65536 from 0.
 func (s *space) rangeOf(pod string) int {
@@ -69,6 +82,7 @@ func (s *space) userOnMachine(c *cluster.Cluster, pod string) int {
 // A Pod with users of its own has all that another has: volumes of every kind with the owners that its spec says, a group for
 // them, init containers, probes, logs, exec, attach, forwarded ports, messages, a shared PID namespace, containers to debug.
 func TestUserNamespace(t *testing.T) {
+	needUsers(t)
 	t.Parallel()
 	s := newSpace(t)
 	handlers := s.kubectl("get", "nodes", "-o", `jsonpath={range .items[0].status.runtimeHandlers[*]}{.name}={.features.userNamespaces} {end}`)
@@ -214,6 +228,7 @@ func (s *space) loggedAtEnd(pod, container string) string {
 
 // Root in a Pod with users of its own is nobody on the machine, whatever the Pod asks for besides.
 func TestUserNamespaceAttacks(t *testing.T) {
+	needUsers(t)
 	t.Parallel()
 	s := newSpace(t)
 	s.apply(script("attacker", "exec sleep 1000000", "hostUsers: false", `securityContext: {privileged: true, procMount: Unmasked}`) +
@@ -245,6 +260,7 @@ func TestUserNamespaceAttacks(t *testing.T) {
 
 // What cannot be with users of the Pod's own is refused, and the restricted profile leaves root to such Pods.
 func TestUserNamespaceRules(t *testing.T) {
+	needUsers(t)
 	t.Parallel()
 	s := newSpace(t)
 	for field, text := range map[string]string{
@@ -276,6 +292,7 @@ func TestUserNamespaceRules(t *testing.T) {
 
 // Containers and their IDs outlive the server's death, the next server goes on with them, and all of it goes with the Pods.
 func TestUserNamespaceOutlivesServer(t *testing.T) {
+	needUsers(t)
 	t.Parallel()
 	o := newOwn(t)
 	s := o.space()
