@@ -76,8 +76,8 @@ func (c *Client) spawn(ctx context.Context, program *Program) error {
 		return err
 	}
 	cmd := &exec.Cmd{
-		// The child looks its own descriptors up, which it has until the execution closes them.
-		Path:        fmt.Sprintf("/proc/self/fd/%d", fd),
+		// Looked up in this process: among the child's descriptors others have these numbers, such as that of ExtraFiles.
+		Path:        fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), fd),
 		Args:        []string{"podinit", "supervise", "--state", c.cfg.StateDir, "--run", c.cfg.RunDir, "--cgroup", c.cfg.Cgroup},
 		Env:         []string{"PATH=" + os.Getenv("PATH")},
 		Dir:         "/",
