@@ -103,6 +103,7 @@ devices:
 
 // What devices mount into a Pod with a user namespace has the owners that it has on the machine.
 func TestClaimedDevicesOfMappedUsers(t *testing.T) {
+	needUserNamespaces(t)
 	n := newNode(t)
 	if _, err := os.Stat("/dev/fuse"); err != nil {
 		t.Skip("there is no /dev/fuse to give to a container")
