@@ -10,9 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A Pod's directory goes with everything that is mounted in it, wherever that is and however often; what is behind the mounts
-// stays.
-func TestRemove(t *testing.T) {
+// inMemory is a directory with a file system of its own.
+func inMemory(t *testing.T) string {
+	t.Helper()
 	base := t.TempDir()
 	if err := unix.Mount("tmpfs", base, "tmpfs", 0, ""); err != nil {
 		t.Skipf("needs root: %v", err)
@@ -22,6 +22,13 @@ func TestRemove(t *testing.T) {
 			t.Error(err)
 		}
 	})
+	return base
+}
+
+// A Pod's directory goes with everything that is mounted in it, wherever that is and however often; what is behind the mounts
+// stays.
+func TestRemove(t *testing.T) {
+	base := inMemory(t)
 	must := func(err error) {
 		t.Helper()
 		if err != nil {
@@ -83,15 +90,7 @@ func TestRemove(t *testing.T) {
 
 // TestDeep: a container nests directories deeper than a process has descriptors and than a path may be long, with something mounted there.
 func TestDeep(t *testing.T) {
-	base := t.TempDir()
-	if err := unix.Mount("tmpfs", base, "tmpfs", 0, ""); err != nil {
-		t.Skipf("needs root: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(base, unix.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
+	base := inMemory(t)
 	must := func(err error) {
 		t.Helper()
 		if err != nil {
