@@ -18,8 +18,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -247,14 +247,23 @@ func (c *cluster) up(ctx context.Context) (kubernetes.Interface, error) {
 
 // awaitServiceAccount waits until the default namespace has its service account, without which no Pod is accepted.
 func (c *cluster) awaitServiceAccount(ctx context.Context, client kubernetes.Interface) error {
-	w, err := client.CoreV1().ServiceAccounts(metav1.NamespaceDefault).Watch(ctx, metav1.ListOptions{})
+	_, err := c.awaitObject(ctx, "the service account", "default", client.CoreV1().ServiceAccounts(metav1.NamespaceDefault).Watch)
+	return err
+}
+
+// awaitObject waits until there is an object of that name among those that open watches, and returns it.
+func (c *cluster) awaitObject(ctx context.Context, waitedFor, name string,
+	open func(context.Context, metav1.ListOptions) (watch.Interface, error),
+) (found runtime.Object, err error) {
+	w, err := open(ctx, metav1.SingleObject(metav1.ObjectMeta{Name: name}))
 	if err != nil {
-		return fmt.Errorf("watch service accounts: %w", err)
+		return nil, fmt.Errorf("watch for %s: %w", waitedFor, err)
 	}
-	return c.follow(ctx, w, "the service account", func(e watch.Event) (bool, error) {
-		o, err := meta.Accessor(e.Object)
-		return err == nil && o.GetName() == "default", nil
+	err = c.follow(ctx, w, waitedFor, func(e watch.Event) (bool, error) {
+		found = e.Object
+		return e.Type == watch.Added || e.Type == watch.Modified, nil
 	})
+	return found, err
 }
 
 // processes are the processes of the cluster that are no Pod's: the server, and the containers' supervisor, which has its

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -24,9 +25,14 @@ func measureDNS(ctx context.Context, s settings) (figures []figure, err error) {
 		if _, err := client.CoreV1().Services(metav1.NamespaceDefault).Create(ctx, service("backend", "backend"), metav1.CreateOptions{}); err != nil {
 			return fmt.Errorf("create Service: %w", err)
 		}
-		server, err := client.CoreV1().Services(metav1.NamespaceSystem).Get(ctx, "kube-dns", metav1.GetOptions{})
+		// A server that is ready may not have made it yet.
+		found, err := c.awaitObject(ctx, "the cluster's DNS", "kube-dns", client.CoreV1().Services(metav1.NamespaceSystem).Watch)
 		if err != nil {
-			return fmt.Errorf("find the cluster's DNS: %w", err)
+			return err
+		}
+		server, ok := found.(*corev1.Service)
+		if !ok {
+			return fmt.Errorf("the cluster's DNS is a %T", found)
 		}
 		address := net.JoinHostPort(server.Spec.ClusterIP, "53")
 		if err := c.awaitName(ctx, address, "backend.default.svc.cluster.local."); err != nil {
