@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"os"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/peapod/peapod/daemon/instance"
 	"github.com/peapod/peapod/internal/cidrs"
 	"github.com/peapod/peapod/internal/removetree"
@@ -109,27 +107,13 @@ func Uninstall(ctx context.Context, i instance.Instance) error {
 	if err := i.CloseRun(); err != nil {
 		return err
 	}
-	// What drivers have mounted here is not to be entered: what is in it outlives the node.
-	if err := removetree.Remove(kubeletDir(i)); err != nil {
-		return err
-	}
+	// What drivers have mounted is not entered: what is in it outlives the node. A disk that the data directory is on, or one in it, is the
+	// user's.
 	for _, dir := range []string{i.RunDir, i.DataDir} {
-		if err := removeDir(dir); err != nil {
-			return fmt.Errorf("remove %s: %w", dir, err)
+		if err := removetree.RemoveButDisks(dir); err != nil {
+			return err
 		}
 	}
 	// Last, for it removes what the instance's run directory was in.
 	return i.ReleaseClaim()
-}
-
-// removeDir removes a directory with all that is in it. One that the user has mounted something on, such as a disk of its own, is
-// emptied and stays.
-func removeDir(dir string) error {
-	err := os.RemoveAll(dir)
-	if errors.Is(err, unix.EBUSY) {
-		if left, readErr := os.ReadDir(dir); readErr == nil && len(left) == 0 {
-			return nil
-		}
-	}
-	return err
 }

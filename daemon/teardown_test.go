@@ -11,8 +11,10 @@ import (
 	"testing"
 
 	"github.com/opencontainers/cgroups"
+	"golang.org/x/sys/unix"
 
 	"github.com/peapod/peapod/daemon/instance"
+	"github.com/peapod/peapod/internal/removetree/removetreetest"
 )
 
 // TestUninstallEndsWhatIsLeft: a process in the instance's cgroups that nothing else knows of does not outlive it.
@@ -48,5 +50,40 @@ func TestUninstallEndsWhatIsLeft(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Dir(dir)); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the cgroup is there yet: %v", err)
+	}
+}
+
+// TestUninstallRemovesWhatContainersMade: directories in a volume that are nested deeper than a process may have files open.
+func TestUninstallRemovesWhatContainersMade(t *testing.T) {
+	i, err := instance.At(filepath.Join(t.TempDir(), "data"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	volume := filepath.Join(volumesDir(i), "pvc-1")
+	if err := os.MkdirAll(volume, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(removetreetest.Deep(t, 1000), filepath.Join(volume, "deep")); err != nil {
+		t.Fatal(err)
+	}
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 256, Max: limit.Max}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+			t.Error(err)
+		}
+	})
+	for range 2 { // also when it is gone
+		if err := Uninstall(t.Context(), i); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Lstat(i.DataDir); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("the data directory is there yet: %v", err)
+		}
 	}
 }

@@ -2,6 +2,7 @@ package removetree
 
 import (
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -133,6 +134,72 @@ func TestDeep(t *testing.T) {
 	}
 	if left := mountsBelow(t, base); len(left) != 1 {
 		t.Errorf("mounted still: %v", left)
+	}
+}
+
+// Disks that somebody mounted on the directory or directly in it are emptied and stay; what is mounted deeper is not entered.
+func TestRemoveButDisks(t *testing.T) {
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	base := inMemory(t)
+	data, elsewhere := filepath.Join(base, "data"), filepath.Join(base, "elsewhere")
+	kept := filepath.Join(elsewhere, "kept")
+	fill := func() {
+		t.Helper()
+		for _, d := range []string{"images/layers", "volumes/pvc/behind", "kubelet/pods"} {
+			must(os.MkdirAll(filepath.Join(data, d), 0o755))
+		}
+		must(os.WriteFile(filepath.Join(data, "peapod.json"), nil, 0o600))
+		must(os.Symlink(elsewhere, filepath.Join(data, "link")))
+		must(unix.Mount(elsewhere, filepath.Join(data, "volumes/pvc/behind"), "", unix.MS_BIND, ""))
+	}
+	must(os.Mkdir(elsewhere, 0o755))
+	must(os.WriteFile(kept, nil, 0o600))
+	disk := func(path string) {
+		t.Helper()
+		must(os.MkdirAll(path, 0o755))
+		must(unix.Mount("tmpfs", path, "tmpfs", 0, ""))
+	}
+	for name, c := range map[string]struct {
+		disk, left string
+	}{"none": {}, "on it": {"data", "data"}, "in it": {"data/images", "data data/images"}} {
+		if c.disk != "" {
+			disk(filepath.Join(base, c.disk))
+		}
+		fill()
+		for range 2 { // also when it is done
+			if err := RemoveButDisks(data); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		var left []string
+		must(filepath.WalkDir(base, func(path string, _ fs.DirEntry, err error) error {
+			if rest, _ := filepath.Rel(base, path); strings.HasPrefix(rest, "data") {
+				left = append(left, rest)
+			}
+			return err
+		}))
+		if got := strings.Join(left, " "); got != c.left {
+			t.Errorf("%s: left is %q, want %q", name, got, c.left)
+		}
+		if _, err := os.Stat(kept); err != nil {
+			t.Errorf("%s: what is mounted deeper, or a link leads to: %v", name, err)
+		}
+		want := 1 // the file system of the test
+		if c.disk != "" {
+			want++
+		}
+		if left := mountsBelow(t, base); len(left) != want {
+			t.Errorf("%s: mounted still: %v", name, left)
+		}
+		if c.disk != "" {
+			must(unix.Unmount(filepath.Join(base, c.disk), unix.MNT_DETACH))
+			must(os.RemoveAll(data))
+		}
 	}
 }
 

@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/peapod/peapod/internal/mountpoint"
 )
 
 const flagReadOnly = unix.MS_RDONLY
@@ -107,7 +109,7 @@ func setMountFlags(target string, flags uintptr) error {
 
 // isBoundTo says whether the directory fd is mounted at target. Anything else that is mounted there is taken off.
 func isBoundTo(target string, fd int) (bool, error) {
-	mounted, err := isMountPoint(target)
+	mounted, err := mountpoint.At(target)
 	if err != nil || !mounted {
 		return false, err
 	}

@@ -14,6 +14,7 @@ import (
 	"k8s.io/component-helpers/storage/ephemeral"
 	storage "k8s.io/component-helpers/storage/volume"
 
+	"github.com/peapod/peapod/internal/mountpoint"
 	"github.com/peapod/peapod/kubelet/csi"
 	"github.com/peapod/peapod/kubelet/pod"
 )
@@ -149,7 +150,7 @@ func (pv *podVolumes) unsettled() []objectRef {
 // wasMounted says whether an earlier process has mounted the volume: a claim that is being deleted starts no Pod, but
 // stays with one that runs.
 func (m *Manager) wasMounted(p *v1.Pod, v *v1.Volume) bool {
-	mounted, err := isMountPoint(m.volumeDir(p.UID, v))
+	mounted, err := mountpoint.At(m.volumeDir(p.UID, v))
 	return err == nil && mounted
 }
 

@@ -9,6 +9,8 @@ import (
 	"k8s.io/mount-utils"
 	"k8s.io/utils/exec"
 	"k8s.io/utils/keymutex"
+
+	"github.com/peapod/peapod/internal/mountpoint"
 )
 
 // devices are those that Pods of this process are at work on, by path: of two Pods one makes the file system.
@@ -62,7 +64,7 @@ func mountNew(device string, number uint64, target, kind string, options []strin
 
 // holds says whether the file system of a device is mounted at target. Anything else that is mounted there is taken off.
 func holds(target string, device uint64) (bool, error) {
-	mounted, err := isMountPoint(target)
+	mounted, err := mountpoint.At(target)
 	if err != nil || !mounted {
 		return false, err
 	}

@@ -13,6 +13,8 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
+
+	"github.com/peapod/peapod/internal/mountpoint"
 )
 
 // loopDevice makes a block device of 32 MiB, without a file system.
@@ -119,7 +121,7 @@ func TestDeviceWithFileSystem(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if mounted, err := isMountPoint(at); err == nil && mounted {
+		if mounted, err := mountpoint.At(at); err == nil && mounted {
 			t.Errorf("%s is mounted after its Pod", at)
 		}
 	}

@@ -10,6 +10,8 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	resourcehelper "k8s.io/component-helpers/resource"
+
+	"github.com/peapod/peapod/internal/mountpoint"
 )
 
 // setUpEmptyDir makes an empty directory that lives as long as the Pod, on disk or in memory.
@@ -122,7 +124,7 @@ func mountMemory(dir, kind string, magic int64, options string) error {
 		return fmt.Errorf("look at %s: %w", dir, err)
 	}
 	if st.Type == magic {
-		mounted, err := isMountPoint(dir)
+		mounted, err := mountpoint.At(dir)
 		if err != nil || mounted {
 			return err
 		}
@@ -131,15 +133,6 @@ func mountMemory(dir, kind string, magic int64, options string) error {
 		return fmt.Errorf("mount %s: %w", kind, err)
 	}
 	return nil
-}
-
-// isMountPoint says whether something is mounted at path itself.
-func isMountPoint(path string) (bool, error) {
-	var st unix.Statx_t
-	if err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW, 0, &st); err != nil {
-		return false, fmt.Errorf("look at %s: %w", path, err)
-	}
-	return st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, nil
 }
 
 // ownTree gives dir and what is in it to the group gid, readable and writable for it, new files included. With the policy

@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/peapod/peapod/internal/mountpoint"
 	"github.com/peapod/peapod/kubelet/criconfig"
 )
 
@@ -189,7 +190,7 @@ func subPathOf(vm *v1.VolumeMount, env map[string]string) (string, error) {
 // time, so sub is resolved by the kernel, within the volume, to an open file, and that file is what is bound: no path is
 // looked at twice (CVE-2017-1002101). With create, a directory is made where there is nothing. It is idempotent.
 func bindSubPath(volume, sub, target string, create bool) error {
-	if mounted, err := isMountPoint(target); err == nil && mounted {
+	if mounted, err := mountpoint.At(target); err == nil && mounted {
 		if err := unix.Unmount(target, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH); err != nil {
 			return fmt.Errorf("unmount old subpath: %w", err)
 		}
