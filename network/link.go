@@ -218,14 +218,48 @@ func (n *Network) removeLinks(match func(name string) bool) error {
 	return errors.Join(errs...)
 }
 
-// findMTU is that of the interface with the default route, or the usual one.
+// findMTU returns how long packets of Pods may be: what fits the wire between the nodes with the overlay's headers, or without an overlay the
+// way to the outside.
 func (n *Network) findMTU() (int, error) {
-	const usual = 1500
-	family := netlink.FAMILY_V4
-	if n.cfg.NodeCIDRs[0].Addr().Is6() {
-		family = netlink.FAMILY_V6
+	o := n.cfg.Overlay
+	if o.VNI != 0 && o.NodeIP.IsValid() {
+		wire, err := mtuAt(o.NodeIP)
+		if err != nil {
+			return 0, err
+		}
+		if wire != 0 {
+			return wire - o.overhead(), nil
+		}
 	}
-	routes, err := netdump.List(func() ([]netlink.Route, error) { return netlink.RouteList(nil, family) })
+	outside, err := mtuOutside(n.cfg.NodeCIDRs[0].Addr().Is6())
+	return outside - o.overhead(), err
+}
+
+// mtuAt is that of the interface which has the address; 0 where none has it, or one that leads to no wire, as lo.
+func mtuAt(a netip.Addr) (int, error) {
+	all, err := netdump.List(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, familyOf(a.Is6())) })
+	if err != nil {
+		return 0, fmt.Errorf("list addresses: %w", err)
+	}
+	for _, have := range all {
+		if !have.IP.Equal(a.AsSlice()) {
+			continue
+		}
+		link, err := netlink.LinkByIndex(have.LinkIndex)
+		if err != nil {
+			return 0, fmt.Errorf("find the interface of address %s: %w", a, err)
+		}
+		if usable(link) {
+			return link.Attrs().MTU, nil
+		}
+	}
+	return 0, nil
+}
+
+// mtuOutside is that of the interface with the default route of an IP family, or the usual one.
+func mtuOutside(is6 bool) (int, error) {
+	const usual = 1500
+	routes, err := netdump.List(func() ([]netlink.Route, error) { return netlink.RouteList(nil, familyOf(is6)) })
 	if err != nil {
 		return 0, fmt.Errorf("list routes: %w", err)
 	}
@@ -237,9 +271,22 @@ func (n *Network) findMTU() (int, error) {
 		if err != nil {
 			return 0, fmt.Errorf("find the interface of the default route: %w", err)
 		}
-		if mtu := link.Attrs().MTU; mtu >= 1280 && mtu <= 65535 {
-			return mtu, nil
+		if usable(link) {
+			return link.Attrs().MTU, nil
 		}
 	}
 	return usual, nil
+}
+
+// usable says whether IP packets of both families can be as long as the interface takes them.
+func usable(link netlink.Link) bool {
+	mtu := link.Attrs().MTU
+	return mtu >= 1280 && mtu <= 65535
+}
+
+func familyOf(is6 bool) int {
+	if is6 {
+		return netlink.FAMILY_V6
+	}
+	return netlink.FAMILY_V4
 }

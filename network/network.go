@@ -80,7 +80,7 @@ type Network struct {
 	// prefix begins the name of every host interface of this instance.
 	prefix string
 	table  string
-	mtu    int
+	mtu    int // of Pods and of the overlay; set by Open
 
 	journal *journal
 	rules   nft.Applier
@@ -128,7 +128,7 @@ func (n *Network) Open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	n.mtu = mtu - n.cfg.Overlay.overhead()
+	n.mtu = mtu
 	known := map[string]bool{}
 	for _, p := range n.journal.list() {
 		known[p.Interface] = true

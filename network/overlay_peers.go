@@ -108,12 +108,8 @@ func peersOf(node *corev1.Node) (peers [2]Peer) {
 		}
 	}
 	peers = [2]Peer{peer, peer}
-	pods := node.Spec.PodCIDRs
-	if len(pods) == 0 && node.Spec.PodCIDR != "" {
-		pods = []string{node.Spec.PodCIDR}
-	}
 	var first netip.Prefix
-	for _, text := range pods {
+	for _, text := range node.Spec.PodCIDRs {
 		cidr, err := netip.ParsePrefix(text)
 		if err != nil {
 			continue // validation has seen to it

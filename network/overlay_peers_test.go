@@ -21,10 +21,19 @@ import (
 )
 
 func peerNode(name, cidr string, age time.Duration, addresses ...corev1.NodeAddress) *corev1.Node {
-	return &corev1.Node{
+	node := &corev1.Node{
 		ObjectMeta: metav1.ObjectMeta{Name: name, CreationTimestamp: metav1.NewTime(time.Unix(1e9, 0).Add(-age))},
-		Spec:       corev1.NodeSpec{PodCIDR: cidr}, Status: corev1.NodeStatus{Addresses: addresses},
+		Status:     corev1.NodeStatus{Addresses: addresses},
 	}
+	if cidr != "" {
+		give(node, cidr)
+	}
+	return node
+}
+
+// give sets the node's Pod networks as the API server has them: the first is in both fields.
+func give(node *corev1.Node, networks ...string) {
+	node.Spec.PodCIDR, node.Spec.PodCIDRs = networks[0], networks
 }
 
 func internal(ip string) corev1.NodeAddress {
@@ -124,7 +133,7 @@ func TestPeersFollowTheNodes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	node.Spec.PodCIDR = "10.42.1.0/24"
+	give(node, "10.42.1.0/24")
 	if _, err := nodes.Update(t.Context(), node, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -200,7 +209,7 @@ func TestRivalIsNamed(t *testing.T) {
 func TestPeersOfTwoFamilies(t *testing.T) {
 	c := newClaims()
 	node := peerNode("n", "10.42.1.0/24", time.Hour, internal("192.0.2.2"), internal("2001:db8::2"))
-	node.Spec.PodCIDRs = []string{"10.42.1.0/24", "2001:db8:42:1::/64"}
+	give(node, "10.42.1.0/24", "2001:db8:42:1::/64")
 	first := netip.MustParsePrefix("10.42.1.0/24")
 	want := map[netip.Prefix]Peer{}
 	for family, peer := range peersOf(node) {

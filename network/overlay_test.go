@@ -2,6 +2,7 @@ package network_test
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -162,5 +163,54 @@ func BenchmarkAddNodes(b *testing.B) {
 		if err := n.Uninstall(b.Context()); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// What fits the wire between the nodes is what counts, not what fits the way to the outside; unless the machine has no such address.
+func TestMTUIsThatOfTheWireBetweenNodes(t *testing.T) {
+	add := func(name string, mtu int, address string) netlink.Link {
+		t.Helper()
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name, attrs.MTU = name, mtu
+		nettest.Must(t, netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: name + "-peer", PeerTxQLen: -1}))
+		link, err := netlink.LinkByName(name)
+		nettest.Must(t, err)
+		t.Cleanup(func() { nettest.Must(t, netlink.LinkDel(link)) })
+		nettest.Must(t, nettest.Configure(name, address))
+		nettest.Must(t, nettest.Configure(name+"-peer"))
+		return link
+	}
+	outside := add("outside", 1400, "198.51.100.1/24")
+	add("wire", 9000, "192.0.2.1/24")
+	add("wire6", 8000, "2001:db8::1/64")
+	_, all, _ := net.ParseCIDR("0.0.0.0/0")
+	nettest.Must(t, netlink.RouteAdd(&netlink.Route{LinkIndex: outside.Attrs().Index, Dst: all, Gw: net.IPv4(198, 51, 100, 2)}))
+	for name, c := range map[string]struct {
+		nodeIP string
+		want   int
+	}{"no overlay": {"", 1400}, "overlay": {"192.0.2.1", 8950}, "overlay of IPv6": {"2001:db8::1", 7930}, "unknown address": {"192.0.2.77", 1350}} {
+		t.Run(name, func(t *testing.T) {
+			cfg := overlaid(t.Name())
+			cfg.Overlay.NodeIP, _ = netip.ParseAddr(c.nodeIP)
+			if c.nodeIP == "" {
+				cfg.Overlay = network.Overlay{}
+			}
+			n := open(t, cfg)
+			pod, _, _ := addPod(t, n, "a")
+			nettest.Must(t, pod.Do(func() error {
+				link, err := netlink.LinkByName("eth0")
+				if err == nil && link.Attrs().MTU != c.want {
+					t.Errorf("the Pod has %d, want %d", link.Attrs().MTU, c.want)
+				}
+				return err
+			}))
+			if name != "overlay" && name != "overlay of IPv6" {
+				return
+			}
+			nettest.Must(t, n.ChangePeers(t.Context(), node(1, map[bool]string{false: "192.0.2.11", true: "2001:db8::11"}[cfg.Overlay.NodeIP.Is6()])))
+			if got := overlayDevice(t).Attrs().MTU; got != c.want {
+				t.Errorf("the overlay has %d, want %d", got, c.want)
+			}
+		})
 	}
 }

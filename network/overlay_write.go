@@ -177,10 +177,7 @@ func (n *Network) removeStrangers(link netlink.Link) error {
 	}
 	var errs []error
 	for _, own := range n.cfg.NodeCIDRs {
-		family := netlink.FAMILY_V4
-		if own.Addr().Is6() {
-			family = netlink.FAMILY_V6
-		}
+		family := familyOf(own.Addr().Is6())
 		routes, err := netdump.List(func() ([]netlink.Route, error) {
 			return netlink.RouteListFiltered(family, &netlink.Route{LinkIndex: index}, netlink.RT_FILTER_OIF)
 		})
