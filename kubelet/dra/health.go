@@ -12,7 +12,9 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	v1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/dynamic-resource-allocation/resourceclaim"
 	"k8s.io/klog/v2"
 	healthpb "k8s.io/kubelet/pkg/apis/dra-health/v1"
@@ -25,8 +27,17 @@ const (
 	healthRetry = 5 * time.Second
 )
 
+// maxDevices is of how many devices it is remembered what a driver tells, besides those that claims of this node have. Drivers tell of all that
+// they have, not only of those, and a driver that makes up names is not to fill the memory.
+const maxDevices = 4096
+
 // deviceID names a device.
 type deviceID struct{ driver, pool, name string }
+
+// possible says whether a device may have that name: what the API takes for names of pools and of devices is no longer.
+func (d deviceID) possible() bool {
+	return d.name != "" && len(d.pool) <= resourcev1.PoolNameMaxLength && len(d.name) <= validation.DNS1123LabelMaxLength
+}
 
 // health is what a driver has told of a device.
 type health struct {
@@ -100,19 +111,37 @@ func (d *driver) followHealth(ctx context.Context) error {
 		if err := stream.RecvMsg(r); err != nil {
 			return err
 		}
-		d.m.told(d, r.Devices)
+		if n := d.m.told(d, r.Devices); n > 0 {
+			klog.FromContext(ctx).V(2).Info("A driver tells of more devices than are remembered", "driver", d.name, "ignored", n, "remembered", maxDevices)
+		}
 	}
 }
 
-// told takes in what a driver says of devices; those that it does not name are as before.
-func (m *Manager) told(d *driver, devices []*healthpb.DeviceHealth) {
+// told takes in what a driver says of devices; those that it does not name are as before. It returns of how many it takes in nothing: those
+// that cannot be, and those beyond maxDevices.
+func (m *Manager) told(d *driver, devices []*healthpb.DeviceHealth) (ignored int) {
 	now := time.Now()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.heard[d.name] = true
+	m.fade(now)
+	claimed, room := m.claimedOf(d.name), maxDevices
+	for id := range m.health {
+		if id.driver == d.name && !claimed[id] {
+			room--
+		}
+	}
 	changed := map[deviceID]bool{}
 	for _, r := range devices {
 		id := deviceID{d.name, r.GetDevice().GetPoolName(), r.GetDevice().GetDeviceName()}
+		old, known := m.health[id]
+		if !known && !claimed[id] {
+			if room <= 0 || !id.possible() {
+				ignored++
+				continue
+			}
+			room--
+		}
 		h := health{by: d, status: v1.ResourceHealthStatusUnknown, message: shorten(r.GetMessage()), until: now.Add(healthLasts)}
 		switch r.GetHealth() {
 		case healthpb.HealthStatus_HEALTHY:
@@ -123,7 +152,6 @@ func (m *Manager) told(d *driver, devices []*healthpb.DeviceHealth) {
 		if s := r.GetHealthCheckTimeoutSeconds(); s > 0 {
 			h.until = now.Add(time.Duration(min(s, int64(maxLasts/time.Second))) * time.Second)
 		}
-		old, known := m.health[id]
 		if !known || old.status != h.status || old.message != h.message {
 			changed[id] = true
 		}
@@ -131,6 +159,21 @@ func (m *Manager) told(d *driver, devices []*healthpb.DeviceHealth) {
 	}
 	m.fade(now)
 	m.wake(changed)
+	return ignored
+}
+
+// claimedOf are the devices of a driver that claims of this node have. The caller holds mu.
+func (m *Manager) claimedOf(driver string) map[deviceID]bool {
+	all := map[deviceID]bool{}
+	for _, c := range m.claims {
+		if c.record == nil {
+			continue
+		}
+		for _, d := range c.record.Drivers[driver] {
+			all[deviceID{driver, d.Pool, d.Name}] = true
+		}
+	}
+	return all
 }
 
 // maxLasts bounds what a driver asks for, so that times do not overflow.

@@ -1,6 +1,7 @@
 package dra
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -8,6 +9,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/dynamic-resource-allocation/kubeletplugin"
+	healthpb "k8s.io/kubelet/pkg/apis/dra-health/v1"
 
 	drivers "github.com/peapod/peapod/test/images/dradriver/driver"
 )
@@ -143,6 +145,41 @@ func TestHealthOfDriversThatStayAway(t *testing.T) {
 	w.dra.hearing.Reset(0)
 	w.dra.mu.Unlock()
 	w.awaitHealth(p, "claim:c: 0=Unknown; claim:c: 1=Unknown")
+}
+
+// A driver that makes up devices does not fill the memory, nor keep out what it tells of those that Pods have, nor what others tell.
+func TestHealthIsBounded(t *testing.T) {
+	w := start(t)
+	reports := make(chan kubeletplugin.DeviceHealthReport)
+	w.driver(func(c *drivers.Config) { c.Health = reports })
+	p := user("p", "c")
+	w.claim("c", nil, p)
+	w.prepare(p)
+	told := func(claimed, want string) {
+		t.Helper()
+		made := map[string]string{claimed: "Healthy", strings.Repeat("n", 64): "Healthy"}
+		for i := range maxDevices {
+			made[fmt.Sprint("for-", claimed, "-", i)] = "Healthy"
+		}
+		reports <- report(time.Hour, made)
+		w.awaitHealth(p, want)
+	}
+	told("device-1", "claim:c: 0=Unknown; claim:c: 1=Healthy")
+	told("device-0", "claim:c: 0=Healthy; claim:c: 1=Healthy")
+	other := &driver{name: "other"}
+	if ignored := w.dra.told(other, []*healthpb.DeviceHealth{{Device: &healthpb.DeviceIdentifier{PoolName: "p", DeviceName: "d"}}}); ignored != 0 {
+		t.Errorf("of another driver %d devices are ignored", ignored)
+	}
+	w.dra.mu.Lock()
+	defer w.dra.mu.Unlock()
+	if got := len(w.dra.health); got != maxDevices+3 {
+		t.Errorf("%d devices are remembered, want %d and those of the claim and of the other driver", got, maxDevices)
+	}
+	for id := range w.dra.health {
+		if len(id.name) > 63 {
+			t.Errorf("device %s is remembered", id.name)
+		}
+	}
 }
 
 func TestShorten(t *testing.T) {
