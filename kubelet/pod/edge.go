@@ -193,7 +193,8 @@ type Instance struct {
 // Prober runs probes. A changed result calls the worker's Wake.
 type Prober interface {
 	// Sync makes probes run for exactly these instances of the Pod. ending
-	// stops liveness and startup probes: the Pod is being terminated.
+	// stops liveness and startup probes: the Pod is being terminated. What the
+	// Pod's status says about an instance that is new here is its first result.
 	Sync(pod *v1.Pod, podIP string, instances []Instance, ending bool)
 	// Results are the newest results by container ID.
 	Results(uid types.UID) map[string]Probes

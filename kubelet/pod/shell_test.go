@@ -3,11 +3,15 @@ package pod_test
 import (
 	"context"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
 	"sync"
 	"testing"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
 func TestPodRunsAndIsDeleted(t *testing.T) {
@@ -63,6 +67,35 @@ func TestRestartOfKubelet(t *testing.T) {
 		if call == "CreateContainer main" || call == "StartContainer main" || call == "RunPodSandbox a" || call == "StopPodSandbox a" {
 			t.Errorf("after the restart: %s", call)
 		}
+	}
+}
+
+// TestRestartOfKubeletLeavesPodsReady: what probes said of a container holds until a new manager has asked for itself.
+func TestRestartOfKubeletLeavesPodsReady(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	defer server.Close()
+	at, err := url.Parse(server.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	probe := &v1.Probe{
+		ProbeHandler:  v1.ProbeHandler{HTTPGet: &v1.HTTPGetAction{Host: at.Hostname(), Path: "/", Port: intstr.Parse(at.Port())}},
+		PeriodSeconds: 3600, SuccessThreshold: 1, FailureThreshold: 1,
+	}
+	s := newStage(t)
+	s.start()
+	p := onePod("a", func(p *v1.Pod) {
+		p.Spec.Containers[0].StartupProbe, p.Spec.Containers[0].ReadinessProbe = probe, probe
+	})
+	s.m.Upsert(p)
+	ready := func(st v1.PodStatus) bool { return running(st) && st.ContainerStatuses[0].Ready }
+	p.Status = s.until(p, "became ready", ready)
+	s.stop()
+	server.Close()
+	s.start(p)
+	s.until(p, "was taken over", running)
+	if s.board.unready[p.UID] != 0 {
+		t.Errorf("the restart made the pod unready %d times", s.board.unready[p.UID])
 	}
 }
 

@@ -168,6 +168,9 @@ func (w *worker) step(ctx context.Context) time.Time {
 		}
 	}
 	w.noticeResize(pod)
+	if w.published == nil { // what an earlier process learnt by probes, as the API tells it
+		w.probe(pod)
+	}
 	for {
 		in := w.input(pod, deleted)
 		d := Decide(in)

@@ -126,9 +126,8 @@ func (p *Prober) Sync(spec *v1.Pod, podIP string, instances []pod.Instance, endi
 				continue
 			}
 			l := &loop{kind: x.kind, probe: x.probe, startedAt: in.StartedAt, target: t, now: make(chan struct{}, 1)}
-			if x.kind == liveness {
-				l.result = pod.Success
-			}
+			l.result = known(spec, in.ID, x.kind)
+			l.succeeded = l.result == pod.Success
 			loops[k] = l
 			p.start(l)
 		}
@@ -146,9 +145,10 @@ func (p *Prober) Sync(spec *v1.Pod, podIP string, instances []pod.Instance, endi
 	}
 }
 
-// start starts a loop's goroutine; the caller holds p.mu.
+// start starts a loop's goroutine, if it has something to ask; the caller holds
+// p.mu.
 func (p *Prober) start(l *loop) {
-	if p.ctx == nil || l.stop != nil {
+	if p.ctx == nil || l.stop != nil || (l.kind == startup && l.get() != pod.Unknown) {
 		return
 	}
 	ctx, cancel := context.WithCancel(p.ctx)
