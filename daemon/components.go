@@ -10,15 +10,22 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/tools/events"
+	"k8s.io/component-base/metrics/legacyregistry"
 
 	"github.com/peapod/peapod/apiserver/inprocess"
 	"github.com/peapod/peapod/controllers"
 	"github.com/peapod/peapod/controllers/engine"
 	"github.com/peapod/peapod/scheduler"
+	"github.com/peapod/peapod/scheduler/metrics"
 )
 
 // resourceList is short for the API's.
 type resourceList = v1.ResourceList
+
+// schedulerMetrics are those of this process, which the API server's /metrics shows with all others.
+var schedulerMetrics = sync.OnceValue(func() *metrics.Set {
+	return metrics.New(metrics.Registry{MustRegister: legacyregistry.MustRegister, CustomMustRegister: legacyregistry.CustomMustRegister}, v1.DefaultSchedulerName)
+})
 
 // newScheduler returns the scheduler as a part.
 func newScheduler(c *control, shared informers.SharedInformerFactory) (func(context.Context) error, error) {
@@ -28,7 +35,7 @@ func newScheduler(c *control, shared informers.SharedInformerFactory) (func(cont
 	}
 	broadcaster := events.NewBroadcaster(scheduler.NewSink(client.EventsV1()))
 	s, err := scheduler.New(scheduler.Config{
-		Client: client, Informers: shared, Recorder: broadcaster.NewRecorder(scheme.Scheme, v1.DefaultSchedulerName),
+		Client: client, Informers: shared, Recorder: broadcaster.NewRecorder(scheme.Scheme, v1.DefaultSchedulerName), Metrics: schedulerMetrics(),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("make scheduler: %w", err)

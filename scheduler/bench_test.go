@@ -43,7 +43,7 @@ func BenchmarkDecide(b *testing.B) {
 					began := Spent(b)
 					now := time.Now()
 					for _, p := range batch {
-						q.Put(framework.NewPod(p), now)
+						q.Put(framework.NewPod(p), framework.PodAdd, now)
 					}
 					for p := q.Pop(now); p != nil; p = q.Pop(now) {
 						d := decide.Decide(p, c.View())

@@ -12,14 +12,17 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/peapod/peapod/scheduler/framework"
+	"github.com/peapod/peapod/scheduler/metrics"
 	"github.com/peapod/peapod/scheduler/plugins/dynamicresources"
 	"github.com/peapod/peapod/scheduler/plugins/volumebinding"
 )
 
 // bind tells the API that the Pod is on the node.
-func (s *Scheduler) bind(ctx context.Context, pod *framework.Pod, node string) error {
+func (s *Scheduler) bind(ctx context.Context, pod *framework.Pod, node string) (err error) {
+	began := s.cfg.Clock.Now()
+	defer func() { s.timed(framework.Bind, began, framework.Outcome(err)) }()
 	// The binding outlives a stop of the scheduler: half of it would leave the Pod assumed by nobody.
-	err := s.cfg.Client.CoreV1().Pods(pod.Namespace).Bind(context.WithoutCancel(ctx), &corev1.Binding{
+	err = s.cfg.Client.CoreV1().Pods(pod.Namespace).Bind(context.WithoutCancel(ctx), &corev1.Binding{
 		ObjectMeta: metav1.ObjectMeta{Name: pod.Name, Namespace: pod.Namespace, UID: pod.UID},
 		Target:     corev1.ObjectReference{Kind: "Node", Name: node},
 	}, metav1.CreateOptions{})
@@ -52,7 +55,9 @@ func (s *Scheduler) bindWithClaims(ctx context.Context, pod *framework.Pod, node
 }
 
 // bindClaims gives the Pod its devices first, so that no volume is made where it cannot have them.
-func (s *Scheduler) bindClaims(ctx context.Context, node string, wait *bindWait) error {
+func (s *Scheduler) bindClaims(ctx context.Context, node string, wait *bindWait) (err error) {
+	began := s.cfg.Clock.Now()
+	defer func() { s.timed(framework.PreBind, began, framework.Outcome(err)) }()
 	if err := s.bindDevices(ctx, node, wait); err != nil {
 		if errors.Is(err, errPodGone) {
 			return err
@@ -67,8 +72,10 @@ func (s *Scheduler) bindClaims(ctx context.Context, node string, wait *bindWait)
 }
 
 // bound reports the end of a binding. A Pod whose binding failed is tried again after its back-off.
-func (s *Scheduler) bound(ctx context.Context, pod *framework.Pod, node string, err error) {
+func (s *Scheduler) bound(ctx context.Context, a attempt, node string, err error) {
+	pod := a.pod
 	if err == nil {
+		s.attempted(a, metrics.Scheduled)
 		s.cfg.Recorder.Eventf(pod.Pod, nil, corev1.EventTypeNormal, "Scheduled", "Binding",
 			"Successfully assigned %s/%s to %s", pod.Namespace, pod.Name, node)
 		return
@@ -82,13 +89,19 @@ func (s *Scheduler) bound(ctx context.Context, pod *framework.Pod, node string, 
 	s.signal()
 	s.mu.Unlock()
 	if gone(err) || errors.Is(err, errPodGone) || ctx.Err() != nil {
+		s.attempted(a, metrics.Failed)
 		return // deleted, bound or changed meanwhile: its event says the rest
 	}
-	s.reject(ctx, pod, corev1.PodReasonSchedulerError, err.Error())
+	s.reject(ctx, a, corev1.PodReasonSchedulerError, err.Error())
 }
 
-// reject reports why a Pod has no node: in its PodScheduled condition and as an event.
-func (s *Scheduler) reject(ctx context.Context, pod *framework.Pod, reason, message string) {
+// reject ends an attempt that found no node, and reports why: in the Pod's PodScheduled condition and as an event.
+func (s *Scheduler) reject(ctx context.Context, a attempt, reason, message string) {
+	pod, result := a.pod, metrics.Failed
+	if reason == corev1.PodReasonUnschedulable {
+		result = metrics.Unschedulable
+	}
+	s.attempted(a, result)
 	s.cfg.Recorder.Eventf(pod.Pod, nil, corev1.EventTypeWarning, "FailedScheduling", "Scheduling", "%s", message)
 	condition := corev1.PodCondition{
 		Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: reason, Message: message,

@@ -17,11 +17,13 @@ import (
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/events"
+	kmetrics "k8s.io/component-base/metrics"
 	"k8s.io/klog/v2"
 
 	"github.com/peapod/peapod/apiserver/inprocess"
 	"github.com/peapod/peapod/apiserver/servertest"
 	"github.com/peapod/peapod/scheduler"
+	"github.com/peapod/peapod/scheduler/metrics"
 )
 
 // lastEvents is how long events may take after the last binding, until those that are missing count as dropped.
@@ -45,8 +47,10 @@ func BenchmarkPlace(b *testing.B) {
 			watchPods(b, factory, bound)
 			watchEvents(b, factory, told)
 			broadcaster := events.NewBroadcaster(scheduler.NewSink(client.EventsV1()))
+			registry := kmetrics.NewKubeRegistry()
 			sched, err := scheduler.New(scheduler.Config{
-				Client: client, Informers: factory, Recorder: broadcaster.NewRecorder(scheme.Scheme, corev1.DefaultSchedulerName)})
+				Client: client, Informers: factory, Recorder: broadcaster.NewRecorder(scheme.Scheme, corev1.DefaultSchedulerName),
+				Metrics: metrics.New(metrics.Registry{MustRegister: registry.MustRegister, CustomMustRegister: registry.CustomMustRegister}, corev1.DefaultSchedulerName)})
 			if err != nil {
 				b.Fatal(err)
 			}

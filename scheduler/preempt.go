@@ -32,6 +32,11 @@ func (s *Scheduler) preempt(pod *framework.Pod, d cycle.Decision, claims string)
 	if d.Nodes == 0 {
 		return d.Short, nil
 	}
+	began, victims, verdict := s.cfg.Clock.Now(), 0, framework.Busy
+	defer func() {
+		s.cfg.Metrics.Preempting(victims)
+		s.timed(framework.PostFilter, began, verdict)
+	}()
 	if ok, why := cycle.Eligible(pod, s.cluster.Promised(pod.UID), d.Busy); !ok {
 		return d.Short + " " + claims + ", preemption: " + why, nil
 	}
@@ -47,6 +52,7 @@ func (s *Scheduler) preempt(pod *framework.Pod, d cycle.Decision, claims string)
 		}
 		return d.Short + " " + claims + ", preemption: " + why, p
 	}
+	victims, verdict = len(plan.Victims), framework.Fits
 	p = &preemption{node: plan.Node.Node.Name, victims: plan.Victims}
 	for _, other := range plan.Node.Promised {
 		if other.Priority() < pod.Priority() {

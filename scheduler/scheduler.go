@@ -26,6 +26,7 @@ import (
 	"github.com/peapod/peapod/scheduler/cluster"
 	"github.com/peapod/peapod/scheduler/cycle"
 	"github.com/peapod/peapod/scheduler/framework"
+	"github.com/peapod/peapod/scheduler/metrics"
 	"github.com/peapod/peapod/scheduler/plugins"
 	"github.com/peapod/peapod/scheduler/plugins/dynamicresources"
 	"github.com/peapod/peapod/scheduler/plugins/volumebinding"
@@ -43,6 +44,8 @@ type Config struct {
 	Recorder events.EventRecorder
 	// Name is the spec.schedulerName of the Pods to schedule; default-scheduler if empty.
 	Name string
+	// Metrics count what happens; optional.
+	Metrics *metrics.Set
 	// Clock is the real one if nil.
 	Clock clock.WithTicker
 	// VolumeBindTimeout is how long a Pod waits until its claims are bound on the node that was chosen, before another
@@ -68,6 +71,8 @@ type Scheduler struct {
 	assumed map[types.UID]string
 	// binding are those of them whose volumes and devices are being bound.
 	binding map[types.UID]*bindWait
+	// gated are the Pods that have scheduling gates.
+	gated map[types.UID]struct{}
 	// devicesWatched says that a Pod has asked for devices, and devicesKnown that all there is to know of them is known.
 	devicesWatched, devicesKnown bool
 	// roomFollowed says that a driver has reported for how large volumes it has room.
@@ -99,9 +104,12 @@ func New(cfg Config) (*Scheduler, error) {
 	core, budgets := cfg.Informers.Core().V1(), cfg.Informers.Policy().V1().PodDisruptionBudgets()
 	s := &Scheduler{
 		cfg: cfg, namespaces: core.Namespaces().Lister(), budgets: budgets.Lister(), queue: queue.New(rules), cycle: cycle.New(rules),
-		assumed: map[types.UID]string{}, binding: map[types.UID]*bindWait{}, wake: make(chan struct{}, 1),
+		assumed: map[types.UID]string{}, binding: map[types.UID]*bindWait{}, gated: map[types.UID]struct{}{}, wake: make(chan struct{}, 1),
 	}
 	s.cluster = cluster.New(s.namespaceLabels)
+	if cfg.Metrics != nil {
+		s.cycle.Now, s.queue.Entered = cfg.Clock.Now, cfg.Metrics.Entered
+	}
 	s.cluster.Known().Devices.BindTimeout = cfg.DeviceBindTimeout
 	storage, apps := cfg.Informers.Storage().V1(), cfg.Informers.Apps().V1()
 	s.synced = []cache.DoneChecker{budgets.Informer().HasSyncedChecker()}
@@ -179,6 +187,7 @@ func (s *Scheduler) Run(ctx context.Context) error {
 	ctx = klog.NewContext(ctx, klog.FromContext(ctx).WithName("scheduler"))
 	defer s.bindings.wait()
 	defer s.waits.Wait()
+	defer s.cfg.Metrics.Follow(s.waiting)()
 	if !cache.WaitFor(ctx, "", s.synced...) {
 		return nil
 	}
@@ -205,7 +214,8 @@ func (s *Scheduler) Run(ctx context.Context) error {
 func (s *Scheduler) drain(ctx context.Context) time.Time {
 	for ctx.Err() == nil {
 		s.mu.Lock()
-		pod := s.queue.Pop(s.cfg.Clock.Now())
+		now := s.cfg.Clock.Now()
+		pod := s.queue.Pop(now)
 		if pod == nil {
 			next := s.queue.Next()
 			s.mu.Unlock()
@@ -215,17 +225,19 @@ func (s *Scheduler) drain(ctx context.Context) time.Time {
 			s.mu.Unlock()
 			continue
 		}
+		a := s.begin(pod, now)
 		d := s.cycle.Decide(pod, s.cluster.View())
+		s.decided(a, d)
 		if d.Node == nil {
-			then := s.nowhere(ctx, pod, d)
+			then := s.nowhere(ctx, a, d)
 			s.mu.Unlock()
 			then()
 			continue
 		}
-		err := s.assume(ctx, pod, d.Node)
+		err := s.assume(ctx, a, d.Node)
 		s.mu.Unlock()
 		if err != nil {
-			s.reject(ctx, pod, corev1.PodReasonSchedulerError, err.Error())
+			s.reject(ctx, a, corev1.PodReasonSchedulerError, err.Error())
 		}
 	}
 	return time.Time{}
@@ -233,16 +245,17 @@ func (s *Scheduler) drain(ctx context.Context) time.Time {
 
 // nowhere has a Pod for which there is no node wait. What it returns tells of that, and has done what may make one fit; it is to be called
 // without mu, which the caller holds.
-func (s *Scheduler) nowhere(ctx context.Context, pod *framework.Pod, d cycle.Decision) (then func()) {
+func (s *Scheduler) nowhere(ctx context.Context, a attempt, d cycle.Decision) (then func()) {
+	pod := a.pod
 	if d.Err != nil {
 		s.queue.Failed(pod.UID, nil, s.cfg.Clock.Now())
-		return func() { s.reject(ctx, pod, corev1.PodReasonSchedulerError, d.Err.Error()) }
+		return func() { s.reject(ctx, a, corev1.PodReasonSchedulerError, d.Err.Error()) }
 	}
 	claim, what := dynamicresources.Unblock(pod, s.cluster.Known().Devices, d.Unblockable)
 	message, preemption := s.preempt(pod, d, what)
 	s.queue.Failed(pod.UID, d.RejectedBy, s.cfg.Clock.Now())
 	return func() {
-		s.reject(ctx, pod, corev1.PodReasonUnschedulable, message)
+		s.reject(ctx, a, corev1.PodReasonUnschedulable, message)
 		if claim != nil {
 			s.waits.Go(func() { s.unblock(ctx, pod, claim) })
 		}
@@ -253,31 +266,40 @@ func (s *Scheduler) nowhere(ctx context.Context, pod *framework.Pod, d cycle.Dec
 }
 
 // assume counts the Pod, and what its claims need, as on the node, and starts to tell the API so. The caller holds mu.
-func (s *Scheduler) assume(ctx context.Context, pod *framework.Pod, n *framework.Node) error {
-	volumes, err := volumebinding.Plan(pod, s.cluster.Known().Storage, n.Node)
+func (s *Scheduler) assume(ctx context.Context, a attempt, n *framework.Node) error {
+	pod := a.pod
+	volumes, devices, err := s.plan(pod, n)
 	if err != nil {
 		s.queue.Failed(pod.UID, nil, s.cfg.Clock.Now())
-		return fmt.Errorf("running Reserve plugin %q: %w", volumebinding.Plugin{}.Name(), err)
-	}
-	devices, err := dynamicresources.Plan(pod, s.cluster.Known().Devices, n)
-	if err != nil {
-		s.queue.Failed(pod.UID, nil, s.cfg.Clock.Now())
-		return fmt.Errorf("running Reserve plugin %q: %w", dynamicresources.Plugin{}.Name(), err)
+		return err
 	}
 	node := n.Node.Name
 	s.assumed[pod.UID] = node
 	s.cluster.SetPod(pod, node)
 	if volumes == nil && devices == nil {
-		s.bindings.do(func() { s.bound(ctx, pod, node, s.bind(ctx, pod, node)) })
+		s.bindings.do(func() { s.bound(ctx, a, node, s.bind(ctx, pod, node)) })
 		return nil
 	}
 	wait := s.hold(pod, n, volumes, devices)
 	s.waits.Go(func() {
 		err := s.bindWithClaims(ctx, pod, node, wait)
 		s.letGo(wait, err != nil)
-		s.bound(ctx, pod, node, err)
+		s.bound(ctx, a, node, err)
 	})
 	return nil
+}
+
+// plan says what the Pod's claims need on the node; nil for nothing. The caller holds mu.
+func (s *Scheduler) plan(pod *framework.Pod, n *framework.Node) (volumes *framework.VolumePlan, devices *framework.DevicePlan, err error) {
+	began := s.cfg.Clock.Now()
+	defer func() { s.timed(framework.Reserve, began, framework.Outcome(err)) }()
+	if volumes, err = volumebinding.Plan(pod, s.cluster.Known().Storage, n.Node); err != nil {
+		return nil, nil, fmt.Errorf("running Reserve plugin %q: %w", volumebinding.Plugin{}.Name(), err)
+	}
+	if devices, err = dynamicresources.Plan(pod, s.cluster.Known().Devices, n); err != nil {
+		return nil, nil, fmt.Errorf("running Reserve plugin %q: %w", dynamicresources.Plugin{}.Name(), err)
+	}
+	return volumes, devices, nil
 }
 
 func (s *Scheduler) signal() {
@@ -320,6 +342,7 @@ func (s *Scheduler) podChanged(old, new *corev1.Pod) {
 	if new == nil {
 		s.queue.Delete(old.UID)
 		delete(s.assumed, old.UID)
+		delete(s.gated, old.UID)
 		s.binding[old.UID].end()
 		s.cluster.RemovePod(old.UID)
 		s.devicesLeft(old.UID)
@@ -332,6 +355,7 @@ func (s *Scheduler) podChanged(old, new *corev1.Pod) {
 		s.boundPod(old, new, now)
 		return
 	}
+	s.gate(new)
 	if !s.mine(new) {
 		s.queue.Delete(new.UID)
 		s.binding[new.UID].end()
@@ -349,7 +373,7 @@ func (s *Scheduler) podChanged(old, new *corev1.Pod) {
 		s.queue.Refresh(pod) // most likely what we wrote ourselves
 		return
 	}
-	s.queue.Put(pod, now)
+	s.queue.Put(pod, framework.PodChange(old, new), now)
 	s.signal()
 }
 
@@ -357,6 +381,7 @@ func (s *Scheduler) podChanged(old, new *corev1.Pod) {
 func (s *Scheduler) boundPod(old, new *corev1.Pod, now time.Time) {
 	s.queue.Delete(new.UID)
 	delete(s.assumed, new.UID)
+	delete(s.gated, new.UID)
 	s.cluster.TakeBack(new.UID)
 	if old != nil && old.Spec.NodeName == "" {
 		old = nil // newly bound

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -16,16 +17,25 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/client-go/tools/events"
+
+	"github.com/peapod/peapod/scheduler/metrics"
 )
 
 // harness is a scheduler on a client-go fake whose bindings set the Pod's node, as the API server's do.
 type harness struct {
 	client *fake.Clientset
+	stop   func()      // and wait until the scheduler has ended
 	bound  chan string // "pod node"
 	events *events.FakeRecorder
 }
 
 func start(t *testing.T, objects ...runtime.Object) *harness {
+	t.Helper()
+	return startCounting(t, nil, objects...)
+}
+
+// startCounting starts a scheduler that has metrics.
+func startCounting(t *testing.T, set *metrics.Set, objects ...runtime.Object) *harness {
 	t.Helper()
 	h := &harness{client: fake.NewClientset(objects...), bound: make(chan string, 100), events: events.NewFakeRecorder(100)}
 	h.client.PrependReactor("create", "pods", func(a clienttesting.Action) (bool, runtime.Object, error) {
@@ -44,7 +54,7 @@ func start(t *testing.T, objects ...runtime.Object) *harness {
 		return true, b, err
 	})
 	factory := informers.NewSharedInformerFactory(h.client, 0)
-	s, err := New(Config{Client: h.client, Informers: factory, Recorder: h.events})
+	s, err := New(Config{Client: h.client, Informers: factory, Recorder: h.events, Metrics: set})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,13 +62,14 @@ func start(t *testing.T, objects ...runtime.Object) *harness {
 	factory.Start(ctx.Done())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
-	t.Cleanup(func() {
+	h.stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
 		factory.Shutdown()
 	})
+	t.Cleanup(h.stop)
 	return h
 }
 

@@ -129,6 +129,9 @@ func (c *Cluster) Pod(uid types.UID) *framework.Pod {
 	return c.nodes[name].Pods[uid]
 }
 
+// Pods is how many Pods are on nodes.
+func (c *Cluster) Pods() int { return len(c.where) }
+
 // RemovePod takes a Pod away, if it is there.
 func (c *Cluster) RemovePod(uid types.UID) {
 	name, ok := c.where[uid]

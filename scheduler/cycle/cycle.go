@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/peapod/peapod/scheduler/framework"
 )
@@ -24,13 +25,18 @@ type Decision struct {
 	Unblockable []*framework.Node
 	// Nodes is how many nodes there are; 0 says so in Short, and that preemption is beside the point.
 	Nodes int
-	// Err is why no decision could be made; nothing else is set then.
+	// Err is why no decision could be made; nothing else is set then but Laps.
 	Err error
+	// Laps are what its parts took, in order and without those that it did not come to. Empty where the cycle has no clock.
+	Laps Laps
 }
 
 // Cycle holds the rules and, between Pods, where the search of nodes begins and how often there was a choice between equals. It
 // makes one decision at a time.
 type Cycle struct {
+	// Now times the parts of decisions; nil for not.
+	Now func() time.Time
+
 	filters []framework.Filter
 	scores  []framework.Score
 	next    int
@@ -73,7 +79,9 @@ func enough(nodes int) int {
 
 // Decide finds the best node for pod. It costs the filters for each node until enough fit, and the scores for those. A node that
 // is promised to the Pod is taken if it fits, whatever its score.
-func (c *Cycle) Decide(pod *framework.Pod, cluster *framework.Cluster) Decision {
+func (c *Cycle) Decide(pod *framework.Pod, cluster *framework.Cluster) (d Decision) {
+	watch := startWatch(c.Now)
+	defer func() { d.Laps = watch.laps }()
 	all := len(cluster.Nodes)
 	if all == 0 {
 		return Decision{Short: "no nodes available to schedule pods"}
@@ -81,13 +89,15 @@ func (c *Cycle) Decide(pod *framework.Pod, cluster *framework.Cluster) Decision 
 	t := trial{nodes: all, reasons: map[string]int{}, rejectedBy: map[string]bool{}}
 	checks, none := c.checks(pod, cluster)
 	if none.Verdict == framework.Failed {
+		watch.lap(framework.PreFilter, none.Verdict)
 		return Decision{Err: fmt.Errorf("running PreFilter plugin %q: %s", none.Plugin, none.Message)}
 	}
-	if none.Verdict != framework.Fits {
-		t.rejectedBy[none.Plugin] = true
-		return t.rejected(none.Message)
+	var nodes []*framework.Node
+	var by []string
+	if none.Verdict == framework.Fits {
+		nodes, by, none = c.narrow(pod, cluster)
 	}
-	nodes, by, none := c.narrow(pod, cluster)
+	watch.lap(framework.PreFilter, none.Verdict)
 	if none.Verdict != framework.Fits {
 		t.rejectedBy[none.Plugin] = true
 		return t.rejected(none.Message)
@@ -102,6 +112,7 @@ func (c *Cycle) Decide(pod *framework.Pod, cluster *framework.Cluster) Decision 
 	}
 	if n := cluster.Promised(pod.UID); n != nil && n.Node != nil && (by == nil || slices.Contains(nodes, n)) {
 		if against, _ := checks.ask(pod, n); len(against) == 0 {
+			watch.lap(framework.Filtering, framework.Fits)
 			return Decision{Node: n, Nodes: all}
 		}
 	}
@@ -112,6 +123,7 @@ func (c *Cycle) Decide(pod *framework.Pod, cluster *framework.Cluster) Decision 
 	}
 	c.fit = t.fit
 	defer c.forget()
+	watch.lap(framework.Filtering, framework.Outcome(t.failed))
 	if t.failed != nil {
 		return Decision{Err: t.failed}
 	}
@@ -121,7 +133,9 @@ func (c *Cycle) Decide(pod *framework.Pod, cluster *framework.Cluster) Decision 
 	if len(t.fit) == 0 {
 		return t.rejected("")
 	}
-	return Decision{Node: c.best(pod, cluster, t.fit), Nodes: all}
+	best := c.best(pod, cluster, t.fit)
+	watch.lap(framework.Scoring, framework.Fits)
+	return Decision{Node: best, Nodes: all}
 }
 
 // forget lets nodes go that may be removed before the next decision.

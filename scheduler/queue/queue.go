@@ -30,18 +30,24 @@ const (
 // entry is a Pod that waits.
 type entry struct {
 	pod *framework.Pod
-	// added orders Pods of one priority; it is set once.
+	// added orders Pods of one priority, since is when the Pod could first be tried; both are set once.
 	added    uint64
+	since    time.Time
 	attempts int
 	until    time.Time // end of the back-off
 	state    state
 	// rejectedBy are the plugins whose events wake it.
 	rejectedBy []string
-	index      int // in the heap of its state
+	// held says that the Pod waits for something that is to be there before it is tried at all.
+	held  bool
+	index int // in the heap of its state
 }
 
 // Queue is not safe for concurrent use.
 type Queue struct {
+	// Entered is told of each Pod that comes into a queue, by upstream's names of queue and event. It may be nil.
+	Entered func(queue, event string)
+
 	entries map[types.UID]*entry
 	ready   entryHeap
 	later   entryHeap
@@ -73,19 +79,19 @@ func before(a, b *entry) bool {
 }
 
 // Put adds a Pod that needs a node, or replaces what is known of one that waits. A changed Pod is tried again, as the
-// change may be what helps.
-func (q *Queue) Put(pod *framework.Pod, now time.Time) {
+// change may be what helps. event says what became of it.
+func (q *Queue) Put(pod *framework.Pod, event string, now time.Time) {
 	e := q.entries[pod.UID]
 	if e == nil {
 		q.serial++
-		e = &entry{pod: pod, added: q.serial, state: -1}
+		e = &entry{pod: pod, added: q.serial, since: now, state: -1}
 		q.entries[pod.UID] = e
-		q.move(e, active)
+		q.move(e, active, event)
 		return
 	}
 	q.remove(e)
 	e.pod = pod
-	q.wake(e, now)
+	q.wake(e, event, now)
 }
 
 // Refresh replaces what is known of a Pod that waits, where the change cannot help it.
@@ -111,7 +117,7 @@ func (q *Queue) Pop(now time.Time) *framework.Pod {
 	for q.later.Len() > 0 && !q.later.items[0].until.After(now) {
 		e := q.later.items[0]
 		q.remove(e)
-		q.move(e, active)
+		q.move(e, active, framework.BackoffComplete)
 	}
 	if q.ready.Len() == 0 {
 		return nil
@@ -120,6 +126,14 @@ func (q *Queue) Pop(now time.Time) *framework.Pod {
 	q.remove(e)
 	e.attempts++
 	return e.pod
+}
+
+// Tries says how often a Pod was popped that is known here, and since when it could be.
+func (q *Queue) Tries(uid types.UID) (attempts int, since time.Time) {
+	if e := q.entries[uid]; e != nil {
+		return e.attempts, e.since
+	}
+	return 0, time.Time{}
 }
 
 // Next says when Pop has something to give where it has nothing now; zero if only an event can help.
@@ -140,10 +154,10 @@ func (q *Queue) Failed(uid types.UID, rejectedBy []string, now time.Time) {
 	e.until = now.Add(min(backoffFirst<<min(e.attempts-1, 10), backoffMax))
 	e.rejectedBy = rejectedBy
 	if len(rejectedBy) == 0 {
-		q.move(e, backingOff)
+		q.move(e, backingOff, framework.ScheduleAttemptFailure)
 		return
 	}
-	q.move(e, waiting)
+	q.move(e, waiting, framework.ScheduleAttemptFailure)
 }
 
 // Hold takes back a Pod that was popped too early: it waits until something helps the plugin, and that it was tried does not count.
@@ -151,7 +165,8 @@ func (q *Queue) Hold(uid types.UID, plugin string) {
 	if e := q.entries[uid]; e != nil && e.state < 0 {
 		e.attempts--
 		e.rejectedBy = []string{plugin}
-		q.move(e, waiting)
+		e.held = true
+		q.move(e, waiting, framework.PodAdd)
 	}
 }
 
@@ -159,24 +174,28 @@ func (q *Queue) Hold(uid types.UID, plugin string) {
 func (q *Queue) Retry(uid types.UID) {
 	if e := q.entries[uid]; e != nil && e.state == waiting {
 		q.remove(e)
-		q.move(e, backingOff)
+		q.move(e, backingOff, framework.ForceActivate)
 	}
 }
 
 // Happened wakes the Pods that e could help. It costs a look at each waiting Pod.
 func (q *Queue) Happened(e framework.Event, now time.Time) {
+	label := "" // most events wake nobody
 	for _, w := range q.waiters {
 		if slices.ContainsFunc(w.rejectedBy, func(name string) bool {
 			waker := q.wakers[name]
 			return waker != nil && waker.Helps(w.pod, e)
 		}) {
+			if label == "" {
+				label = e.Label()
+			}
 			q.remove(w)
 			// What it waited for has come: no reason to wait out a back-off, which is for errors. A Pod that is woken
 			// and rejected over and over waits longer each time.
 			if w.attempts > freeAttempts {
-				q.wake(w, now)
+				q.wake(w, label, now)
 			} else {
-				q.move(w, active)
+				q.move(w, active, label)
 			}
 		}
 	}
@@ -186,15 +205,21 @@ func (q *Queue) Happened(e framework.Event, now time.Time) {
 const freeAttempts = 5
 
 // wake makes e ready, after its back-off.
-func (q *Queue) wake(e *entry, now time.Time) {
+func (q *Queue) wake(e *entry, event string, now time.Time) {
 	if e.until.After(now) && e.attempts > freeAttempts {
-		q.move(e, backingOff)
+		q.move(e, backingOff, event)
 		return
 	}
-	q.move(e, active)
+	q.move(e, active, event)
 }
 
-func (q *Queue) move(e *entry, to state) {
+// names are upstream's of the queues.
+var names = [...]string{active: "active", backingOff: "backoff", waiting: "unschedulable"}
+
+func (q *Queue) move(e *entry, to state, event string) {
+	if q.Entered != nil {
+		q.Entered(names[to], event)
+	}
 	e.state = to
 	switch to {
 	case active:
@@ -215,6 +240,7 @@ func (q *Queue) remove(e *entry) {
 		heap.Remove(&q.later, e.index)
 	case waiting:
 		delete(q.waiters, e.pod.UID)
+		e.held = false
 	}
 	e.state = -1
 }
