@@ -211,6 +211,29 @@ func enterCluster(s *settled, token, dir string, sealed []byte) error {
 	return pki.InstallShared(dir, data.Files)
 }
 
+// openOwnStore opens the data directory's store. One that is gone is not made anew: the node would end every Pod that the new one
+// does not know.
+func openOwnStore(ctx context.Context, i instance.Instance) (*store.Store, error) {
+	dir := storeDir(i)
+	had, err := i.HadStore()
+	if err != nil {
+		return nil, err
+	}
+	if is, err := store.Exists(dir); err != nil {
+		return nil, err
+	} else if had && !is {
+		return nil, fmt.Errorf("%s is gone or empty, and this data directory has had a cluster there: restore it from a backup, mount it if it is a mount point, or run peapod uninstall to begin anew", dir)
+	}
+	st, err := store.Open(ctx, store.Config{Dir: dir})
+	if err != nil {
+		return nil, err
+	}
+	if err := i.NoteStore(); err != nil {
+		return nil, errors.Join(err, st.Close())
+	}
+	return st, nil
+}
+
 // openStorage opens where the objects are. With etcd this makes the server one of its cluster, for which used are the
 // addresses that the machine uses.
 func openStorage(ctx context.Context, i instance.Instance, s *settled, used []netip.Prefix) (storage, apiserver.Claims, error) {
@@ -226,7 +249,7 @@ func openStorage(ctx context.Context, i instance.Instance, s *settled, used []ne
 		if _, err := i.ClaimRanges(s.want, used); err != nil {
 			return nil, nil, err
 		}
-		st, err := store.Open(ctx, store.Config{Dir: storeDir(i)})
+		st, err := openOwnStore(ctx, i)
 		if err != nil {
 			return nil, nil, fmt.Errorf("open store: %w", err)
 		}

@@ -62,6 +62,9 @@ type family struct {
 	watched atomic.Int32
 }
 
+// Exists says whether there is a store in dir, whole or not.
+func Exists(dir string) (bool, error) { return disk.Exists(dir) }
+
 // Open opens the store in cfg.Dir, making it where there is none, and reads it into memory.
 func Open(ctx context.Context, cfg Config) (*Store, error) {
 	cfg = cfg.withDefaults()

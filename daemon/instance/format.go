@@ -22,6 +22,8 @@ type record struct {
 	Version string `json:"version"`
 	// Ranges are the address ranges, chosen once.
 	Ranges *Ranges `json:"ranges,omitempty"`
+	// Store says that there has been a store of its own.
+	Store bool `json:"store,omitempty"`
 }
 
 func (i Instance) recordFile() string { return filepath.Join(i.DataDir, "peapod.json") }
@@ -54,6 +56,22 @@ func (i Instance) Open(version string) error {
 			i.DataDir, r.Version, r.Format, version, format)
 	}
 	r.Format, r.Version = format, version
+	return i.writeRecord(r)
+}
+
+// HadStore says whether the data directory has had a store of its own: NoteStore was called.
+func (i Instance) HadStore() (bool, error) {
+	r, err := i.readRecord()
+	return r.Store, err
+}
+
+// NoteStore remembers that the data directory has a store of its own. It writes once; the caller holds the Lock.
+func (i Instance) NoteStore() error {
+	r, err := i.readRecord()
+	if err != nil || r.Store {
+		return err
+	}
+	r.Store = true
 	return i.writeRecord(r)
 }
 

@@ -40,8 +40,8 @@ const (
 var (
 	// ErrNoSpace says that a batch was refused because the file system is nearly full.
 	ErrNoSpace = errors.New("no space left on device")
-	// ErrFailed says that an earlier write failed inside the database, so that it has to be opened again.
-	ErrFailed = errors.New("the store is read-only since a write to disk failed")
+	// ErrFailed says that something failed inside the database, so that it has to be opened again.
+	ErrFailed = errors.New("the store is read-only until the server is started again")
 	// ErrInUse says that another process, or this one, has the directory open.
 	ErrInUse = errors.New("the data directory is in use by another server")
 )
@@ -56,8 +56,10 @@ type DB struct {
 	lock    *pebble.Lock
 
 	fenced atomic.Bool
-	mu     sync.Mutex
-	failed error
+	// lastLog is the log that was opened last, of which the database does not say that it could not read it.
+	lastLog atomic.Pointer[string]
+	mu      sync.Mutex
+	failed  error
 
 	key, value []byte
 }
@@ -96,8 +98,11 @@ func (d *DB) open(reserve int64) (err error) {
 		return err
 	}
 	d.reserve = d.reserveFor(reserve)
+	if err := checkWhole(d.fs, d.dir); err != nil {
+		return fmt.Errorf("look for the database: %w", err)
+	}
 	if err := d.openDatabase(); err != nil {
-		return fmt.Errorf("open the database: %w", err)
+		return fmt.Errorf("open the database: %w", d.damaged(err))
 	}
 	return nil
 }
@@ -132,11 +137,12 @@ func (d *DB) options() *pebble.Options {
 		MemTableSize:                memtableBytes,
 		MemTableStopWritesThreshold: 3,
 		MaxOpenFiles:                maxOpenFiles,
-		// Pinned, so that an upgrade of the library does not change what is on disk behind Format's back.
-		FormatMajorVersion:         pebble.FormatFlushableIngest,
+		// Pinned, so that an upgrade of the library does not change what is on disk behind Format's back. It is the first whose
+		// logs tell damage in what was synced from an end that a crash has torn off. Servers from before it read it too.
+		FormatMajorVersion:         pebble.FormatWALSyncChunks,
 		Logger:                     logger{d},
 		CompactionConcurrencyRange: func() (int, int) { return 1, 1 },
-		EventListener:              &pebble.EventListener{BackgroundError: d.backgroundError},
+		EventListener:              &pebble.EventListener{BackgroundError: d.backgroundError, DataCorruption: d.found},
 	}
 	o.Experimental.FileCacheShards = 1
 	o.Experimental.CompactionScheduler = &oneCompaction{}
@@ -145,6 +151,11 @@ func (d *DB) options() *pebble.Options {
 
 // Load calls fn with every value, in the order of keys, and returns the latest revision, 0 for a new database.
 func (d *DB) Load(fn func(*mvcc.Value)) (rev int64, err error) {
+	rev, err = d.load(fn)
+	return rev, d.damaged(err)
+}
+
+func (d *DB) load(fn func(*mvcc.Value)) (rev int64, err error) {
 	stored, closer, err := d.db.Get(revisionKey)
 	if errors.Is(err, pebble.ErrNotFound) {
 		return 0, nil
@@ -234,7 +245,7 @@ func (d *DB) fail(cause error) error {
 	if d.failed == nil {
 		d.fenced.Store(true)
 		d.failed = fmt.Errorf("%w: %w", ErrFailed, cause)
-		d.log.Error(cause, "Writing to the store failed, it is read-only until the server is started again", "dir", d.dir)
+		d.log.Error(cause, "The store failed, it is read-only until the server is started again", "dir", d.dir)
 	}
 	return d.failed
 }
@@ -260,6 +271,9 @@ var errFenced = errors.New("the store has been closed")
 
 // fence fails what would change files once the database has been given up.
 func (d *DB) fence(op errorfs.Op) error {
+	if op.Kind == errorfs.OpOpen && filepath.Ext(op.Path) == ".log" {
+		d.lastLog.Store(&op.Path)
+	}
 	if d.fenced.Load() && op.Kind.ReadOrWrite() == errorfs.OpIsWrite && op.Kind != errorfs.OpFileClose {
 		return errFenced
 	}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
+	"path/filepath"
 	"strconv"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -29,6 +31,18 @@ func (e *NewerFormatError) Error() string {
 		"run the newer version, or use another data directory", e.Dir, e.Has, e.Know)
 }
 
+// Exists says whether dir has what Open has made, whole or not.
+func Exists(dir string) (bool, error) {
+	_, err := os.Stat(filepath.Join(dir, formatFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look for a store: %w", err)
+	}
+	return true, nil
+}
+
 // checkFormat reads the format of the data in dir, and writes it where dir is new.
 func checkFormat(fsys vfs.FS, dir string) error {
 	path := fsys.PathJoin(dir, formatFile)
@@ -46,7 +60,7 @@ func checkFormat(fsys vfs.FS, dir string) error {
 	}
 	has, err := strconv.Atoi(string(bytes.TrimSpace(text)))
 	if err != nil || has < 1 {
-		return fmt.Errorf("read the format of the data in %s: %q is not a format number", path, text)
+		return &DamagedError{dir, fmt.Errorf("%s has no format number, but %q", path, text)}
 	}
 	if has > Format {
 		return &NewerFormatError{Dir: dir, Has: has, Know: Format}
