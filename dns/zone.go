@@ -194,7 +194,7 @@ func (z *zone) service(q dns.Question, svc *corev1.Service, rest []string) found
 	headless := svc.Spec.ClusterIP == corev1.ClusterIPNone
 	switch {
 	case len(rest) == 2 && strings.HasPrefix(rest[0], "_") && strings.HasPrefix(rest[1], "_"):
-		return z.ports(q, svc, headless, rest[0][1:], rest[1][1:])
+		return z.ports(q, svc, headless, wanted{port: rest[0][1:], protocol: rest[1][1:]})
 	case len(rest) == 1:
 		return z.endpoint(q, svc, rest[0])
 	case len(rest) > 1:
@@ -215,7 +215,7 @@ func (z *zone) service(q dns.Question, svc *corev1.Service, rest []string) found
 		}
 	}
 	if q.Qtype == dns.TypeSRV {
-		f := z.ports(q, svc, headless, "", "")
+		f := z.ports(q, svc, headless, wanted{})
 		f.exists = true // a Service without ports has addresses all the same
 		return f
 	}
@@ -273,11 +273,33 @@ func (z *zone) endpoint(q dns.Question, svc *corev1.Service, label string) found
 		}
 	}
 	f.answers = addressRecords(q, addrs)
+	if f.exists && q.Qtype == dns.TypeSRV {
+		f = z.ports(q, svc, true, wanted{endpoint: label})
+		f.exists = true // without ports, too
+	}
 	return f
 }
 
-// ports answers with the ports of a Service: those of that name and protocol, or all where both are empty.
-func (z *zone) ports(q dns.Question, svc *corev1.Service, headless bool, port, protocol string) found {
+// wanted is which ports are asked for; empty fields mean all.
+type wanted struct {
+	port, protocol string // both or none
+	endpoint       string // the label of an endpoint
+}
+
+func (w wanted) is(name string, protocol corev1.Protocol) bool {
+	return w.port == "" && w.protocol == "" || strings.EqualFold(name, w.port) && strings.EqualFold(string(protocol), w.protocol)
+}
+
+// ports answers with those ports of a Service, each with the same part of a weight of 100.
+func (z *zone) ports(q dns.Question, svc *corev1.Service, headless bool, want wanted) found {
+	f := z.weightless(q, svc, headless, want)
+	for _, rr := range f.answers {
+		rr.(*dns.SRV).Weight = uint16(max(100/len(f.answers), 1))
+	}
+	return f
+}
+
+func (z *zone) weightless(q dns.Question, svc *corev1.Service, headless bool, want wanted) found {
 	var f found
 	base := svc.Name + "." + svc.Namespace + ".svc." + z.origin
 	seen := map[string]bool{}
@@ -288,7 +310,7 @@ func (z *zone) ports(q dns.Question, svc *corev1.Service, headless bool, port, p
 		}
 		if key := fmt.Sprint(target, number); !seen[key] {
 			seen[key] = true
-			f.answers = append(f.answers, &dns.SRV{Hdr: header(q.Name, dns.TypeSRV), Priority: 0, Weight: 100, Port: number, Target: target})
+			f.answers = append(f.answers, &dns.SRV{Hdr: header(q.Name, dns.TypeSRV), Priority: 0, Port: number, Target: target})
 		}
 		for _, a := range addrs {
 			if key := target + a.String(); !seen[key] {
@@ -296,9 +318,6 @@ func (z *zone) ports(q dns.Question, svc *corev1.Service, headless bool, port, p
 				f.extra = append(f.extra, addressRecord(target, a))
 			}
 		}
-	}
-	matches := func(name string, proto corev1.Protocol) bool {
-		return port == "" && protocol == "" || strings.EqualFold(name, port) && strings.EqualFold(string(proto), protocol)
 	}
 	if !headless {
 		var addrs []netip.Addr
@@ -308,15 +327,18 @@ func (z *zone) ports(q dns.Question, svc *corev1.Service, headless bool, port, p
 			}
 		}
 		for i := range svc.Spec.Ports {
-			if p := &svc.Spec.Ports[i]; matches(p.Name, p.Protocol) {
+			if p := &svc.Spec.Ports[i]; want.is(p.Name, p.Protocol) {
 				add(base, uint16(p.Port), addrs...)
 			}
 		}
 		return f
 	}
 	for _, e := range z.endpoints(svc) {
+		if want.endpoint != "" && !strings.EqualFold(e.label, want.endpoint) {
+			continue
+		}
 		for _, p := range e.ports {
-			if p.Port != nil && matches(ptr.Deref(p.Name, ""), ptr.Deref(p.Protocol, corev1.ProtocolTCP)) {
+			if p.Port != nil && want.is(ptr.Deref(p.Name, ""), ptr.Deref(p.Protocol, corev1.ProtocolTCP)) {
 				add(e.label+"."+base, uint16(*p.Port), e.addr)
 			}
 		}
