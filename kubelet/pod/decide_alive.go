@@ -258,7 +258,7 @@ func (in *Input) start(d *Decision, c *v1.Container, last *Container) {
 		if d.Backoffs == nil {
 			d.Backoffs = map[string]Backoff{}
 		}
-		d.Backoffs[c.Name] = in.Backoffs[c.Name].next(last.FinishedAt)
+		d.Backoffs[c.Name] = in.backoff(c).next(last.FinishedAt)
 	}
 	d.act(Action{Kind: StartContainer, Key: "c/" + c.Name, Container: c.Name, RestartCount: in.nextCount(c), Round: in.round.current()})
 }
@@ -275,11 +275,11 @@ func (in *Input) replacing(d *Decision) bool {
 	}
 	for i := range in.Runtime.Containers {
 		c := &in.Runtime.Containers[i]
-		until := c.FinishedAt.Add(replaceTime)
-		if !c.Exited() || !in.Again[c.ID] || !until.After(in.Now) || in.Runtime.active(c.Name).Running() {
+		until, key := c.FinishedAt.Add(replaceTime), "c/"+c.Name
+		followed := in.Runtime.active(c.Name).Running() && !in.busy(key) // it is not ready before its start has ended
+		if !c.Exited() || !in.Again[c.ID] || !until.After(in.Now) || followed {
 			continue
 		}
-		key := "c/" + c.Name
 		starts := slices.ContainsFunc(d.Actions, func(a Action) bool { return a.Key == key })
 		if starts || in.busy(key) || in.stopping(c.ID, time.Time{}) {
 			d.wakeAt(until)
@@ -319,7 +319,7 @@ const crashLoop = "CrashLoopBackOff"
 
 // backsOff says whether a container that exited must wait, and says so.
 func (in *Input) backsOff(d *Decision, c *v1.Container, last *Container) bool {
-	b := in.Backoffs[c.Name]
+	b := in.backoff(c)
 	at := b.until(last.FinishedAt, in.Now)
 	if at.IsZero() {
 		return false

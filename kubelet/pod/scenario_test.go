@@ -400,8 +400,13 @@ func (s *scenario) step() {
 			}
 			continue
 		}
+		silent := s.in.replacing(&d)
 		if !d.Wake.IsZero() {
 			fmt.Fprintf(s.out, "  wake in %s\n", d.Wake.Sub(s.in.Now))
+		}
+		if silent {
+			fmt.Fprint(s.out, "  no status yet\n\n")
+			return
 		}
 		s.in.Pod.Status = d.Status
 		if text := summary(&d.Status); text != s.last {

@@ -215,6 +215,7 @@ type stage struct {
 	node    v1.Node                                 // what Pods are admitted to
 	own     []*v1.Pod                               // static ones
 	bound   func(context.Context) ([]*v1.Pod, bool) // nil: what start is given
+	clock   clock.WithTicker
 	stop    func()
 }
 
@@ -226,7 +227,7 @@ func (secrets) Secret(context.Context, string, string) (*v1.Secret, error) {
 
 func newStage(t *testing.T) *stage {
 	s := &stage{
-		t: t, rt: critest.New(), images: critest.NewImages("img:1"), dir: t.TempDir(),
+		t: t, clock: clock.RealClock{}, rt: critest.New(), images: critest.NewImages("img:1"), dir: t.TempDir(),
 		volumes: &volumes{mounted: map[types.UID]bool{}}, devices: &devices{of: map[types.UID]bool{}, tried: make(chan struct{}, 1)}, groups: &groups{have: map[types.UID]bool{}},
 		node: v1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}, Status: v1.NodeStatus{Allocatable: amounts("cpu", "4", "memory", "1Gi")}},
 	}
@@ -285,7 +286,7 @@ func (s *stage) start(pods ...*v1.Pod) {
 			return handler, nil
 		},
 		Images: image.New(image.Config{Images: s.images, Secrets: secrets{}}), Probes: prober, Hooks: checker,
-		Status: s.board, Admitter: admit.New(func() (*v1.Node, error) { return &s.node, nil }, nil), Recorder: s.events, Clock: clock.RealClock{},
+		Status: s.board, Admitter: admit.New(func() (*v1.Node, error) { return &s.node, nil }, nil), Recorder: s.events, Clock: s.clock,
 		Node: func() (*criconfig.Node, error) {
 			return &criconfig.Node{Name: "n1", HostIPs: []string{"192.0.2.1"}, ClusterDomain: "cluster.local", LogDir: filepath.Join(s.dir, "logs")}, nil
 		},
