@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/peapod/peapod/runtime/supervisor/protocol"
 	"github.com/peapod/peapod/runtime/supervisor/server"
 )
 
@@ -23,7 +24,7 @@ const (
 	heapLimit  = 64 << 20 // bytes
 )
 
-// readyFd is the descriptor on which the starter waits for a line that says the socket listens.
+// readyFd is the descriptor on which the starter waits for a line that says the socket listens, this process's or another's.
 const readyFd = 3
 
 func supervise(args []string) error {
@@ -57,18 +58,23 @@ func supervise(args []string) error {
 			return fmt.Errorf("unset %s: %w", server.HandoverEnv, err)
 		}
 	}
-	ready := func() {}
+	say := func(string) {}
 	if handover == nil {
 		unix.CloseOnExec(readyFd)
 		pipe := os.NewFile(readyFd, "ready")
-		ready = func() {
+		say = func(line string) {
 			// A starter that is gone need not know.
-			_, _ = pipe.WriteString("ready\n")
+			_, _ = pipe.WriteString(line)
 			pipe.Close()
 		}
 	}
 	s := server.New(server.Config{StateDir: *state, RunDir: *run, Cgroup: *cgroup, Logf: logf})
-	return s.Run(handover, ready)
+	err := s.Run(handover, func() { say(protocol.Ready) })
+	if errors.Is(err, server.ErrAnother) {
+		say(protocol.Another)
+		return nil
+	}
+	return err
 }
 
 // protectFromOOM makes the kernel prefer any other process when memory runs out. Where that is not allowed it stays as it is.

@@ -36,8 +36,13 @@ func (c *Client) Ensure(ctx context.Context) error {
 		}
 	}
 	hello, err := c.Hello(ctx)
-	if notListening(err) {
-		return c.spawn(ctx, program)
+	for notListening(err) {
+		started, err2 := c.spawn(ctx, program)
+		if started || err2 != nil {
+			return err2
+		}
+		// Somebody else's was quicker. It may have ended since.
+		hello, err = c.Hello(ctx)
 	}
 	if err != nil {
 		return err
@@ -48,32 +53,33 @@ func (c *Client) Ensure(ctx context.Context) error {
 	return c.upgrade(ctx, program, hello)
 }
 
-// spawn starts a supervisor, detached from this process, and waits until it listens.
-func (c *Client) spawn(ctx context.Context, program *Program) error {
+// spawn starts a supervisor, detached from this process, and waits until it listens. It returns false where another one does,
+// which was being started when this was called.
+func (c *Client) spawn(ctx context.Context, program *Program) (started bool, err error) {
 	for _, dir := range []string{c.cfg.StateDir, c.cfg.RunDir} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return fmt.Errorf("make supervisor directory: %w", err)
+			return false, fmt.Errorf("make supervisor directory: %w", err)
 		}
 	}
 	executable, err := program.sealed()
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer executable.Close()
 	log, err := openLog(filepath.Join(c.cfg.StateDir, "supervisor.log"))
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer log.Close()
 	ready, childReady, err := os.Pipe()
 	if err != nil {
-		return fmt.Errorf("make pipe: %w", err)
+		return false, fmt.Errorf("make pipe: %w", err)
 	}
 	defer ready.Close()
 	defer childReady.Close()
 	fd, err := protocol.Descriptor(executable)
 	if err != nil {
-		return err
+		return false, err
 	}
 	cmd := &exec.Cmd{
 		// Looked up in this process: among the child's descriptors others have these numbers, such as that of ExtraFiles.
@@ -88,10 +94,10 @@ func (c *Client) spawn(ctx context.Context, program *Program) error {
 	}
 	before, err := log.Seek(0, io.SeekEnd)
 	if err != nil {
-		return fmt.Errorf("open supervisor log: %w", err)
+		return false, fmt.Errorf("open supervisor log: %w", err)
 	}
 	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("start container supervisor: %w", err)
+		return false, fmt.Errorf("start container supervisor: %w", err)
 	}
 	childReady.Close()
 	// It is this process's child for as long as this process lives. Its end is noticed on the socket; here it is only reaped.
@@ -99,13 +105,16 @@ func (c *Client) spawn(ctx context.Context, program *Program) error {
 	stop := context.AfterFunc(ctx, func() { ready.Close() })
 	defer stop()
 	said, err := io.ReadAll(ready)
-	if err == nil && strings.HasPrefix(string(said), "ready") {
-		return nil
+	if err == nil && string(said) == protocol.Ready {
+		return true, nil
+	}
+	if err == nil && string(said) == protocol.Another {
+		return false, nil
 	}
 	if ctx.Err() != nil {
-		return fmt.Errorf("start container supervisor: %w", context.Cause(ctx))
+		return false, fmt.Errorf("start container supervisor: %w", context.Cause(ctx))
 	}
-	return fmt.Errorf("start container supervisor: %s", tail(log, before))
+	return false, fmt.Errorf("start container supervisor: %s", tail(log, before))
 }
 
 func openLog(path string) (*os.File, error) {

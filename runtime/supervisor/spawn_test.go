@@ -38,7 +38,8 @@ func spawnWithFew(dir string) error {
 	if err := os.NewFile(3, "given").Close(); err != nil {
 		return err
 	}
-	return New(Config{StateDir: dir, RunDir: dir}).spawn(context.Background(), NewProgram(body))
+	_, err = New(Config{StateDir: dir, RunDir: dir}).spawn(context.Background(), NewProgram(body))
+	return err
 }
 
 // TestDescriptorsOfChild: the supervisor is started whatever number the copy of its program has here.

@@ -13,6 +13,12 @@ import (
 	"time"
 )
 
+// What a supervisor that was started says on descriptor 3, once: it listens, or another one does, and this one ends.
+const (
+	Ready   = "ready\n"
+	Another = "another\n"
+)
+
 // Version is the protocol's version. A supervisor answers requests of its own version only, except Hello and Upgrade, which never
 // change, so that a newer peapod can replace an older supervisor in place.
 const Version = 1

@@ -133,14 +133,10 @@ func (s *Server) Run(handover *os.File, ready func()) error {
 
 // begin starts from what is on disk: a first start, or one after an earlier supervisor was killed.
 func (s *Server) begin() error {
-	lock, err := os.OpenFile(filepath.Join(s.cfg.RunDir, "supervisor.lock"), os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return fmt.Errorf("open supervisor lock: %w", err)
+	var err error
+	if s.lock, err = takeLock(filepath.Join(s.cfg.RunDir, "supervisor.lock")); err != nil {
+		return err
 	}
-	if err := flock(lock); err != nil {
-		return fmt.Errorf("lock %s (another supervisor runs?): %w", lock.Name(), err)
-	}
-	s.lock = lock
 	if err := s.enterCgroup(); err != nil {
 		s.cfg.Logf("supervisor stays in its starter's cgroup: %v", err)
 	}
@@ -161,7 +157,7 @@ func (s *Server) begin() error {
 		return fmt.Errorf("protect supervisor socket: %w", err)
 	}
 	s.listener = listener
-	return nil
+	return flock(s.lock, unix.LOCK_SH)
 }
 
 func (s *Server) serve(conn *net.UnixConn) {
@@ -310,14 +306,6 @@ func checkPeer(conn *net.UnixConn) error {
 		return fmt.Errorf("peer has uid %d", cred.Uid)
 	}
 	return nil
-}
-
-func flock(f *os.File) error {
-	fd, err := protocol.Descriptor(f)
-	if err != nil {
-		return err
-	}
-	return unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
 }
 
 // codedError is an error that the client acts on.

@@ -226,6 +226,10 @@ func (s *Server) resume(file *os.File) error {
 	defer s.mu.Unlock()
 	s.upgrades = h.Upgrades
 	s.lock = inherit(h.Lock, "lock")
+	// One from before there were shared locks has it exclusively.
+	if err := flock(s.lock, unix.LOCK_SH); err != nil {
+		return err
+	}
 	listener, err := net.FileListener(inherit(h.Listener, "listener"))
 	if err != nil {
 		return fmt.Errorf("take over listener: %w", err)
