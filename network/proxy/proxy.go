@@ -98,7 +98,8 @@ type Proxy struct {
 	told   map[types.NamespacedName]map[Frontend]bool
 }
 
-// byService is the index of EndpointSlices by namespace and name of their Service.
+// byService is the index of EndpointSlices by namespace and name of their Service. Those labelled as a headless Service's are not in it:
+// they are for DNS alone, whatever Service they name.
 const byService = "service-proxy/service"
 
 // reportTimeout bounds a report, behind which the rules wait.
@@ -136,7 +137,11 @@ func New(cfg Config) (*Proxy, error) {
 func (p *Proxy) watch() error {
 	services, slices := p.cfg.Informers.Core().V1().Services().Informer(), p.cfg.Informers.Discovery().V1().EndpointSlices().Informer()
 	err := slices.AddIndexers(cache.Indexers{byService: func(obj any) ([]string, error) {
-		return []string{serviceOf(obj.(*discoveryv1.EndpointSlice)).String()}, nil
+		s := obj.(*discoveryv1.EndpointSlice)
+		if _, headless := s.Labels[corev1.IsHeadlessService]; headless {
+			return nil, nil
+		}
+		return []string{serviceOf(s).String()}, nil
 	}})
 	if err != nil {
 		return fmt.Errorf("index endpoint slices: %w", err)

@@ -13,6 +13,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 
 	"github.com/peapod/peapod/network/nettest"
@@ -200,6 +201,31 @@ func TestEndpointsComeAndGo(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// What is labelled as the endpoints of a headless Service is for DNS alone, while it is, even if its Service has an address.
+func TestSlicesOfHeadlessServices(t *testing.T) {
+	m := newMachine(t)
+	a, client := m.Pod("a"), m.Pod("client")
+	svc := m.service("web", nil)
+	address := net.JoinHostPort(svc.Spec.ClusterIPs[0], "80")
+	m.endpoints(svc, at(a, self))
+	m.answers(client.Namespace, "tcp", address, "a")
+	label := func(value string) {
+		t.Helper()
+		patch := fmt.Appendf(nil, `{"metadata":{"labels":{%q:%s}}}`, corev1.IsHeadlessService, value)
+		_, err := m.API.DiscoveryV1().EndpointSlices("default").Patch(t.Context(), "web-4", types.MergePatchType, patch, metav1.PatchOptions{})
+		nettest.Must(t, err)
+	}
+	label(`""`)
+	m.Rules.Until("refused at "+address, func() error {
+		if got, err := nettest.Ask(client.Namespace, "tcp", address); !errors.Is(err, syscall.ECONNREFUSED) {
+			return fmt.Errorf("%v answers, %w", got, err)
+		}
+		return nil
+	})
+	label("null")
+	m.answers(client.Namespace, "tcp", address, "a")
 }
 
 // onlyFrom asks often enough that another endpoint, if there were one, would have answered.
