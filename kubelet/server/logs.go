@@ -1,8 +1,6 @@
 package server
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -61,9 +59,9 @@ func (s *Server) logs(w http.ResponseWriter, r *http.Request) {
 	}
 	err = logs.ReadLogs(r.Context(), path, id, options, runtime, stdout, stderr)
 	switch {
-	case err == nil, r.Context().Err() != nil, errors.Is(err, context.Canceled):
-	case out.writes > 0:
-		// The status has been sent: end the connection so that the client does not take this for the log's end.
+	case err == nil:
+	case out.writes > 0, r.Context().Err() != nil:
+		// The status has been sent, or this server ends: the connection ends too, so that the client does not take this for the log's end.
 		panic(http.ErrAbortHandler)
 	default:
 		fail(w, r, fmt.Errorf("read log of container %q in pod %q: %w", container, p.Name, err))

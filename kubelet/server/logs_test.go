@@ -53,6 +53,23 @@ func TestLogs(t *testing.T) {
 	}
 }
 
+// TestFollowedLogHasNoEnd where the server ends first: the connection ends with it, so that nobody believes the log to be over.
+func TestFollowedLogHasNoEnd(t *testing.T) {
+	r := newRig(t, nil)
+	over, end := context.WithCancel(t.Context())
+	end()
+	q := httptest.NewRequest("GET", "/containerLogs/ns/p/c?follow=true&tailLines=1", nil).WithContext(over)
+	for name, value := range map[string]string{"namespace": "ns", "pod": "p", "container": "c"} {
+		q.SetPathValue(name, value)
+	}
+	defer func() {
+		if got := recover(); got != http.ErrAbortHandler {
+			t.Errorf("it ends with %v", got)
+		}
+	}()
+	r.server.logs(httptest.NewRecorder(), q)
+}
+
 // TestFollow: lines arrive as they are written, and the stream ends with the
 // container.
 func TestFollow(t *testing.T) {

@@ -43,6 +43,7 @@ type rig struct {
 	streams []string // URLs that the stream handler got
 	header  http.Header
 	logs    string // the node's log directory
+	server  *Server
 }
 
 // runtimeWithStreams answers stream requests with URLs, as a runtime does.
@@ -130,6 +131,7 @@ func newRig(t *testing.T, allow map[string][]string) *rig {
 		LogDirectory: r.logs,
 		Settings:     func() any { return map[string]string{"kind": "KubeletConfiguration"} },
 	})
+	r.server = s
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
