@@ -16,17 +16,19 @@ import (
 
 const ns = controltest.Namespace
 
-// start runs the controller on a server with a slice of driver d, pool p, that has the devices a and b.
+// start runs the controller on a server with a slice of driver d, pool p, that has the devices a and b, and one that the driver has not yet
+// taken away, of an earlier generation.
 func start(t *testing.T) *controltest.World {
 	t.Helper()
 	w := controltest.Start(t, New)
 	w.Watch(t, w.Informers.Core().V1().Pods().Informer())
 	w.Watch(t, w.Informers.Resource().V1().DeviceTaintRules().Informer())
-	s := slice(1, device("a"), device("b"))
-	s.Name, s.Spec.NodeName = "s", ptr.To("n1")
-	s.Spec.Driver = driver
-	if _, err := w.Client.ResourceV1().ResourceSlices().Create(t.Context(), s, metav1.CreateOptions{}); err != nil {
-		t.Fatal(err)
+	for name, s := range map[string]*resourcev1.ResourceSlice{"s": slice(2, device("a"), device("b")), "old": slice(1, device("a"))} {
+		s.Name, s.Spec.NodeName = name, ptr.To("n1")
+		s.Spec.Driver = driver
+		if _, err := w.Client.ResourceV1().ResourceSlices().Create(t.Context(), s, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
 	}
 	return w
 }

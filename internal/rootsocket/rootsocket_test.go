@@ -1,11 +1,16 @@
 package rootsocket
 
 import (
+	"io"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/peapod/peapod/internal/ownthread"
 )
 
 func TestListen(t *testing.T) {
@@ -44,5 +49,75 @@ func TestListen(t *testing.T) {
 	defer c.Close()
 	if err := <-accepted; err != nil {
 		t.Error(err)
+	}
+}
+
+// TestOtherUsersAreTurnedAway: one who came before the socket had its mode.
+func TestOtherUsersAreTurnedAway(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("becomes another user, which takes root")
+	}
+	dir, err := os.MkdirTemp("", "rootsocket")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	path := filepath.Join(dir, "s.sock")
+	l, err := Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for p, mode := range map[string]os.FileMode{dir: 0o755, path: 0o666} {
+		if err := os.Chmod(p, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	accepted := make(chan string, 1)
+	go func() {
+		c, err := l.Accept()
+		if err != nil {
+			accepted <- err.Error()
+			return
+		}
+		defer c.Close()
+		text, err := io.ReadAll(c)
+		if err != nil {
+			t.Error(err)
+		}
+		accepted <- string(text)
+	}()
+	say := func(who string) net.Conn {
+		t.Helper()
+		c, err := net.Dial("unix", path)
+		if err != nil {
+			t.Error(err)
+			return nil
+		}
+		// One who is turned away may be so before this.
+		_, _ = io.WriteString(c, who)
+		if err := c.(*net.UnixConn).CloseWrite(); err != nil && who == "root" {
+			t.Error(err)
+		}
+		return c
+	}
+	err = ownthread.Run(func() error {
+		const nobody = 65534
+		if _, _, err := unix.RawSyscall(unix.SYS_SETRESUID, nobody, nobody, nobody); err != 0 { // of this thread alone
+			return err
+		}
+		if c := say("nobody"); c != nil {
+			return c.Close()
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c := say("root"); c != nil {
+		defer c.Close()
+	}
+	if got := <-accepted; got != "root" {
+		t.Errorf("%q was let in", got)
 	}
 }

@@ -13,5 +13,15 @@ func TestUntil(t *testing.T) {
 	if asked != 2 || len(news) != 1 {
 		t.Errorf("asked %d times", asked)
 	}
+	// What happens while it asks counts.
+	asked = 0
+	closed := make(chan int)
+	Until(t, func() string { return "twice, by a channel for each event" }, func() <-chan int { return closed }, func() bool {
+		asked++
+		close(closed)
+		closed = make(chan int)
+		return asked == 2
+	})
+	asked = 2
 	Until(t, func() string { return "three times" }, Polling(), func() bool { asked++; return asked >= 5 })
 }

@@ -92,9 +92,10 @@ func TestProbesAreForgotten(t *testing.T) {
 	p := Probe{"Liveness", "c", "pod", "ns", "uid"}
 	s.Probed(p, "successful", time.Millisecond)
 	s.Probed(p, "failed", time.Millisecond)
+	s.Probed(p, "unknown", time.Millisecond)
 	want(t, scrape(t, s.Probes()),
 		`prober_probe_total{container="c",namespace="ns",pod="pod",pod_uid="uid",probe_type="Liveness",result="failed"} 1`,
-		`prober_probe_duration_seconds_count{container="c",namespace="ns",pod="pod",probe_type="Liveness"} 2`)
+		`prober_probe_duration_seconds_count{container="c",namespace="ns",pod="pod",probe_type="Liveness"} 3`)
 	s.ForgetProbe(p)
 	if text := scrape(t, s.Probes()); strings.Contains(text, `"ns"`) {
 		t.Errorf("left of a probe that is made no more: %s", text)
@@ -125,12 +126,15 @@ func TestRequests(t *testing.T) {
 			want(t, scrape(t, s.Kubelet()), `kubelet_http_inflight_requests{long_running="true",method="POST",path="exec",server_type="readwrite"} 1`)
 		}
 	}))
-	for path, method := range map[string]string{"/metrics/probes": "GET", "/exec/ns/pod/c": "POST", "/metricsx": "GET", "/a/b": "INVENTED"} {
+	for path, method := range map[string]string{"/metrics/probes": "GET", "/exec/ns/pod/c": "POST", "/attach/ns/pod/c": "POST", "/portForward/ns/pod": "GET",
+		"/metricsx": "GET", "/a/b": "INVENTED"} {
 		h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(method, path, nil))
 	}
 	want(t, scrape(t, s.Kubelet()),
 		`kubelet_http_requests_total{long_running="false",method="GET",path="metrics/probes",server_type="readwrite"} 1`,
 		`kubelet_http_requests_total{long_running="false",method="GET",path="other",server_type="readwrite"} 1`,
+		`kubelet_http_requests_total{long_running="true",method="POST",path="attach",server_type="readwrite"} 1`,
+		`kubelet_http_requests_total{long_running="true",method="GET",path="portForward",server_type="readwrite"} 1`,
 		`kubelet_http_requests_total{long_running="false",method="other",path="other",server_type="readwrite"} 1`,
 		`kubelet_http_requests_duration_seconds_count{long_running="true",method="POST",path="exec",server_type="readwrite"} 1`,
 		`kubelet_http_inflight_requests{long_running="true",method="POST",path="exec",server_type="readwrite"} 0`,

@@ -3,7 +3,6 @@ package cri
 import (
 	"context"
 	"math/rand/v2"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -52,10 +51,8 @@ func TestCancelledStarts(t *testing.T) {
 		if err != nil || len(list) != 0 {
 			t.Fatalf("there run %v, %v", list, err)
 		}
-		for _, below := range []string{"/pods/", "/pods/*/"} {
-			if left, err := filepath.Glob("/sys/fs/cgroup/*/" + n.instance + below + id); err != nil || len(left) > 0 {
-				t.Fatalf("cgroups are left: %v, %v", left, err)
-			}
+		if left := append(n.cgroups(id), n.cgroups("*/"+id)...); len(left) > 0 {
+			t.Fatalf("cgroups are left: %v", left)
 		}
 	}
 	t.Logf("%d of 60 were started before they were given up", begun)

@@ -11,7 +11,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// TestNoLeaks: Pods that came and went leave no descriptor, mount, thread or network namespace, here or in the supervisor.
+// TestNoLeaks: Pods that came and went leave no descriptor, mount, cgroup, thread or network namespace, here or in the supervisor.
 func TestNoLeaks(t *testing.T) {
 	n := newNode(t)
 	round := func(k int) {
@@ -36,6 +36,9 @@ func TestNoLeaks(t *testing.T) {
 				}
 				if _, _, err := n.service.ExecSync(n.ctx, id, []string{"true"}, 0); err != nil {
 					t.Error(err)
+				}
+				if len(n.cgroups(pod+"/"+id)) == 0 {
+					t.Errorf("%s has no cgroup where those that are left are looked for", name)
 				}
 				if _, err := n.service.ListPodSandboxStats(n.ctx, &runtimeapi.PodSandboxStatsFilter{}); err != nil {
 					t.Error(err)

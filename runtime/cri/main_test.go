@@ -191,15 +191,27 @@ func (n *node) checkNothingLeft() {
 			n.t.Errorf("network of sandbox %s is left", id)
 		}
 	}
-	groups, err := filepath.Glob("/sys/fs/cgroup/*/" + n.instance + "/pods/*")
-	if err != nil {
-		n.t.Fatal(err)
+	for _, g := range n.cgroups("*") {
+		n.t.Errorf("a cgroup is left: %s", g)
 	}
-	for _, g := range groups {
-		if info, err := os.Stat(g); err == nil && info.IsDir() {
-			n.t.Errorf("a cgroup is left: %s", g)
+}
+
+// cgroups are the directories of cgroups that a pattern below that of all Pods matches, in each hierarchy of the machine: of cgroup v1 there
+// are several, below that of v2 there is none.
+func (n *node) cgroups(pattern string) (found []string) {
+	n.t.Helper()
+	for _, hierarchy := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/*"} {
+		list, err := filepath.Glob(filepath.Join(hierarchy, n.instance, "pods", pattern))
+		if err != nil {
+			n.t.Fatal(err)
+		}
+		for _, path := range list {
+			if info, err := os.Stat(path); err == nil && info.IsDir() {
+				found = append(found, path)
+			}
 		}
 	}
+	return found
 }
 
 // directoryImages is an image store of one image, a directory with a static busybox, whose snapshots are overlay mounts.
