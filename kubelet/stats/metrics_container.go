@@ -3,15 +3,20 @@ package stats
 import (
 	"context"
 	"runtime"
+	"strings"
 	"time"
 
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/component-base/metrics"
 	"k8s.io/klog/v2"
 	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 )
 
 // containerCollector makes the detailed metrics from Summary. A Pod's own are
-// those with an empty container label, the machine's those with id "/".
+// those with an empty container label, the machine's those with id "/". Those
+// of containers have an image, by which the rules of monitoring tell them from
+// what contains them, and as name the container's ID.
 type containerCollector struct {
 	metrics.BaseStableCollector
 	p *Provider
@@ -26,7 +31,9 @@ type containerCollector struct {
 
 func newContainerCollector(p *Provider) *containerCollector {
 	c := &containerCollector{p: p, waiting: map[string]family{}, stalled: map[string]family{}, network: map[string]family{}}
-	labels := func(more ...string) []string { return append(more, "container", "id", "namespace", "pod") }
+	labels := func(more ...string) []string {
+		return append(more, "container", "id", "image", "name", "namespace", "pod")
+	}
 	note := func(f family) family { c.all = append(c.all, f); return f }
 	sum := func(name, help string, more ...string) family {
 		return note(counter(name, help, metrics.ALPHA, labels(more...)...))
@@ -89,10 +96,10 @@ func (c *containerCollector) CollectWithStability(ch chan<- metrics.Metric) {
 }
 
 // at prefixes the values that every metric of one thing has in common.
-type at struct{ container, id, namespace, pod string }
+type at struct{ container, id, image, name, namespace, pod string }
 
 func (a at) labels(more ...string) []string {
-	return append(more, a.container, a.id, a.namespace, a.pod)
+	return append(more, a.container, a.id, a.image, a.name, a.namespace, a.pod)
 }
 
 func (c *containerCollector) machine(out sink, n *statsapi.NodeStats) {
@@ -112,16 +119,36 @@ func (c *containerCollector) pod(out sink, p *statsapi.PodStats) {
 	c.usage(out, whole, p.CPU, p.Memory, p.IO, p.Swap)
 	c.interfaces(out, whole, p.Network)
 	out.put(c.start, time.Time{}, float64(p.StartTime.Unix()), whole.labels()...)
+	known := c.statuses(types.UID(p.PodRef.UID))
 	for i := range p.Containers {
 		k := &p.Containers[i]
 		one := whole
 		one.container, one.id = k.Name, whole.id+"/"+k.Name
+		if status, ok := known[k.Name]; ok {
+			one.image = status.Image
+			_, one.name, _ = strings.Cut(status.ContainerID, "://")
+		}
 		c.usage(out, one, k.CPU, k.Memory, k.IO, k.Swap)
 		c.disk(out, one, k.Rootfs)
 		if k.StartTime.Unix() > 0 {
 			out.put(c.start, time.Time{}, float64(k.StartTime.UnixNano())/float64(time.Second), one.labels()...)
 		}
 	}
+}
+
+// statuses are those of a Pod's containers, by name.
+func (c *containerCollector) statuses(uid types.UID) map[string]v1.ContainerStatus {
+	out := map[string]v1.ContainerStatus{}
+	p, ok := c.p.cfg.Pods().PodByUID(uid)
+	if !ok {
+		return out
+	}
+	for _, list := range [][]v1.ContainerStatus{p.Status.InitContainerStatuses, p.Status.ContainerStatuses, p.Status.EphemeralContainerStatuses} {
+		for _, s := range list {
+			out[s.Name] = s
+		}
+	}
+	return out
 }
 
 func (c *containerCollector) usage(out sink, a at, cpu *statsapi.CPUStats, m *statsapi.MemoryStats, io *statsapi.IOStats, swap *statsapi.SwapStats) {

@@ -118,6 +118,7 @@ func newStage(t *testing.T) *stage {
 		{Name: "scratch", VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{}}},
 		{Name: "later", VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{}}},
 	}}}
+	s.pod.Status.ContainerStatuses = []v1.ContainerStatus{{Name: "c", Image: "registry.example/c:1", ContainerID: "test://cid"}}
 	s.write(t, "pods/u1/volumes/kubernetes.io~empty-dir/scratch/file", 8192)
 	s.write(t, "logs/ns_p_u1/c/0.log", 4096)
 	var err error
@@ -248,8 +249,8 @@ func TestMetrics(t *testing.T) {
 			t.Errorf("no %q in\n%s", want, body)
 		}
 	}
-	if body := get(s.ContainerMetrics()); !strings.Contains(body, `container_cpu_usage_seconds_total{container="c",cpu="total",id="/podu1/c",namespace="ns",pod="p"} 1 `) ||
-		!strings.Contains(body, `container_network_receive_bytes_total{container="",id="/podu1",interface="eth0",namespace="ns",pod="p"} 11 `) ||
+	if body := get(s.ContainerMetrics()); !strings.Contains(body, `container_cpu_usage_seconds_total{container="c",cpu="total",id="/podu1/c",image="registry.example/c:1",name="cid",namespace="ns",pod="p"} 1 `) ||
+		!strings.Contains(body, `container_network_receive_bytes_total{container="",id="/podu1",image="",interface="eth0",name="",namespace="ns",pod="p"} 11 `) ||
 		!strings.Contains(body, `machine_memory_bytes`) {
 		t.Errorf("container metrics:\n%s", body)
 	}
