@@ -7,11 +7,11 @@ package metrics
 
 import (
 	"strconv"
-	"sync/atomic"
 	"time"
 
 	"k8s.io/component-base/metrics"
 
+	"github.com/peapod/peapod/internal/asked"
 	"github.com/peapod/peapod/scheduler/framework"
 )
 
@@ -37,8 +37,8 @@ type Set struct {
 	preemptions *metrics.Counter
 	victims     *metrics.Histogram
 
-	// waiting says what waits now; nil while no scheduler runs.
-	waiting atomic.Pointer[func() Waiting]
+	// waiting says what waits now; nobody does while no scheduler runs.
+	waiting asked.Source[Waiting]
 }
 
 // Registry is where a Set's metrics are to be found.

@@ -23,8 +23,7 @@ func (s *Set) Follow(now func() Waiting) (stop func()) {
 	if s == nil {
 		return func() {}
 	}
-	s.waiting.Store(&now)
-	return func() { s.waiting.CompareAndSwap(&now, nil) }
+	return s.waiting.Follow(now)
 }
 
 // collector makes metrics of what waits. It keeps nothing.
@@ -57,10 +56,7 @@ func (c *collector) DescribeWithStability(ch chan<- *metrics.Desc) {
 
 // CollectWithStability implements metrics.StableCollector. Where no scheduler runs, since another process has the lead, nothing waits here.
 func (c *collector) CollectWithStability(ch chan<- metrics.Metric) {
-	var w Waiting
-	if now := c.set.waiting.Load(); now != nil {
-		w = (*now)()
-	}
+	w, _ := c.set.waiting.Now()
 	put := func(desc *metrics.Desc, n int, labels ...string) {
 		ch <- metrics.NewLazyConstMetric(desc, metrics.GaugeValue, float64(n), labels...)
 	}
