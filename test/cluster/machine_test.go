@@ -275,7 +275,11 @@ func (m *machine) remove() {
 	if m.running != nil {
 		<-m.ended
 	}
-	if inside, err := netlink.NewHandleAt(m.ns, unix.NETLINK_ROUTE); err != nil {
+	// Not m.ns: that of a machine whose power was cut is closed by now.
+	ns, err := netns.GetFromPid(m.holder.Process.Pid)
+	must(m.t, err)
+	defer ns.Close()
+	if inside, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE); err != nil {
 		m.t.Error(err)
 	} else {
 		links, err := netdump.List(inside.LinkList)
