@@ -201,9 +201,9 @@ func (p *Prober) Forget(uid types.UID) {
 // running gets its first probe at a random time within the period, so that
 // thousands do not fire together.
 func (p *Prober) run(ctx context.Context, l *loop) {
-	period := time.Duration(max(l.probe.PeriodSeconds, 1)) * time.Second
-	delay := l.startedAt.Add(time.Duration(l.probe.InitialDelaySeconds) * time.Second).Sub(p.cfg.Clock.Now())
-	if old := p.cfg.Clock.Now().Sub(l.startedAt); old > period {
+	began := p.cfg.Clock.Now()
+	delay := l.begins().Sub(began)
+	if period := l.period(); began.Sub(l.startedAt) > period {
 		delay = time.Duration(rand.Int64N(int64(period)))
 	}
 	timer := p.cfg.Clock.NewTimer(max(delay, 0))
@@ -214,7 +214,7 @@ func (p *Prober) run(ctx context.Context, l *loop) {
 			return
 		case <-timer.C():
 		case <-l.now:
-			if wait := l.startedAt.Add(time.Duration(l.probe.InitialDelaySeconds) * time.Second).Sub(p.cfg.Clock.Now()); wait > 0 {
+			if p.cfg.Clock.Now().Before(l.allowed()) {
 				continue
 			}
 		}
@@ -228,21 +228,53 @@ func (p *Prober) run(ctx context.Context, l *loop) {
 	}
 }
 
+func (l *loop) period() time.Duration {
+	return time.Duration(max(l.probe.PeriodSeconds, 1)) * time.Second
+}
+
+// allowed is when the container may be asked for the first time.
+func (l *loop) allowed() time.Time {
+	return l.startedAt.Add(time.Duration(l.probe.InitialDelaySeconds) * time.Second)
+}
+
+// counts is from when on a failure speaks against the container: it has at
+// least a period to come up in, as it has with Kubernetes' own kubelet, which
+// asks for the first time when the first period is over.
+func (l *loop) counts() time.Time {
+	if first := l.startedAt.Add(l.period()); first.After(l.allowed()) {
+		return first
+	}
+	return l.allowed()
+}
+
+// begins is when the container is asked for the first time: what can only end
+// it is asked once that counts.
+func (l *loop) begins() time.Time {
+	if l.kind == liveness {
+		return l.counts()
+	}
+	return l.allowed()
+}
+
 // gap is how long after a probe the next one is made: the period, but sooner
-// while a container comes up and was never ready, so that one that listens a
-// moment after its first probe does not wait a whole period for the second.
-// The gaps begin with a second and double, which costs few probes; until a
-// container was ready, failures change nothing that others see. Kubernetes'
-// description of periodSeconds allows for it, to make Pods ready faster.
+// while a container comes up, so that one that listens a moment after its first
+// probe does not wait a whole period for the second. The gaps begin with a
+// second and double, which costs few probes; for startup until failures count,
+// for readiness until the container was ready: till then they change nothing
+// that others see. Kubernetes' description of periodSeconds allows for it, to
+// make Pods ready faster.
 func (l *loop) gap(now time.Time) time.Duration {
-	period := time.Duration(max(l.probe.PeriodSeconds, 1)) * time.Second
+	period, early := l.period(), l.counts().Sub(now)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.kind != readiness || l.succeeded {
-		return period
+	grown := min(max(now.Sub(l.allowed()), time.Second), period)
+	switch {
+	case l.kind == readiness && !l.succeeded:
+		return grown
+	case l.kind == startup && early > 0:
+		return min(grown, early)
 	}
-	asked := now.Sub(l.startedAt.Add(time.Duration(l.probe.InitialDelaySeconds) * time.Second))
-	return min(max(asked, time.Second), period)
+	return period
 }
 
 // due says whether the probe runs in this period: liveness and readiness wait
@@ -280,6 +312,9 @@ func (p *Prober) once(ctx context.Context, l *loop) (over bool) {
 	if err != nil {
 		p.cfg.Record(t.pod, t.container.Name, v1.EventTypeWarning, "Unhealthy", fmt.Sprintf("%s probe errored and resulted in unknown state: %v", l.kind, err))
 		klog.FromContext(ctx).V(3).Info("Probe could not be made", "pod", klog.KObj(t.pod), "container", t.container.Name, "kind", l.kind, "err", err)
+		return false
+	}
+	if !v.ok && l.kind == startup && p.cfg.Clock.Now().Before(l.counts()) {
 		return false
 	}
 	if !v.ok {
