@@ -36,6 +36,9 @@ func RunAgent(ctx context.Context, i instance.Instance, o AgentOptions) error {
 		return err
 	}
 	defer lock.Release()
+	if err := placeKubelet(i, a.RootDir); err != nil {
+		return err
+	}
 	if err := a.findNodeIP(i); err != nil {
 		return err
 	}

@@ -81,6 +81,9 @@ func start(ctx context.Context, ps *parts, i instance.Instance, s settled) error
 	if err != nil {
 		return err
 	}
+	if err := placeKubelet(i, s.RootDir); err != nil {
+		return err
+	}
 	if err := s.findNodeIP(i); err != nil {
 		return err
 	}

@@ -18,6 +18,8 @@ import (
 // KubeletOptions are what a user may set of how this machine's node shows itself to the scheduler, and of what its containers may take.
 // Their names are a kubelet's.
 type KubeletOptions struct {
+	// RootDir is where the kubelet has Pods' directories and plugins their sockets; empty: <data-dir>/kubelet, or what it was before.
+	RootDir string `json:"rootDir,omitempty"`
 	// NodeLabels are labels of the Node. They are set at each start; those that are left out stay.
 	NodeLabels map[string]string `json:"nodeLabels,omitempty"`
 	// RegisterWithTaints are taints that the Node is made with, as key=value:effect. One that is there already keeps its own.
@@ -43,6 +45,7 @@ func defaultKubeletOptions() KubeletOptions {
 
 // AddFlags adds a flag for each option.
 func (o *KubeletOptions) AddFlags(f *pflag.FlagSet) {
+	f.StringVar(&o.RootDir, "root-dir", o.RootDir, "where the kubelet has Pods' directories and the sockets of plugins, such as /var/lib/kubelet, which charts of CSI drivers take it for (default <data-dir>/kubelet); for the first start")
 	f.Var(cliflag.NewMapStringString(&o.NodeLabels), "node-labels", "labels of this machine's node, such as disk=ssd,zone=a; those of kubernetes.io and k8s.io only as far as a node may set them")
 	f.StringSliceVar(&o.RegisterWithTaints, "register-with-taints", o.RegisterWithTaints, "taints that this machine's node is made with, as key=value:effect, comma separated; a node that is there keeps its own")
 	f.Int32Var(&o.MaxPods, "max-pods", o.MaxPods, "how many Pods the node takes")
@@ -80,6 +83,9 @@ func (o *KubeletOptions) settle() (k settledKubelet, err error) {
 			return k, fmt.Errorf("--register-with-taints %q: there is another of this key and effect", text)
 		}
 		k.taints = append(k.taints, t)
+	}
+	if d := o.RootDir; d != "" && (!filepath.IsAbs(d) || filepath.Clean(d) != d || d == "/") {
+		return k, fmt.Errorf("--root-dir %q: must be an absolute path without dots, such as /var/lib/kubelet", d)
 	}
 	if o.MaxPods < 1 {
 		return k, fmt.Errorf("--max-pods %d: must be at least 1", o.MaxPods)

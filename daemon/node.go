@@ -68,9 +68,6 @@ type node struct {
 // seccompDir is where an administrator puts Localhost seccomp profiles.
 func seccompDir(i instance.Instance) string { return filepath.Join(i.DataDir, "seccomp") }
 
-// kubeletDir is where the kubelet keeps Pods' directories.
-func kubeletDir(i instance.Instance) string { return filepath.Join(i.DataDir, "kubelet") }
-
 // pluginsDir is where plugins of the kubelet make the sockets that they register at.
 func pluginsDir(i instance.Instance) string { return filepath.Join(kubeletDir(i), "plugins_registry") }
 

@@ -50,7 +50,7 @@ func TestNodeOptions(t *testing.T) {
 	}
 	for _, bad := range []string{"--eviction-hard=disk<1Gi", "--eviction-soft=memory.available<1Gi", "--eviction-pressure-transition-period=-1s", "--image-gc-low-threshold=99", "--node-labels=node-restriction.kubernetes.io/a=b", "--node-labels=kubernetes.io/role=x", "--node-labels=a=b c",
 		"--register-with-taints=gpu=true", "--register-with-taints=gpu=true:Never", "--register-with-taints=a=1:NoSchedule,a=2:NoSchedule", "--register-with-taints==v:NoSchedule",
-		"--max-pods=0", "--system-reserved=pids=3", "--system-reserved=cpu=-1", "--system-reserved=memory=much", "--resolv-conf=resolv.conf",
+		"--max-pods=0", "--root-dir=kubelet", "--root-dir=/", "--root-dir=/var/lib/../kubelet", "--system-reserved=pids=3", "--system-reserved=cpu=-1", "--system-reserved=memory=much", "--resolv-conf=resolv.conf",
 		"--container-log-max-size=0", "--container-log-max-size=big", "--container-log-max-files=1", "--max-parallel-image-pulls=-1", "--kubelet-port=70000", "--node-ip=127.0.0.1", "--node-name=A_b",
 		"--tls-san=https://example.org", "--tls-san=10.0.0.0/8"} {
 		flag, _, _ := strings.Cut(bad, "=")

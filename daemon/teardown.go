@@ -108,7 +108,10 @@ func Uninstall(ctx context.Context, i instance.Instance) error {
 		return err
 	}
 	// What drivers have mounted is not entered: what is in it outlives the node. A disk that the data directory is on, or one in it, is the
-	// user's.
+	// user's. What leads to the kubelet's directory goes after it.
+	if err := leaveKubelet(i); err != nil {
+		return err
+	}
 	for _, dir := range []string{i.RunDir, i.DataDir} {
 		if err := removetree.RemoveButDisks(dir); err != nil {
 			return err

@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -41,4 +43,39 @@ func TestNodeOptions(t *testing.T) {
 	contains(t, "its resolvers", s.kubectl("exec", "tolerant", "--", "cat", "/etc/resolv.conf"), "nameserver 192.0.2.53")
 	equal(t, "seccomp", s.procStatus("tolerant")["Seccomp"], "0")
 	s.event("repelled", "FailedScheduling", "1 node(s) had untolerated taint(s)")
+}
+
+// TestRootDir: the kubelet is where the flag has it, also at the next start and on another file system, and is gone with the node.
+func TestRootDir(t *testing.T) {
+	t.Parallel()
+	root := filepath.Join(t.TempDir(), "kubelet")
+	t.Cleanup(func() { // after the node is uninstalled
+		if _, err := os.Lstat(root); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("the root directory: %v", err)
+		}
+	})
+	o := newOwn(t, "--root-dir="+root)
+	s := o.space()
+	s.apply(script("keeper", "echo kept > /data/file; exec sleep 1000000", "volumes: [{name: data, emptyDir: {}}]",
+		"volumeMounts: [{name: data, mountPath: /data, subPath: below}]"))
+	pod := s.awaitPod("keeper", "running", func(p *corev1.Pod) bool { return p.Status.Phase == corev1.PodRunning })
+	s.ready("keeper")
+	file := filepath.Join(root, "pods", string(pod.UID), "volumes/kubernetes.io~empty-dir/data/below/file")
+	kept := func() {
+		t.Helper()
+		if b, err := os.ReadFile(file); err != nil || string(b) != "kept\n" {
+			t.Errorf("the volume's file: %q, %v", b, err)
+		}
+	}
+	kept()
+	if err := o.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	o.restart()
+	o.awaitKubelet()
+	kept()
+	equal(t, "the file in the Pod", s.kubectl("exec", "keeper", "--", "cat", "/data/file"), "kept\n")
+	if _, err := os.Stat(filepath.Join(root, "plugins_registry")); err != nil {
+		t.Errorf("where plugins register: %v", err)
+	}
 }
