@@ -36,7 +36,9 @@ func terminationMessage(s *runtimeapi.ContainerStatus) string {
 				continue
 			}
 			text, err := readMessage(m.HostPath)
-			if err != nil {
+			if errors.Is(err, os.ErrNotExist) {
+				break // the Pod's directory went with what it had
+			} else if err != nil {
 				failures = append(failures, fmt.Sprintf("Error on reading termination log %s: %v", m.HostPath, err))
 			} else if text != "" {
 				return text
@@ -53,6 +55,28 @@ func terminationMessage(s *runtimeapi.ContainerStatus) string {
 		}
 	}
 	return strings.Join(failures, "\n")
+}
+
+// told is what the Pod's status says that an ended instance left to say. It
+// holds for a process that finds the instance ended: the file is gone with the
+// directory of a Pod that is over.
+func told(p *v1.Pod, id string) (message string, ok bool) {
+	for _, list := range [][]v1.ContainerStatus{p.Status.InitContainerStatuses, p.Status.ContainerStatuses, p.Status.EphemeralContainerStatuses} {
+		for i := range list {
+			for _, st := range []v1.ContainerState{list[i].State, list[i].LastTerminationState} {
+				if t := st.Terminated; t != nil && InstanceID(t.ContainerID) == id {
+					return t.Message, true
+				}
+			}
+		}
+	}
+	return "", false
+}
+
+// InstanceID is the runtime's name of an instance that a status calls RUNTIME://ID.
+func InstanceID(containerID string) string {
+	_, id, _ := strings.Cut(containerID, "://")
+	return id
 }
 
 // openRegular opens a file that a container could have written to, without

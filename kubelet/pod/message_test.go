@@ -42,6 +42,8 @@ func TestTerminationMessage(t *testing.T) {
 		{"silent", write("silent", ""), "File", 1, log, ""},
 		{"fallback", write("silent", ""), "FallbackToLogsOnError", 1, log, "out\nhalfwhole\n"},
 		{"succeeded", write("silent", ""), "FallbackToLogsOnError", 0, log, ""},
+		{"gone", filepath.Join(dir, "gone"), "File", 1, log, ""},
+		{"gone, fallback", filepath.Join(dir, "gone"), "FallbackToLogsOnError", 1, log, "out\nhalfwhole\n"},
 	} {
 		got := terminationMessage(&runtimeapi.ContainerStatus{
 			ExitCode: c.code, LogPath: c.log, Mounts: []*runtimeapi.Mount{{ContainerPath: "/dev/termination-log", HostPath: c.file}},

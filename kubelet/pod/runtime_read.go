@@ -130,9 +130,13 @@ func (w *worker) readContainer(ctx context.Context, c *runtimeapi.Container) (Co
 		out.StopSignal = &sig
 	}
 	if out.Exited() {
-		if out.Message == "" {
-			out.Message = terminationMessage(s)
-		} else if m := terminationMessage(s); m != "" {
+		w.mu.Lock()
+		m, ok := told(w.pod, c.Id)
+		w.mu.Unlock()
+		if !ok {
+			m = terminationMessage(s)
+		}
+		if m != "" {
 			out.Message = m
 		}
 		w.exited[c.Id] = out

@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
+	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -97,6 +99,38 @@ func TestRestartOfKubeletLeavesPodsReady(t *testing.T) {
 	s.until(p, "was taken over", running)
 	if s.board.unready[p.UID] != 0 {
 		t.Errorf("the restart made the pod unready %d times", s.board.unready[p.UID])
+	}
+}
+
+// TestRestartOfKubeletKeepsLastWords: what a container said as it ended stays when the Pod's directory is gone.
+func TestRestartOfKubeletKeepsLastWords(t *testing.T) {
+	s := newStage(t)
+	s.start()
+	p := onePod("a", func(p *v1.Pod) { p.Spec.RestartPolicy = v1.RestartPolicyNever })
+	s.m.Upsert(p)
+	s.until(p, "ran", running)
+	dir := filepath.Join(s.dir, "root", "pods", string(p.UID))
+	files, err := filepath.Glob(filepath.Join(dir, "containers", "main", "*"))
+	if err != nil || len(files) != 1 {
+		t.Fatalf("message files %q, %v", files, err)
+	}
+	if err := os.WriteFile(files[0], []byte("bye"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.rt.Exit("main", 3, "Error"); err != nil {
+		t.Fatal(err)
+	}
+	over := func(st v1.PodStatus) bool { return st.Phase == v1.PodFailed }
+	p.Status = s.until(p, "failed", over)
+	s.stop()
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	s.start(p)
+	for _, st := range []v1.PodStatus{p.Status, s.until(p, "was taken over", over)} {
+		if c := st.ContainerStatuses[0].State.Terminated; c == nil || c.ExitCode != 3 || c.Message != "bye" {
+			t.Errorf("state %+v", st.ContainerStatuses[0].State)
+		}
 	}
 }
 

@@ -2,7 +2,6 @@ package probe
 
 import (
 	"slices"
-	"strings"
 
 	v1 "k8s.io/api/core/v1"
 
@@ -21,7 +20,7 @@ func known(p *v1.Pod, containerID string, k kind) pod.Result {
 		return pod.Success
 	}
 	for _, st := range slices.Concat(p.Status.InitContainerStatuses, p.Status.ContainerStatuses) {
-		if _, id, _ := strings.Cut(st.ContainerID, "://"); id != containerID {
+		if pod.InstanceID(st.ContainerID) != containerID {
 			continue
 		}
 		if k == startup && st.Started != nil && *st.Started || k == readiness && st.Ready && isReady(p) {
