@@ -20,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	clocktesting "k8s.io/utils/clock/testing"
 
+	"github.com/peapod/peapod/kubelet/metrics"
 	"github.com/peapod/peapod/kubelet/pod"
 )
 
@@ -228,7 +229,13 @@ func TestStartupGates(t *testing.T) {
 	c := &v1.Container{Name: "c", StartupProbe: get("/startup", 3600), LivenessProbe: get("/live", 3600), ReadinessProbe: get("/ready", 3600)}
 	p := &v1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p", UID: "u"}}
 	var events []string
-	pr := New(Config{Checker: &Checker{}, Record: func(_ *v1.Pod, _, kind, reason, message string) {
+	set := metrics.New()
+	counted := func() string {
+		w := httptest.NewRecorder()
+		set.Probes().ServeHTTP(w, httptest.NewRequest("GET", "/metrics/probes", nil))
+		return w.Body.String()
+	}
+	pr := New(Config{Checker: &Checker{}, Metrics: set, Record: func(_ *v1.Pod, _, kind, reason, message string) {
 		mu.Lock()
 		defer mu.Unlock()
 		events = append(events, kind+" "+reason+" "+message)
@@ -258,9 +265,17 @@ func TestStartupGates(t *testing.T) {
 		t.Errorf("events %q", events)
 	}
 	mu.Unlock()
+	for _, want := range []string{`probe_type="Startup",result="failed"} 1`, `probe_type="Startup",result="successful"} 1`, `probe_type="Readiness",result="successful"} 1`} {
+		if line := `prober_probe_total{container="c",namespace="",pod="p",pod_uid="u",` + want; !strings.Contains(counted(), line) {
+			t.Errorf("not counted: %s in\n%s", line, counted())
+		}
+	}
 	pr.Forget("u")
 	if len(pr.Results("u")) != 0 {
 		t.Error("results are kept")
+	}
+	if left := counted(); strings.Contains(left, `pod="p"`) {
+		t.Errorf("counted of a Pod that is no more:\n%s", left)
 	}
 	cancel()
 	<-done
