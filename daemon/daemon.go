@@ -72,6 +72,7 @@ func claim(i instance.Instance) (_ *instance.Lock, err error) {
 	if err := i.OpenRun(); err != nil {
 		return nil, err
 	}
+	klog.Background().Info("Starting", "version", version.Peapod, "kubernetes", version.Kubernetes, "dataDir", i.DataDir, "instance", i.Name)
 	return lock, nil
 }
 

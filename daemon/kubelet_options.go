@@ -46,10 +46,10 @@ func defaultKubeletOptions() KubeletOptions {
 // AddFlags adds a flag for each option.
 func (o *KubeletOptions) AddFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.RootDir, "root-dir", o.RootDir, "where the kubelet has Pods' directories and the sockets of plugins, such as /var/lib/kubelet, which charts of CSI drivers take it for (default <data-dir>/kubelet); for the first start")
-	f.Var(cliflag.NewMapStringString(&o.NodeLabels), "node-labels", "labels of this machine's node, such as disk=ssd,zone=a; those of kubernetes.io and k8s.io only as far as a node may set them")
+	f.Var(cliflag.NewMapStringString(&o.NodeLabels), "node-labels", "labels of this machine's node, such as `disk=ssd,zone=a`; those of kubernetes.io and k8s.io only as far as a node may set them")
 	f.StringSliceVar(&o.RegisterWithTaints, "register-with-taints", o.RegisterWithTaints, "taints that this machine's node is made with, as key=value:effect, comma separated; a node that is there keeps its own")
 	f.Int32Var(&o.MaxPods, "max-pods", o.MaxPods, "how many Pods the node takes")
-	f.Var(cliflag.NewMapStringString(&o.SystemReserved), "system-reserved", "what Pods do not get of the machine, such as cpu=200m,memory=500Mi,ephemeral-storage=1Gi")
+	f.Var(cliflag.NewMapStringString(&o.SystemReserved), "system-reserved", "what Pods do not get of the machine, such as `cpu=200m,memory=500Mi`,ephemeral-storage=1Gi")
 	f.StringVar(&o.ResolvConf, "resolv-conf", o.ResolvConf, "file with the resolvers that Pods have from the machine and the cluster's DNS asks for other names (default /etc/resolv.conf, or systemd-resolved's)")
 	f.BoolVar(&o.SeccompDefault, "seccomp-default", o.SeccompDefault, "confine containers that name no seccomp profile by the runtime's")
 	f.StringVar(&o.ContainerLogMaxSize, "container-log-max-size", o.ContainerLogMaxSize, "how large the log of a container gets before a new file is begun")

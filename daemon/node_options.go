@@ -77,12 +77,12 @@ func (o *NodeOptions) AddFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.NodeName, "node-name", o.NodeName, "name of this machine's node")
 	f.StringVar(&o.NodeIP, "node-ip", o.NodeIP, "address of this machine's node, with a comma one of each IP family (default: those that the default routes use, of IPv6 where Pods have it)")
 	f.Var(cliflag.NewLangleSeparatedMapStringString(&o.EvictionHard), "eviction-hard",
-		"shortages at which the node ends Pods, in place of all defaults, such as memory.available<100Mi,nodefs.available<5%; 0% turns one off (default "+defaultEviction()+")")
+		"shortages at which the node ends Pods, in place of all defaults, such as `memory.available<100Mi`,nodefs.available<5%; 0% turns one off (default "+defaultEviction()+")")
 	f.Var(cliflag.NewLangleSeparatedMapStringString(&o.EvictionSoft), "eviction-soft",
-		"shortages at which the node ends Pods when they have lasted the grace period of their signal, such as memory.available<300Mi")
-	f.Var(cliflag.NewMapStringString(&o.EvictionSoftGracePeriod), "eviction-soft-grace-period", "how long the shortages of --eviction-soft must last, such as memory.available=1m30s; each needs one")
+		"shortages at which the node ends Pods when they have lasted the grace period of their signal, such as `memory.available<300Mi`")
+	f.Var(cliflag.NewMapStringString(&o.EvictionSoftGracePeriod), "eviction-soft-grace-period", "how long the shortages of --eviction-soft must last, such as `memory.available=1m30s`; each needs one")
 	f.Int32Var(&o.EvictionMaxPodGracePeriod, "eviction-max-pod-grace-period", o.EvictionMaxPodGracePeriod, "most seconds that Pods get to end which end for --eviction-soft; negative: as many as they ask for")
-	f.Var(cliflag.NewMapStringString(&o.EvictionMinimumReclaim), "eviction-minimum-reclaim", "how much more than the shortage must be left before no more Pods end, such as nodefs.available=2Gi")
+	f.Var(cliflag.NewMapStringString(&o.EvictionMinimumReclaim), "eviction-minimum-reclaim", "how much more than the shortage must be left before no more Pods end, such as `nodefs.available=2Gi`")
 	f.DurationVar(&o.EvictionPressureTransitionPeriod.Duration, "eviction-pressure-transition-period", o.EvictionPressureTransitionPeriod.Duration, "how long a shortage must have been over before the node no longer tells of it")
 	f.Int64Var(&o.ImageGCHighThreshold, "image-gc-high-threshold", o.ImageGCHighThreshold, "how full the disk gets, in percent, before unused images are removed; 100 never removes one")
 	f.Int64Var(&o.ImageGCLowThreshold, "image-gc-low-threshold", o.ImageGCLowThreshold, "how full in percent that leaves the disk")

@@ -2,14 +2,12 @@
 package agent
 
 import (
-	"flag"
 	"fmt"
 	"os"
-	"strconv"
 
 	"github.com/spf13/cobra"
-	"k8s.io/klog/v2"
 
+	"github.com/peapod/peapod/cli/logging"
 	"github.com/peapod/peapod/cli/terminal"
 	"github.com/peapod/peapod/daemon"
 )
@@ -18,7 +16,7 @@ import (
 func New(t *terminal.Terminal) *cobra.Command {
 	var file string
 	opts := daemon.DefaultAgentOptions()
-	var verbosity int
+	var level logging.Level
 	cmd := &cobra.Command{
 		Use: "agent", Short: "Make this machine a node of a cluster that runs elsewhere", Args: cobra.NoArgs,
 		Long: `Make this machine a node of a cluster whose server runs elsewhere. It stays in the foreground, logs to stderr and
@@ -42,9 +40,7 @@ The nodes reach each other's UDP port 8472 (the Pod network) and TCP port 10250 
 			if err != nil {
 				return err
 			}
-			fs := flag.NewFlagSet("klog", flag.ContinueOnError)
-			klog.InitFlags(fs)
-			if err := fs.Set("v", strconv.Itoa(verbosity)); err != nil {
+			if err := level.Start(t.Err); err != nil {
 				return err
 			}
 			if err := daemon.RunAgent(c.Context(), i, opts); err != nil {
@@ -56,6 +52,6 @@ The nodes reach each other's UDP port 8472 (the Pod network) and TCP port 10250 
 	f := cmd.Flags()
 	opts.AddFlags(f)
 	f.StringVar(&file, "config", "", "file with these options in YAML (flags win); see docs/CONFIG.md")
-	f.IntVarP(&verbosity, "v", "v", 0, "number for the log level verbosity")
+	level.AddFlag(f)
 	return cmd
 }

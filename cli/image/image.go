@@ -82,7 +82,7 @@ func listening(i instance.Instance) error {
 }
 
 func pull(t *terminal.Terminal) *cobra.Command {
-	cmd := &cobra.Command{Use: "pull NAME", Short: "Pull an image from its registry", Args: cobra.ExactArgs(1)}
+	cmd := &cobra.Command{Use: "pull NAME", Short: "Pull an image from its registry", Args: terminal.Named("one image", false)}
 	var credentials string
 	cmd.Flags().StringVar(&credentials, "creds", "", "USER:PASSWORD for the registry; - reads it from standard input")
 	cmd.RunE = func(c *cobra.Command, args []string) error {
@@ -123,7 +123,7 @@ func readCredentials(in io.Reader, flag string) (*runtimeapi.AuthConfig, error) 
 
 func imports(t *terminal.Terminal) *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "import FILE...", Short: "Import archives made by docker save, or in OCI layout", Args: cobra.MinimumNArgs(1),
+		Use: "import FILE...", Short: "Import archives made by docker save, or in OCI layout", Args: terminal.Named("an archive", true),
 		Long: `Import archives made by 'docker save', or in OCI layout; - is standard input. Imported images are pinned: they are
 never removed to free space.`,
 	}
@@ -218,7 +218,7 @@ func humanSize(bytes uint64) string {
 
 func remove(t *terminal.Terminal) *cobra.Command {
 	return &cobra.Command{
-		Use: "remove NAME...", Aliases: []string{"rm"}, Short: "Remove images from this node", Args: cobra.MinimumNArgs(1),
+		Use: "remove NAME...", Aliases: []string{"rm"}, Short: "Remove images from this node", Args: terminal.Named("an image", true),
 		RunE: func(c *cobra.Command, args []string) error {
 			return connected(t, func(ctx context.Context, conn grpc.ClientConnInterface) error {
 				client := runtimeapi.NewImageServiceClient(conn)

@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/peapod/peapod/cli/logging"
 	"github.com/peapod/peapod/cli/terminal"
 	"github.com/peapod/peapod/daemon"
 )
@@ -13,6 +14,7 @@ import (
 // New is the verb.
 func New(t *terminal.Terminal) *cobra.Command {
 	opts := daemon.DefaultOptions()
+	var level logging.Level
 	cmd := &cobra.Command{
 		Use: "runtime", Short: "Run the container runtime alone, behind a CRI socket", Args: cobra.NoArgs,
 		Long: `Run only the container runtime of this data directory, with its images and network, behind a CRI socket: for crictl,
@@ -21,6 +23,9 @@ same socket for its own runtime, at /run/peapod/<instance>/cri.sock, so this is 
 		RunE: func(c *cobra.Command, _ []string) error {
 			i, err := t.Instance()
 			if err != nil {
+				return err
+			}
+			if err := level.Start(t.Err); err != nil {
 				return err
 			}
 			ready := func() {
@@ -32,6 +37,7 @@ same socket for its own runtime, at /run/peapod/<instance>/cri.sock, so this is 
 			return nil
 		},
 	}
+	level.AddFlag(cmd.Flags())
 	cmd.Flags().StringVar(&opts.ClusterCIDR, "cluster-cidr", opts.ClusterCIDR, "addresses of Pods, at least a /24 (default: a free /16, 10.244.0.0/16 first)")
 	return cmd
 }

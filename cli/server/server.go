@@ -2,13 +2,11 @@
 package server
 
 import (
-	"flag"
 	"fmt"
-	"strconv"
 
 	"github.com/spf13/cobra"
-	"k8s.io/klog/v2"
 
+	"github.com/peapod/peapod/cli/logging"
 	"github.com/peapod/peapod/cli/terminal"
 	"github.com/peapod/peapod/daemon"
 )
@@ -17,7 +15,7 @@ import (
 func New(t *terminal.Terminal) *cobra.Command {
 	var file string
 	opts := daemon.DefaultOptions()
-	var verbosity int
+	var level logging.Level
 	cmd := &cobra.Command{
 		Use: "server", Short: "Run a cluster of one node in the foreground", Args: cobra.NoArgs,
 		Long: `Run a cluster of one node: API server, store, controllers, scheduler, and this machine as its node. It stays in
@@ -39,7 +37,7 @@ The administrator's client configuration is written to <data-dir>/admin.kubeconf
 			if err != nil {
 				return err
 			}
-			if err := setVerbosity(verbosity); err != nil {
+			if err := level.Start(t.Err); err != nil {
 				return err
 			}
 			if err := daemon.Run(c.Context(), i, opts); err != nil {
@@ -51,13 +49,6 @@ The administrator's client configuration is written to <data-dir>/admin.kubeconf
 	f := cmd.Flags()
 	opts.AddFlags(f)
 	f.StringVar(&file, "config", "", "file with these options in YAML (flags win); see docs/CONFIG.md")
-	f.IntVarP(&verbosity, "v", "v", 0, "number for the log level verbosity")
+	level.AddFlag(f)
 	return cmd
-}
-
-// setVerbosity sets klog's level, which klog takes through a flag set only.
-func setVerbosity(level int) error {
-	fs := flag.NewFlagSet("klog", flag.ContinueOnError)
-	klog.InitFlags(fs)
-	return fs.Set("v", strconv.Itoa(level))
 }

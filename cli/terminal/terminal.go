@@ -35,6 +35,16 @@ func DefaultDataDir() string {
 // Instance is the instance that the invocation is about.
 func (t *Terminal) Instance() (instance.Instance, error) { return instance.At(t.DataDir) }
 
+// Named is the check that a verb is told what it is about: one, or several where many is true. what is their kind, with its article.
+func Named(what string, many bool) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if len(args) == 0 || len(args) > 1 && !many {
+			return fmt.Errorf("name %s: %s", what, c.UseLine())
+		}
+		return nil
+	}
+}
+
 // Destroys adds --yes to a verb that destroys and makes it ask first; what says what will be lost.
 func (t *Terminal) Destroys(cmd *cobra.Command, what func(instance.Instance) string) {
 	var yes bool

@@ -86,7 +86,7 @@ func list(t *terminal.Terminal) *cobra.Command {
 
 func remove(t *terminal.Terminal) *cobra.Command {
 	return &cobra.Command{
-		Use: "delete ID", Short: "Delete a token: no machine joins with it any more", Args: cobra.ExactArgs(1),
+		Use: "delete ID", Short: "Delete a token: no machine joins with it any more", Args: terminal.Named("one token", false),
 		RunE: func(c *cobra.Command, args []string) error {
 			i, err := t.Instance()
 			if err != nil {
