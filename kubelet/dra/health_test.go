@@ -140,10 +140,21 @@ func TestHealthOfDriversThatStayAway(t *testing.T) {
 	p.Status.ContainerStatuses = []v1.ContainerStatus{{Name: "app", AllocatedResourcesStatus: []v1.ResourceStatus{{Name: "claim:c", Resources: []v1.ResourceHealth{
 		{ResourceID: v1.ResourceID(driverName + "/device=" + string(c.UID) + "-0"), Health: v1.ResourceHealthStatusHealthy}}}}}}
 	w.awaitHealth(p, "claim:c: 0=Healthy; claim:c: 1=Unknown")
+	for len(w.woken) > 0 {
+		<-w.woken
+	}
 	w.dra.mu.Lock()
 	w.dra.began = time.Now().Add(-healthLasts) // its time is over
 	w.dra.hearing.Reset(0)
 	w.dra.mu.Unlock()
+	select {
+	case uid := <-w.woken:
+		if uid != p.UID {
+			t.Errorf("pod %s is woken", uid)
+		}
+	case <-time.After(patience):
+		t.Error("the Pod is not woken when the driver's time is over")
+	}
 	w.awaitHealth(p, "claim:c: 0=Unknown; claim:c: 1=Unknown")
 }
 
