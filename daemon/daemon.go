@@ -73,6 +73,7 @@ func claim(i instance.Instance) (_ *instance.Lock, err error) {
 		return nil, err
 	}
 	klog.Background().Info("Starting", "version", version.Peapod, "kubernetes", version.Kubernetes, "dataDir", i.DataDir, "instance", i.Name)
+	tellBuild()
 	return lock, nil
 }
 

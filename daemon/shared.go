@@ -36,8 +36,17 @@ type storage interface {
 
 var _ storage = (*etcd.Store)(nil)
 
-// local is the storage on this machine.
-type local struct{ *store.Store }
+// local is the storage on this machine, which metrics tell of until it is closed.
+type local struct {
+	*store.Store
+	untold func()
+}
+
+// Close closes the store.
+func (l local) Close() error {
+	l.untold()
+	return l.Store.Close()
+}
 
 // Wait returns at once: everything is in memory before Open returns.
 func (local) Wait(context.Context) error { return nil }
@@ -253,7 +262,7 @@ func openStorage(ctx context.Context, i instance.Instance, s *settled, used []ne
 		if err != nil {
 			return nil, nil, fmt.Errorf("open store: %w", err)
 		}
-		return local{st}, nil, nil
+		return local{st, st.Tell()}, nil, nil
 	}
 	st, err := etcd.Open(ctx, s.etcd())
 	if err != nil {

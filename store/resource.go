@@ -63,7 +63,7 @@ func newResource(s *Store, cfg ResourceConfig) *Resource {
 	resourcePrefix := strings.TrimSuffix(cfg.ResourcePrefix, "/") + "/"
 	return &Resource{
 		store:          s,
-		family:         s.familyOf(pathPrefix + resourcePrefix[1:]),
+		family:         s.familyOf(pathPrefix+resourcePrefix[1:], cfg.GroupResource),
 		groupResource:  cfg.GroupResource,
 		pathPrefix:     pathPrefix,
 		resourcePrefix: resourcePrefix,
@@ -81,6 +81,7 @@ func newResource(s *Store, cfg ResourceConfig) *Resource {
 // Destroy ends the watches that were started here. Objects stay.
 func (r *Resource) Destroy() {
 	r.mu.Lock()
+	first := !r.destroyed
 	r.destroyed = true
 	watchers := make([]*watcher, 0, len(r.watchers))
 	for w := range r.watchers {
@@ -89,6 +90,11 @@ func (r *Resource) Destroy() {
 	r.mu.Unlock()
 	for _, w := range watchers {
 		w.Stop()
+	}
+	if first {
+		r.store.mu.Lock()
+		r.family.served--
+		r.store.mu.Unlock()
 	}
 }
 

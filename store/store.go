@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/registry/generic"
 	"k8s.io/apiserver/pkg/storage"
 	"k8s.io/apiserver/pkg/storage/storagebackend"
@@ -56,8 +57,10 @@ type Store struct {
 // family is a resource's history and its watchers, whichever storage.Interface they came through.
 type family struct {
 	*mvcc.Resource
-	// watchers is guarded by Store.mu.
-	watchers map[*watcher]struct{}
+	// groupResource is how the first who served it called it, served how many do; guarded by Store.mu, as are watchers.
+	groupResource schema.GroupResource
+	served        int
+	watchers      map[*watcher]struct{}
 	// watched counts watchers. While there are any, decoded objects are kept with the values.
 	watched atomic.Int32
 }
@@ -197,16 +200,17 @@ func (s *Store) New(cfg ResourceConfig) (*Resource, error) {
 	return newResource(s, cfg), nil
 }
 
-// familyOf returns the family of the keys that begin with prefix, which ends in a slash.
-func (s *Store) familyOf(prefix string) *family {
+// familyOf returns the family of the keys that begin with prefix, which ends in a slash, for one more who serves it.
+func (s *Store) familyOf(prefix string, of schema.GroupResource) *family {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r := s.state.Resource(prefix)
 	f := s.families[r]
 	if f == nil {
-		f = &family{Resource: r, watchers: map[*watcher]struct{}{}}
+		f = &family{Resource: r, groupResource: of, watchers: map[*watcher]struct{}{}}
 		s.families[r] = f
 	}
+	f.served++
 	return f
 }
 

@@ -24,6 +24,9 @@ func (d *DB) reserveFor(configured int64) int64 {
 	return min(max(int64(usage.TotalBytes/20), minReserve), maxReserve)
 }
 
+// Size is what the database's files take, in bytes.
+func (d *DB) Size() int64 { return int64(d.db.Metrics().DiskSpaceUsage()) }
+
 // checkSpace refuses the events where the file system has less free space than the reserve. Deletions may use half of
 // it: they are how space is made. It costs a system call of a microsecond.
 func (d *DB) checkSpace(events []mvcc.Event) error {

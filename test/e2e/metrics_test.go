@@ -119,3 +119,25 @@ spec:
 	s.kubectl("wait", "--for=condition=ScalingActive", "hpa/busy", "--timeout=120s")
 	contains(t, "describe", s.kubectl("describe", "hpa", "busy"), "resource cpu on pods", "ValidMetricFound")
 }
+
+// What the rules and dashboards of kubernetes-mixin ask of the server and of kubelets is there, under the labels by which they ask.
+func TestMetricsForMonitoring(t *testing.T) {
+	t.Parallel()
+	s := newSpace(t)
+	s.apply(`
+apiVersion: v1
+kind: Pod
+metadata: {name: p}
+spec: {containers: [{name: c, image: busybox, command: [sleep, "1000000"]}]}
+`)
+	s.ready("p")
+	s.kubectl("get", "--raw", "/metrics") // which counts objects for the next one
+	told := s.kubectl("get", "--raw", "/metrics")
+	contains(t, "metrics of the server", told, "\nkubernetes_build_info{", `git_version="v1.37.2+peapod"`, "\nscheduler_pending_pods{queue=\"unschedulable\"} ",
+		"\nscheduler_schedule_attempts_total{profile=\"default-scheduler\",result=\"scheduled\"} ", "\napiserver_resource_objects{group=\"\",resource=\"pods\"} ",
+		"\napiserver_storage_objects{resource=\"deployments.apps\"} ", "\napiserver_storage_size_bytes{", "\nworkqueue_depth{name=\"deployment-controller\"} ")
+	id := strings.TrimPrefix(s.kubectl("get", "pod", "p", "-o", "jsonpath={.status.containerStatuses[0].containerID}"), "peapod://")
+	image := s.kubectl("get", "pod", "p", "-o", "jsonpath={.status.containerStatuses[0].image}")
+	used := s.kubectl("get", "--raw", "/api/v1/nodes/"+strings.TrimSpace(s.kubectl("get", "nodes", "-o", "jsonpath={.items[0].metadata.name}"))+"/proxy/metrics/cadvisor")
+	contains(t, "metrics of the Pod's container", used, `image="`+image+`",name="`+id+`",namespace="`+s.name+`",pod="p"}`)
+}
