@@ -59,6 +59,12 @@ func watchTooOld(rev, oldest int64) error {
 	return apierrors.NewResourceExpired(fmt.Sprintf("too old resource version: %d (%d)", rev, oldest))
 }
 
+// watchAhead is what a client gets that has seen a revision which this store has not had: it was put back from a backup. The client
+// lists anew. Until the store has come that far, it would otherwise hear nothing, and what it has would be another history's.
+func watchAhead(rev, now int64) error {
+	return apierrors.NewResourceExpired(fmt.Sprintf("resource version %d is of another history: this one is at %d", rev, now))
+}
+
 // timedOut is what a writer gets that does not wait any longer.
 func timedOut(ctx context.Context) error {
 	return apierrors.NewTimeoutError(fmt.Sprintf("request did not complete within requested timeout - %v", ctx.Err()), 0)

@@ -149,6 +149,8 @@ func (r *Resource) begin(w *watcher, rev int64, opts storage.ListOptions) (b sta
 		b.rev = now
 	case rev < r.Floor():
 		b.err = watchTooOld(rev, r.Floor())
+	case rev > now:
+		b.err = watchAhead(rev, now)
 	}
 	w.pos = b.rev
 	if b.err == nil {

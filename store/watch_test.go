@@ -104,6 +104,16 @@ func TestWatchAfterCompaction(t *testing.T) {
 	}
 }
 
+// TestWatchOfAnotherHistory checks that who has seen what this store has not had, since it was put back from a backup, is told to list anew.
+func TestWatchOfAnotherHistory(t *testing.T) {
+	_, s := newSuite(t)
+	create(t, s, pod("p"), 0)
+	e := next(t, startWatch(t, s, "100", nil))
+	if status, ok := e.Object.(*metav1.Status); !ok || status.Code != 410 || status.Reason != metav1.StatusReasonExpired || !strings.Contains(status.Message, "another history") {
+		t.Errorf("watch from the future: %v", e)
+	}
+}
+
 // TestCompactionSparesWatchers checks that a watcher which has seen everything goes on after a compaction.
 func TestCompactionSparesWatchers(t *testing.T) {
 	ctx, s := newSuite(t)

@@ -80,6 +80,8 @@ func TestSeveralServers(t *testing.T) {
 		{"an agent joins", agentJoins},
 		{"etcd is killed and comes back", etcdReturns},
 		{"a server is killed and the other goes on", serverDies},
+		{"the server that leads is cut off", leaderCut},
+		{"all are killed at once", allDie},
 	} {
 		t.Log(step.name)
 		step.run(s)
@@ -309,4 +311,70 @@ func serverDies(s *several) {
 	s.eventually(s.second, "Service kubernetes leads to both again", func(out string) bool { return out == s.first.ip+" "+s.second.ip },
 		"get", "endpointslice", "kubernetes", "-o", "jsonpath={.endpoints[*].addresses[0]}")
 	s.on(s.first, "rollout", "status", "deployment/after", "--timeout=60s")
+}
+
+// leads waits until one of the servers has the lock of the controllers and the one of the scheduler, as the other machine or that one sees it.
+func (s *several) leads(m *machine, name string) {
+	s.Helper()
+	for _, lock := range []string{"kube-controller-manager", "kube-scheduler"} {
+		s.eventually(m, name+" leads", func(out string) bool { return strings.HasPrefix(out, name+"_") },
+			"get", "lease", lock, "-n", "kube-system", "-o", "jsonpath={.spec.holderIdentity}")
+	}
+}
+
+// containers are the Deployment's, with how often they were started again.
+func (s *several) containers(m *machine) string {
+	s.Helper()
+	return s.on(m, "get", "pods", "-l", "app=web", "--sort-by=.metadata.name", "-o",
+		"jsonpath={range .items[*]}{.metadata.name} {.status.containerStatuses[0].containerID} {.status.containerStatuses[0].restartCount}\n{end}")
+}
+
+// leaderCut has the server that leads lose etcd and the others: another one leads and acts, the one that is cut off says that it is not ready and
+// does nothing, and is one of several again afterwards. Its Pods stay, as their node is not given up in that time.
+func leaderCut(s *several) {
+	s.leads(s.second, "two")
+	s.on(s.first, "rollout", "status", "deployment/web", "--timeout=120s")
+	before := s.containers(s.first)
+	s.on(s.first, "cordon", "two") // New Pods would be sent there until the node is known to be away.
+	s.second.cut(true)
+	s.leads(s.first, "one")
+	out, err := s.second.peapod("kubectl", "get", "--raw", "/readyz?verbose")
+	if err == nil || !strings.Contains(out, "[-]etcd failed") {
+		s.Errorf("the server that is cut off is ready: %v, %s", err, out)
+	}
+	s.on(s.first, "create", "deployment", "meanwhile", "--image=peapod.local/hello:latest", "--replicas=2")
+	s.on(s.first, "rollout", "status", "deployment/meanwhile", "--timeout=120s")
+	s.second.cut(false)
+	s.eventually(s.second, "ready again", func(out string) bool { return strings.TrimSpace(out) == "ok" }, "get", "--raw", "/readyz")
+	s.on(s.first, "wait", "--for=condition=Ready", "node/two", "--timeout=120s")
+	s.leads(s.second, "one")
+	if now := s.containers(s.second); now != before {
+		s.Errorf("the containers were\n%sand are\n%s", before, now)
+	}
+	s.on(s.second, "uncordon", "two")
+	s.on(s.second, "delete", "deployment", "meanwhile")
+	s.on(s.second, "wait", "--for=delete", "pod", "-l", "app=meanwhile", "--timeout=120s")
+}
+
+// allDie kills everything but the containers, and starts it in the least convenient order.
+func allDie(s *several) {
+	before := s.containers(s.first)
+	for _, m := range []*machine{s.first, s.second, s.node} {
+		m.end(unix.SIGKILL)
+	}
+	s.etcd.kill()
+	s.node.launch("agent", "--node-name", s.node.name, "--node-ip", s.node.ip)
+	s.second.launch(append([]string{"server", "--port", port, "--node-name", s.second.name, "--node-ip", s.second.ip}, s.etcd.flags()...)...)
+	s.etcd.start()
+	s.startServer(s.first)
+	for _, m := range []*machine{s.first, s.second, s.node} {
+		m.do("status", "--wait", "2m")
+	}
+	s.on(s.second, "wait", "--for=condition=Ready", "node", "--all", "--timeout=120s")
+	if now := s.containers(s.second); now != before {
+		s.Errorf("the containers were\n%sand are\n%s", before, now)
+	}
+	s.on(s.second, "scale", "deployment/web", "--replicas=2")
+	s.eventually(s.second, "somebody leads", func(out string) bool { return out == "2 2" },
+		"get", "deployment/web", "-o", "jsonpath={.status.replicas} {.status.readyReplicas}")
 }
