@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 
+	"k8s.io/klog/v2"
+
 	"github.com/peapod/peapod/internal/atomicfile"
 )
 
@@ -55,21 +57,32 @@ func (p hostPort) String() string {
 	return fmt.Sprintf("%d/%s", p.HostPort, strings.ToUpper(protocolName(p.Protocol)))
 }
 
-func (j *journal) open() error {
+// open reads the file. One that cannot be read as a journal, which no crash leaves, is as one that is gone: who had which address is lost, and
+// sandboxes that have none are made anew (Addresses tells).
+func (j *journal) open(log klog.Logger) error {
 	data, err := os.ReadFile(j.path)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("read network journal: %w", err)
 	}
-	s := state{Pods: map[string]pod{}, Last: map[netip.Prefix]netip.Addr{}}
+	s := newState()
 	if err == nil {
-		if err := json.Unmarshal(data, &s); err != nil {
-			return fmt.Errorf("decode network journal %s: %w", j.path, err)
+		err := json.Unmarshal(data, &s)
+		if err == nil && (s.Pods == nil || s.Last == nil) {
+			err = errors.New("it has no records")
+		}
+		if err != nil {
+			log.Error(err, "The network journal is damaged, Pods get their network anew", "file", j.path)
+			s = newState()
 		}
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.state = s
 	return nil
+}
+
+func newState() state {
+	return state{Pods: map[string]pod{}, Last: map[netip.Prefix]netip.Addr{}}
 }
 
 func (j *journal) forget() {

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -84,6 +86,29 @@ func TestRestart(t *testing.T) {
 	nettest.Must(t, n.Teardown(t.Context(), "kept"))
 	nettest.Must(t, n.Teardown(t.Context(), "kept"))
 	nettest.Must(t, n.Teardown(t.Context(), "never there"))
+}
+
+// TestDamagedJournal: a journal that is none keeps nothing from starting. Who had which address is not known any more, and nothing is left of
+// it.
+func TestDamagedJournal(t *testing.T) {
+	for _, text := range []string{"", "{\"pods\": {\"a\"", "null", "{\"pods\": null}"} {
+		cfg := dual()
+		cfg.DataDir, cfg.Instance = t.TempDir(), "damaged"
+		n := open(t, cfg)
+		addPod(t, n, "a")
+		nettest.Must(t, os.WriteFile(filepath.Join(cfg.DataDir, "pods.json"), []byte(text), 0o600))
+		n = open(t, cfg)
+		if addrs := n.Addresses("a"); addrs != nil {
+			t.Errorf("%q: the sandbox has %v", text, addrs)
+		}
+		if links, _ := podLinks(t); len(links) != 0 {
+			t.Errorf("%q: there are %v", text, links)
+		}
+		if _, v4, _ := addPod(t, n, "b"); v4 == "" || n.Addresses("b") == nil {
+			t.Errorf("%q: the next Pod has %q", text, v4)
+		}
+		nettest.Must(t, n.Teardown(t.Context(), "b"))
+	}
 }
 
 // TestRepair: whatever a killed process had done of Setup, the next call completes it.

@@ -118,7 +118,7 @@ func (n *Network) Open(ctx context.Context) error {
 	if err := os.MkdirAll(n.cfg.DataDir, 0o700); err != nil {
 		return fmt.Errorf("make network directory: %w", err)
 	}
-	if err := n.journal.open(); err != nil {
+	if err := n.journal.open(klog.FromContext(ctx)); err != nil {
 		return err
 	}
 	if err := n.enableForwarding(ctx); err != nil {

@@ -337,7 +337,18 @@ func (n *testNetwork) Setup(_ context.Context, id, path string, _ []*runtimeapi.
 	if err != nil {
 		return nil, err
 	}
-	return []netip.Addr{netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("2001:db8::7")}, h.LinkSetUp(lo)
+	return testAddresses, h.LinkSetUp(lo)
+}
+
+var testAddresses = []netip.Addr{netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("2001:db8::7")}
+
+func (n *testNetwork) Addresses(id string) []netip.Addr {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !n.live[id] {
+		return nil
+	}
+	return testAddresses
 }
 
 func (n *testNetwork) Teardown(_ context.Context, id string) error {

@@ -47,8 +47,9 @@ func (s *Service) load() error {
 }
 
 // recover makes the machine agree with the journal: what was begun and not finished is undone, what was being stopped or removed is
-// stopped and removed, and what no journal names goes.
-func (s *Service) recover(ctx context.Context) error {
+// stopped and removed, and what no journal names goes. It calls follow when it knows the containers and before it stops sandboxes: theirs may
+// run, and who kills one waits to hear of its end.
+func (s *Service) recover(ctx context.Context, follow func()) error {
 	states, err := s.cfg.Supervisor.List(ctx)
 	if err != nil {
 		return err
@@ -60,6 +61,7 @@ func (s *Service) recover(ctx context.Context) error {
 	if err := s.recoverContainers(ctx, known); err != nil {
 		return err
 	}
+	follow()
 	if err := s.recoverSandboxes(ctx, known); err != nil {
 		return err
 	}
@@ -112,8 +114,12 @@ func (s *Service) recoverSandboxes(ctx context.Context, known map[string]protoco
 	return nil
 }
 
-// intact reports whether the sandbox's namespaces are still there: a reboot takes them.
+// intact reports whether the sandbox's namespaces are still there: a reboot takes them. So must be its network: without a journal of
+// that, others would be given its addresses.
 func (s *Service) intact(e *sandboxEntry) bool {
+	if !e.hostNetwork() && len(s.cfg.Network.Addresses(e.ID)) == 0 {
+		return false
+	}
 	if !e.hostNetwork() && !(isPinned(s.nsPath(e.ID, "net")) && isPinned(s.nsPath(e.ID, "uts"))) {
 		return false
 	}

@@ -48,6 +48,49 @@ func TestRestartKeepsContainers(t *testing.T) {
 	}
 }
 
+// TestNetworkLost: a sandbox whose network nobody knows any more, as its journal is gone, is not shown as ready with an address that others may
+// be given. One on the host's network has none to lose.
+func TestNetworkLost(t *testing.T) {
+	n := newNode(t)
+	cfg := n.sandboxConfig("host")
+	cfg.Linux.SecurityContext.NamespaceOptions.Network = runtimeapi.NamespaceMode_NODE
+	pod, host := n.run(n.sandboxConfig("lost")), n.run(cfg)
+	id := n.start(pod, shell("main", "echo up; exec sleep 1000"))
+	n.close()
+	n.network.live = map[string]bool{}
+	n.open()
+	if st := n.wait(id); st.State != runtimeapi.ContainerState_CONTAINER_EXITED {
+		t.Errorf("the container of the lost sandbox is %v", st)
+	}
+	for sandbox, want := range map[string]runtimeapi.PodSandboxState{pod: runtimeapi.PodSandboxState_SANDBOX_NOTREADY, host: runtimeapi.PodSandboxState_SANDBOX_READY} {
+		st, err := n.service.PodSandboxStatus(n.ctx, sandbox, false)
+		if err != nil || st.Status.State != want {
+			t.Errorf("sandbox %s: %v, %v, want %v", sandbox, st, err, want)
+		}
+	}
+}
+
+// TestStopGoesOn: a process that was killed when it had begun to stop a sandbox, and its containers run yet, is followed by one that stops it.
+func TestStopGoesOn(t *testing.T) {
+	n := newNode(t)
+	pod := n.run(n.sandboxConfig("stopping"))
+	id := n.start(pod, shell("main", "echo up; exec sleep 1000"))
+	sb, err := n.service.sandbox(pod)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.service.changeSandbox(sb, func(e *sandboxEntry) { e.Phase = phaseStopping }); err != nil {
+		t.Fatal(err)
+	}
+	n.restart()
+	if st := n.wait(id); st.State != runtimeapi.ContainerState_CONTAINER_EXITED || st.ExitCode != 137 {
+		t.Errorf("the container is %v", st)
+	}
+	if e := n.service.sandboxes[pod].get(); e.Phase != phaseStopped {
+		t.Errorf("the sandbox is %v", e.Phase)
+	}
+}
+
 func TestSupervisorUpgrade(t *testing.T) {
 	n := newNode(t)
 	pod := n.run(n.sandboxConfig("upgrade"))

@@ -53,6 +53,8 @@ type Snapshots interface {
 type Network interface {
 	Setup(ctx context.Context, sandboxID, netnsPath string, ports []*runtimeapi.PortMapping) ([]netip.Addr, error)
 	Teardown(ctx context.Context, sandboxID string) error
+	// Addresses returns nil for a sandbox that it does not know.
+	Addresses(sandboxID string) []netip.Addr
 }
 
 // Config is what a Service is made of. All fields without a stated default are required.
@@ -166,12 +168,13 @@ func (s *Service) Open(ctx context.Context) error {
 	if err := s.cfg.Supervisor.Ensure(ctx); err != nil {
 		return err
 	}
-	if err := s.recover(ctx); err != nil {
+	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	if err := s.recover(ctx, func() { s.done.Go(func() { s.follow(life) }) }); err != nil {
+		cancel()
+		s.done.Wait()
 		return fmt.Errorf("recover containers: %w", err)
 	}
-	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s.cancel = cancel
-	s.done.Go(func() { s.follow(life) })
 	return nil
 }
 
