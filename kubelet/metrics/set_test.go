@@ -9,6 +9,9 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	v1 "k8s.io/api/core/v1"
 	internalapi "k8s.io/cri-api/pkg/apis"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -139,4 +142,18 @@ func TestRequests(t *testing.T) {
 		`kubelet_http_requests_duration_seconds_count{long_running="true",method="POST",path="exec",server_type="readwrite"} 1`,
 		`kubelet_http_inflight_requests{long_running="true",method="POST",path="exec",server_type="readwrite"} 0`,
 	)
+}
+
+// What a driver answers is counted by its code, and reaches who asked.
+func TestCSICalls(t *testing.T) {
+	s := New()
+	call := s.CSICalls("d")
+	for _, answer := range []error{nil, status.Error(codes.Unavailable, "no")} {
+		got := call(t.Context(), "/csi.v1.Node/M", nil, nil, nil, func(context.Context, string, any, any, *grpc.ClientConn, ...grpc.CallOption) error { return answer })
+		if got != answer {
+			t.Errorf("who asked is told %v, want %v", got, answer)
+		}
+	}
+	const begin, end = `csi_operations_seconds_count{driver_name="d",grpc_status_code="`, `",method_name="/csi.v1.Node/M",migrated="false"} 1`
+	want(t, scrape(t, s.Kubelet()), begin+"OK"+end, begin+"Unavailable"+end)
 }
