@@ -92,13 +92,10 @@ func TestMetricsFollowAPod(t *testing.T) {
 // A binding that the API refuses is an error, after which the Pod backs off.
 func TestMetricsOfErrors(t *testing.T) {
 	set, registry := counted()
-	h := startCounting(t, set)
+	h := startCounting(t, set, node("n1", nil))
 	h.client.PrependReactor("create", "pods", func(a clienttesting.Action) (bool, runtime.Object, error) {
 		return a.GetSubresource() == "binding", nil, errors.New("no")
 	})
-	if _, err := h.client.CoreV1().Nodes().Create(t.Context(), node("n1", nil), metav1.CreateOptions{}); err != nil {
-		t.Fatal(err)
-	}
 	if err := h.client.Tracker().Add(pod("p", "")); err != nil {
 		t.Fatal(err)
 	}

@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	apiwatch "k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
@@ -59,7 +60,9 @@ func startCounting(t *testing.T, set *metrics.Set, objects ...runtime.Object) *h
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
+	watching := h.watching("pods", "nodes", "persistentvolumeclaims", "persistentvolumes")
 	factory.Start(ctx.Done())
+	watching(t)
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
 	h.stop = sync.OnceFunc(func() {
@@ -71,6 +74,32 @@ func startCounting(t *testing.T, set *metrics.Set, objects ...runtime.Object) *h
 	})
 	t.Cleanup(h.stop)
 	return h
+}
+
+// watching returns what waits until the resources are watched: what a fake is told between a list and the watch that follows it, no informer
+// hears of.
+func (h *harness) watching(resources ...string) (wait func(*testing.T)) {
+	begun := map[string]chan struct{}{}
+	for _, r := range resources {
+		begun[r] = make(chan struct{}, 100)
+	}
+	h.client.PrependWatchReactor("*", func(a clienttesting.Action) (bool, apiwatch.Interface, error) {
+		w, err := h.client.Tracker().Watch(a.GetResource(), a.GetNamespace())
+		if c := begun[a.GetResource().Resource]; c != nil {
+			c <- struct{}{}
+		}
+		return true, w, err
+	})
+	return func(t *testing.T) {
+		t.Helper()
+		for _, r := range resources {
+			select {
+			case <-begun[r]:
+			case <-time.After(60 * time.Second):
+				t.Fatalf("%s are not watched", r)
+			}
+		}
+	}
 }
 
 func (h *harness) wantBound(t *testing.T, want string) {
