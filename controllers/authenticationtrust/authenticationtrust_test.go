@@ -2,6 +2,7 @@ package authenticationtrust_test
 
 import (
 	"context"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -16,11 +17,11 @@ import (
 // renewable is an authority that another takes the place of.
 type renewable struct {
 	dynamiccertificates.CAContentProvider
-	now       *servertest.Authority
+	now       atomic.Pointer[servertest.Authority]
 	listeners []dynamiccertificates.Listener
 }
 
-func (r *renewable) CurrentCABundleContent() []byte { return r.now.CurrentCABundleContent() }
+func (r *renewable) CurrentCABundleContent() []byte { return r.now.Load().CurrentCABundleContent() }
 
 func (r *renewable) AddListener(l dynamiccertificates.Listener) { r.listeners = append(r.listeners, l) }
 
@@ -32,7 +33,9 @@ func TestPublished(t *testing.T) {
 		t.Fatal(err)
 	}
 	users, other, next := servertest.NewAuthority(t), servertest.NewAuthority(t), servertest.NewAuthority(t)
-	front := &renewable{now: servertest.NewAuthority(t)}
+	first := servertest.NewAuthority(t)
+	front := &renewable{}
+	front.now.Store(first)
 	c, err := authenticationtrust.New(authenticationtrust.Config{Client: s.Client(t), ClientCA: users, FrontProxyCA: front, FrontProxyName: "front-proxy-client"})
 	if err != nil {
 		t.Fatal(err)
@@ -48,7 +51,7 @@ func TestPublished(t *testing.T) {
 	}()
 	text := func(a *servertest.Authority) string { return string(a.CurrentCABundleContent()) }
 	want := map[string]string{
-		"client-ca-file": text(users), "requestheader-client-ca-file": text(front.now), "requestheader-allowed-names": `["front-proxy-client"]`,
+		"client-ca-file": text(users), "requestheader-client-ca-file": text(first), "requestheader-allowed-names": `["front-proxy-client"]`,
 		"requestheader-username-headers": `["X-Remote-User"]`, "requestheader-uid-headers": `["X-Remote-Uid"]`,
 		"requestheader-group-headers": `["X-Remote-Group"]`, "requestheader-extra-headers-prefix": `["X-Remote-Extra-"]`,
 	}
@@ -70,11 +73,11 @@ func TestPublished(t *testing.T) {
 	if _, err := maps.Update(t.Context(), changed, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	want["requestheader-client-ca-file"] = text(other) + text(front.now)
+	want["requestheader-client-ca-file"] = text(other) + text(first)
 	want["requestheader-allowed-names"] = `["other","front-proxy-client"]`
 	await(t, s, is)
 	want["requestheader-client-ca-file"] += text(next)
-	front.now = next
+	front.now.Store(next)
 	for _, l := range front.listeners {
 		l.Enqueue()
 	}
