@@ -24,6 +24,7 @@ import (
 	registerapi "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
 
 	manifest "github.com/peapod/peapod/api/core/pod"
+	"github.com/peapod/peapod/api/validation"
 	"github.com/peapod/peapod/daemon/instance"
 	"github.com/peapod/peapod/daemon/join"
 	"github.com/peapod/peapod/internal/atomicfile"
@@ -31,6 +32,7 @@ import (
 	"github.com/peapod/peapod/internal/localpath"
 	"github.com/peapod/peapod/kubelet"
 	"github.com/peapod/peapod/kubelet/csi"
+	"github.com/peapod/peapod/kubelet/device"
 	"github.com/peapod/peapod/kubelet/dra"
 	"github.com/peapod/peapod/kubelet/evict"
 	"github.com/peapod/peapod/kubelet/imagegc"
@@ -49,6 +51,7 @@ type node struct {
 	volumes *volume.Manager
 	csi     *csi.Plugin
 	devices *dra.Manager
+	plugged *device.Manager
 	plugins *plugin.Watcher
 	local   *localvolumes.Keeper
 	kubelet *kubelet.Kubelet
@@ -199,7 +202,10 @@ func newNode(i instance.Instance, s settled, e *containers, m membership) (*node
 	n.csi = csi.New(csi.Config{Client: client, Metrics: n.metrics, NodeName: s.NodeName, RootDir: root, Kick: func() { n.kubelet.Node().Kick() }})
 	n.devices = dra.New(dra.Config{Client: client, NodeName: s.NodeName, RootDir: root, Node: func() (*corev1.Node, error) { return n.kubelet.Node().Get() },
 		Changed: func(pod types.UID) { n.kubelet.Wake(pod) }})
-	n.plugins = plugin.New(pluginsDir(i), map[string]plugin.Handler{registerapi.CSIPlugin: n.csi, registerapi.DRAPlugin: n.devices})
+	n.plugged = device.New(device.Config{RootDir: root, Extended: validation.IsExtended, Metrics: n.metrics,
+		Counted: func() { n.kubelet.Node().Kick() }, Changed: func(pod types.UID) { n.kubelet.Wake(pod) }})
+	n.plugins = plugin.New(pluginsDir(i), map[string]plugin.Handler{
+		registerapi.CSIPlugin: n.csi, registerapi.DRAPlugin: n.devices, registerapi.DevicePlugin: n.plugged.Registry()})
 	n.volumes = volume.New(volume.Config{
 		Client: client, RootDir: root, CSI: n.csi, Metrics: n.metrics,
 		Provide:     func(ctx context.Context, v *corev1.PersistentVolume) error { return n.local.Provide(ctx, v) },
@@ -224,7 +230,7 @@ func newNode(i instance.Instance, s settled, e *containers, m membership) (*node
 	})
 	n.holders = podresources.New(podresources.Config{
 		Socket: filepath.Join(root, "pod-resources", "kubelet.sock"), Pods: func() []*corev1.Pod { return n.kubelet.Pods().Pods() },
-		Claims: n.devices.Resources, Metrics: n.metrics,
+		Claims: n.devices.Resources, Devices: n.plugged.Devices, Allocatable: n.plugged.Allocatable, Metrics: n.metrics,
 	})
 	if err := n.newCare(i, s, m.certificates()); err != nil {
 		return nil, err
@@ -235,7 +241,7 @@ func newNode(i instance.Instance, s settled, e *containers, m membership) (*node
 		NodeAnnotations: map[string]string{localpath.DirectoryAnnotation: volumesDir(i)},
 		NodeName:        s.NodeName, NodeIPs: ips, PodCIDRs: m.pods.Strings(),
 		KubeletPort: port, Pressure: n.evict, Gate: n.evict, Sysctls: s.sysctls,
-		Client: client, Runtime: n.runtime, Images: n.runtimeImages, Metrics: n.metrics, Volumes: n.volumes, Attached: n.csi, Devices: n.devices, Network: m.network,
+		Client: client, Runtime: n.runtime, Images: n.runtimeImages, Metrics: n.metrics, Volumes: n.volumes, Attached: n.csi, Devices: n.devices, Plugins: n.plugged, Network: m.network,
 		StaticPods: s.PodManifestPath, PodFormat: manifest.NewManifest(),
 		NodeLabels: s.NodeLabels, NodeTaints: s.taints, MaxPods: int64(s.MaxPods), Reserved: s.reserved, ResolvConf: s.ResolvConf,
 		LogMaxSize: s.logMaxSize, LogMaxFiles: int(s.ContainerLogMaxFiles), ParallelPulls: int(s.MaxParallelImagePulls), UnconfinedSeccomp: !s.SeccompDefault,
@@ -288,7 +294,7 @@ func (n *node) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var parts sync.WaitGroup
-	all := []func(context.Context) error{n.volumes.Run, n.csi.Run, n.findPlugins, n.local.Run, n.kubelet.Run, n.serve, n.evict.Run, n.images.Run, n.holders.Run}
+	all := []func(context.Context) error{n.volumes.Run, n.csi.Run, n.findPlugins, n.plugged.Run, n.local.Run, n.kubelet.Run, n.serve, n.evict.Run, n.images.Run, n.holders.Run}
 	errs := make([]error, len(all))
 	for i, run := range all {
 		parts.Go(func() {

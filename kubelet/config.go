@@ -17,6 +17,14 @@ import (
 	"github.com/peapod/peapod/kubelet/static"
 )
 
+// DevicePlugins have devices; Pods get them, the node says how many there are.
+type DevicePlugins interface {
+	pod.DevicePlugins
+	node.Devices
+	// Has says whether they have those of a resource.
+	Has(name v1.ResourceName) bool
+}
+
 // Config is all that a Kubelet is made from. What is not called optional is
 // required.
 type Config struct {
@@ -41,6 +49,8 @@ type Config struct {
 	Volumes pod.Volumes
 	// Devices makes ready what Pods claim.
 	Devices pod.Devices
+	// Plugins have devices of which Pods ask for a number.
+	Plugins DevicePlugins
 	// Attached are the volumes that others attach to the node; optional.
 	Attached node.Volumes
 	// Network is told which addresses Pods have; optional.
@@ -104,6 +114,7 @@ func (c *Config) validate() error {
 	need(c.Runtime != nil && c.Images != nil, "Runtime and Images")
 	need(c.Volumes != nil, "Volumes")
 	need(c.Devices != nil, "Devices")
+	need(c.Plugins != nil, "Plugins")
 	need(filepath.IsAbs(c.RootDir), "an absolute RootDir")
 	need(filepath.IsAbs(c.LogDir), "an absolute LogDir")
 	need(c.CgroupRoot != "", "CgroupRoot")

@@ -88,7 +88,7 @@ func New(cfg Config) (*Kubelet, error) {
 	k.node, err = node.New(node.Config{
 		Name: cfg.NodeName, Client: cfg.Client, Runtime: cfg.Runtime, Images: cfg.Images, Recorder: k.recorder,
 		IPs: cfg.NodeIPs, Labels: cfg.NodeLabels, Annotations: cfg.NodeAnnotations, Taints: cfg.NodeTaints, PodCIDRs: cfg.PodCIDRs, Port: cfg.KubeletPort,
-		RootDir: cfg.RootDir, MaxPods: cfg.MaxPods, Reserved: cfg.Reserved, Pressure: cfg.Pressure, Volumes: cfg.Attached,
+		RootDir: cfg.RootDir, MaxPods: cfg.MaxPods, Reserved: cfg.Reserved, Pressure: cfg.Pressure, Volumes: cfg.Attached, Devices: cfg.Plugins,
 		Version: version.Info().GitVersion,
 	})
 	if err != nil {
@@ -116,12 +116,12 @@ func (k *Kubelet) wire() error {
 	k.prober = probe.New(probe.Config{Checker: checker, Record: k.recordContainer, Metrics: cfg.Metrics})
 	var err error
 	k.pods, err = pod.NewManager(pod.Config{
-		Runtime: cfg.Runtime, HostIPs: cfg.NodeIPs, Volumes: cfg.Volumes, Cgroups: timedCgroups{k.cgroups, cfg.Metrics}, UserNS: k.userns, Devices: cfg.Devices, Network: cfg.Network, Objects: objects, RuntimeHandler: objects.RuntimeHandler,
+		Runtime: cfg.Runtime, HostIPs: cfg.NodeIPs, Volumes: cfg.Volumes, Cgroups: timedCgroups{k.cgroups, cfg.Metrics}, UserNS: k.userns, Devices: cfg.Devices, Plugins: cfg.Plugins, Network: cfg.Network, Objects: objects, RuntimeHandler: objects.RuntimeHandler,
 		Images:   image.New(image.Config{Images: cfg.Images, Secrets: objects, Parallel: cfg.ParallelPulls, Metrics: cfg.Metrics}),
 		Probes:   k.prober,
 		Hooks:    checker,
 		Status:   k.mirrors,
-		Admitter: admit.Behind(cfg.Gate, admit.New(k.node.Expected, cfg.Sysctls)),
+		Admitter: admit.Behind(cfg.Gate, admit.New(k.node.Expected, cfg.Sysctls, cfg.Plugins.Has)),
 		Recorder: k.recorder, Node: k.describe, Allocatable: k.node.Allocatable,
 		RootDir: cfg.RootDir, LogDir: cfg.LogDir, Metrics: cfg.Metrics,
 	})

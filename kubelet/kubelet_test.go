@@ -20,6 +20,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/peapod/peapod/kubelet/critest"
+	"github.com/peapod/peapod/kubelet/device"
 	"github.com/peapod/peapod/kubelet/dra"
 )
 
@@ -50,7 +51,7 @@ func TestKubelet(t *testing.T) {
 	client.PrependReactor("create", "events", func(ktesting.Action) (bool, runtime.Object, error) { return true, &v1.Event{}, nil })
 	root := fmt.Sprintf("/kubelet-test-%d", os.Getpid())
 	k, err := New(Config{
-		NodeName: "n1", NodeIPs: []string{"192.0.2.1"}, Client: client, Runtime: rt, Images: critest.NewImages("img:1"), Volumes: noVolumes{}, Devices: dra.New(dra.Config{RootDir: dir}),
+		NodeName: "n1", NodeIPs: []string{"192.0.2.1"}, Client: client, Runtime: rt, Images: critest.NewImages("img:1"), Volumes: noVolumes{}, Devices: dra.New(dra.Config{RootDir: dir}), Plugins: device.New(device.Config{RootDir: dir}),
 		RootDir: filepath.Join(dir, "root"), LogDir: filepath.Join(dir, "logs"), CgroupRoot: root, ClusterDNS: []string{"10.96.0.10"},
 	})
 	if err != nil {

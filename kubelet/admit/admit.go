@@ -27,14 +27,19 @@ type Node func() (*v1.Node, error)
 type Admitter struct {
 	node    Node
 	sysctls *Sysctls
+	plugged func(v1.ResourceName) bool
 }
 
-// New makes an Admitter. Without sysctls, Pods may have the safe ones.
-func New(node Node, sysctls *Sysctls) *Admitter {
+// New makes an Admitter. Without sysctls, Pods may have the safe ones. plugged, if not nil, says of which resources device plugins have
+// decided who gets them.
+func New(node Node, sysctls *Sysctls, plugged func(v1.ResourceName) bool) *Admitter {
 	if sysctls == nil {
 		sysctls, _ = NewSysctls(nil) // fails by what it is given
 	}
-	return &Admitter{node: node, sysctls: sysctls}
+	if plugged == nil {
+		plugged = func(v1.ResourceName) bool { return false }
+	}
+	return &Admitter{node: node, sysctls: sysctls, plugged: plugged}
 }
 
 // Behind asks gate about new Pods, unless it is nil, and then next.
@@ -71,7 +76,7 @@ func (a *Admitter) Admit(ctx context.Context, p *v1.Pod, others []*v1.Pod) *pod.
 	if r := a.sysctls.refuse(p); r != nil {
 		return r
 	}
-	short := lacks(p, others, node)
+	short := a.lacks(p, others, node)
 	if len(short) > 0 && !static.Critical(p) {
 		return short[0].refusal()
 	}
@@ -140,7 +145,7 @@ func (a *Admitter) Resize(ctx context.Context, p *v1.Pod, others []*v1.Pod) *pod
 				name, amount(name, q), amount(name, have))}
 		}
 	}
-	if short := lacks(p, others, node); len(short) > 0 {
+	if short := a.lacks(p, others, node); len(short) > 0 {
 		return &pod.Refusal{Reason: v1.PodReasonDeferred, Message: short[0].refusal().Message}
 	}
 	return nil
@@ -159,7 +164,7 @@ func system(p *v1.Pod, node *v1.Node) *pod.Refusal {
 // lacks checks the resources that Pods ask for against what is allocatable. The
 // others take what they have or are about to have, whichever is more: while a
 // Pod shrinks, its room is not free before it has shrunk.
-func lacks(p *v1.Pod, others []*v1.Pod, node *v1.Node) (short []shortage) {
+func (a *Admitter) lacks(p *v1.Pod, others []*v1.Pod, node *v1.Node) (short []shortage) {
 	allocatable := node.Status.Allocatable
 	if max, ok := allocatable[v1.ResourcePods]; ok && int64(len(others))+1 > max.Value() {
 		short = append(short, shortage{v1.ResourcePods, 1, int64(len(others)), max.Value()})
@@ -186,6 +191,9 @@ func lacks(p *v1.Pod, others []*v1.Pod, node *v1.Node) (short []shortage) {
 		}
 		if _, known := allocatable[name]; !known && !native(n) {
 			continue // an extended resource that nobody provides here any more
+		}
+		if !native(n) && a.plugged(name) {
+			continue
 		}
 		before := used[name]
 		total := before.DeepCopy()

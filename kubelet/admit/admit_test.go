@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 )
@@ -38,14 +39,14 @@ status: {containerStatuses: [{name: c, allocatedResources: {cpu: 500m}, resource
 			t.Fatal(err)
 		}
 		reason, message := "", ""
-		if r := New(func() (*v1.Node, error) { return node, nil }, nil).Resize(t.Context(), p, []*v1.Pod{o}); r != nil {
+		if r := New(func() (*v1.Node, error) { return node, nil }, nil, nil).Resize(t.Context(), p, []*v1.Pod{o}); r != nil {
 			reason, message = r.Reason, r.Message
 		}
 		if reason != c.reason || message != c.message {
 			t.Errorf("%s:\n got %s %s\nwant %s %s", c.requests, reason, message, c.reason, c.message)
 		}
 	}
-	if r := New(func() (*v1.Node, error) { return nil, errors.New("x") }, nil).Resize(t.Context(), &v1.Pod{}, nil); r == nil || r.Reason != "Deferred" {
+	if r := New(func() (*v1.Node, error) { return nil, errors.New("x") }, nil, nil).Resize(t.Context(), &v1.Pod{}, nil); r == nil || r.Reason != "Deferred" {
 		t.Errorf("without a node: %+v", r)
 	}
 }
@@ -82,7 +83,7 @@ func TestAdmit(t *testing.T) {
 			t.Fatal(err)
 		}
 		reason, message := "", ""
-		if r := New(func() (*v1.Node, error) { return node, nil }, nil).Admit(t.Context(), p, []*v1.Pod{o}); r != nil {
+		if r := New(func() (*v1.Node, error) { return node, nil }, nil, nil).Admit(t.Context(), p, []*v1.Pod{o}); r != nil {
 			reason, message = r.Reason, r.Message
 		}
 		if reason != c.reason || message != c.message {
@@ -90,10 +91,10 @@ func TestAdmit(t *testing.T) {
 		}
 	}
 	full := []*v1.Pod{{}, {}, {}}
-	if r := New(func() (*v1.Node, error) { return node, nil }, nil).Admit(t.Context(), &v1.Pod{}, full); r == nil || r.Reason != "OutOfpods" {
+	if r := New(func() (*v1.Node, error) { return node, nil }, nil, nil).Admit(t.Context(), &v1.Pod{}, full); r == nil || r.Reason != "OutOfpods" {
 		t.Errorf("a fourth pod: %+v", r)
 	}
-	if r := New(func() (*v1.Node, error) { return nil, errors.New("x") }, nil).Admit(t.Context(), &v1.Pod{}, nil); r == nil || r.Reason != "InvalidNodeInfo" {
+	if r := New(func() (*v1.Node, error) { return nil, errors.New("x") }, nil, nil).Admit(t.Context(), &v1.Pod{}, nil); r == nil || r.Reason != "InvalidNodeInfo" {
 		t.Errorf("without a node: %+v", r)
 	}
 }
@@ -128,11 +129,26 @@ func TestAdmitClaimedResources(t *testing.T) {
 		"claimed, the node's taken":     {ask("example.com/dev", true), ask("example.com/dev", false), ""},
 	} {
 		reason := ""
-		if r := New(func() (*v1.Node, error) { return node, nil }, nil).Admit(t.Context(), c.pod, []*v1.Pod{c.other}); r != nil {
+		if r := New(func() (*v1.Node, error) { return node, nil }, nil, nil).Admit(t.Context(), c.pod, []*v1.Pod{c.other}); r != nil {
 			reason = r.Reason
 		}
 		if reason != c.reason {
 			t.Errorf("%s: %q", what, reason)
+		}
+	}
+}
+
+// Who gets devices of plugins is not decided by their number here.
+func TestDevicesOfPlugins(t *testing.T) {
+	node := &v1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}, Status: v1.NodeStatus{Allocatable: v1.ResourceList{"example.com/gpu": resource.MustParse("0")}}}
+	p := &v1.Pod{Spec: v1.PodSpec{NodeName: "n1", Containers: []v1.Container{{Resources: v1.ResourceRequirements{Requests: v1.ResourceList{"example.com/gpu": resource.MustParse("1")}}}}}}
+	for plugged, want := range map[v1.ResourceName]string{"example.com/gpu": "", "example.com/other": "OutOfexample.com/gpu"} {
+		reason := ""
+		if r := New(func() (*v1.Node, error) { return node, nil }, nil, func(n v1.ResourceName) bool { return n == plugged }).Admit(t.Context(), p, nil); r != nil {
+			reason = r.Reason
+		}
+		if reason != want {
+			t.Errorf("with a plugin of %s: %q, want %q", plugged, reason, want)
 		}
 	}
 }

@@ -47,7 +47,7 @@ func TestPreempt(t *testing.T) {
 	} {
 		got := []string{}
 		reason := ""
-		r := New(func() (*v1.Node, error) { return node, nil }, nil).Admit(t.Context(), pod("new", c.requests, c.rest), others)
+		r := New(func() (*v1.Node, error) { return node, nil }, nil, nil).Admit(t.Context(), pod("new", c.requests, c.rest), others)
 		if r != nil {
 			reason = r.Reason + " "
 			for _, p := range r.Preempt {
@@ -64,7 +64,7 @@ func TestPreempt(t *testing.T) {
 	}
 	// The number of Pods is something that they have, too: who asks for least goes.
 	sixth := append(others, pod("sixth", burstable("1m", "1Mi"), ""))
-	r := New(func() (*v1.Node, error) { return node, nil }, nil).Admit(t.Context(), pod("new", "{}", critical), sixth)
+	r := New(func() (*v1.Node, error) { return node, nil }, nil, nil).Admit(t.Context(), pod("new", "{}", critical), sixth)
 	if r == nil || r.Reason != "OutOfpods" || len(r.Preempt) != 1 || r.Preempt[0].Name != "effortless" {
 		t.Errorf("a seventh Pod: %+v", r)
 	}

@@ -3,6 +3,8 @@ package criconfig
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 
 	v1 "k8s.io/api/core/v1"
@@ -22,8 +24,18 @@ type ContainerInput struct {
 	Mounts       []*runtimeapi.Mount
 	Devices      []*runtimeapi.Device
 	Claimed      []string // names of devices in the Container Device Interface
+	Given        *Given   // of device plugins; its variables are in Env already
 	TargetID     string   // the container whose PID namespace an ephemeral one joins
 	Users        *runtimeapi.UserNamespace
+}
+
+// Given is what device plugins give to a container for its devices.
+type Given struct {
+	Envs        []*runtimeapi.KeyValue
+	Mounts      []*runtimeapi.Mount
+	Devices     []*runtimeapi.Device
+	Annotations map[string]string
+	CDI         []string // names of devices in the Container Device Interface
 }
 
 // Container is the configuration of one instance of a container.
@@ -56,7 +68,13 @@ func Container(in *ContainerInput, node *Node) (*runtimeapi.ContainerConfig, err
 			SecurityContext: securityContext(in, node),
 		},
 	}
-	for _, name := range in.Claimed {
+	claimed := in.Claimed
+	if in.Given != nil { // before what the Pod says, which counts where both say something
+		cfg.Mounts = slices.Concat(in.Given.Mounts, cfg.Mounts)
+		cfg.Devices = slices.Concat(in.Given.Devices, cfg.Devices)
+		claimed = slices.Concat(claimed, in.Given.CDI)
+	}
+	for _, name := range claimed {
 		cfg.CDIDevices = append(cfg.CDIDevices, &runtimeapi.CDIDevice{Name: name})
 	}
 	// What is mounted keeps its owners: to the Pod an ID in a volume is the same ID.
@@ -86,12 +104,15 @@ func containerLabels(pod *v1.Pod, c *v1.Container) map[string]string {
 
 func containerAnnotations(in *ContainerInput) (map[string]string, error) {
 	pod, c := in.Pod, in.Container
-	a := map[string]string{
-		AnnotationHash:          in.Hash,
-		AnnotationRestartCount:  strconv.Itoa(int(in.RestartCount)),
-		AnnotationMessagePath:   c.TerminationMessagePath,
-		AnnotationMessagePolicy: string(c.TerminationMessagePolicy),
+	a := map[string]string{}
+	if in.Given != nil {
+		maps.Copy(a, in.Given.Annotations)
 	}
+	// The kubelet's own are read again, so they count.
+	a[AnnotationHash] = in.Hash
+	a[AnnotationRestartCount] = strconv.Itoa(int(in.RestartCount))
+	a[AnnotationMessagePath] = c.TerminationMessagePath
+	a[AnnotationMessagePolicy] = string(c.TerminationMessagePolicy)
 	if in.Round > 0 {
 		a[AnnotationRound] = strconv.Itoa(int(in.Round))
 	}

@@ -3,6 +3,7 @@ package criconfig
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -53,6 +54,18 @@ func (e *Env) set(name, value string) {
 		e.Vars = append(e.Vars, &runtimeapi.KeyValue{Key: name, Value: []byte(value)})
 	}
 	e.Map[name] = value
+}
+
+// Under adds variables that count where the Pod sets none of the name. They come before its own.
+func (e *Env) Under(vars []*runtimeapi.KeyValue) {
+	var added []*runtimeapi.KeyValue
+	for _, kv := range vars {
+		if _, ok := e.Map[kv.Key]; !ok {
+			added = append(added, kv)
+			e.Map[kv.Key] = string(kv.Value)
+		}
+	}
+	e.Vars = slices.Concat(added, e.Vars)
 }
 
 // BuildEnv resolves envFrom, env and service links. Its errors become the

@@ -36,7 +36,8 @@ type Set struct {
 	imageVolumes, imageVolumesMounted       *metrics.Counter
 	imageVolumeErrors                       *metrics.Counter
 	storage                                 *metrics.HistogramVec
-	csi                                     *metrics.HistogramVec
+	csi, deviceAllocations                  *metrics.HistogramVec
+	devicePlugins                           *metrics.CounterVec
 	asked                                   *metrics.CounterVec
 	askedFor, askFailed                     map[string]*metrics.CounterVec
 	requests                                requests
@@ -68,6 +69,7 @@ func New() *Set {
 	s.preemptions = s.counters("preemptions", "Cumulative number of pod preemptions by preemption resource", "preemption_signal")
 	s.evictions = s.counters("evictions", "Cumulative number of pod evictions by eviction signal", "eviction_signal")
 	s.makePodResources()
+	s.makeDevices()
 	s.makeRequests()
 	s.probe = metrics.NewCounterVec(&metrics.CounterOpts{Name: "prober_probe_total", StabilityLevel: metrics.BETA,
 		Help: "Cumulative number of a liveness, readiness or startup probe for a container by result."}, []string{"probe_type", "result", "container", "pod", "namespace", "pod_uid"})

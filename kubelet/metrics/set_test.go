@@ -157,3 +157,14 @@ func TestCSICalls(t *testing.T) {
 	const begin, end = `csi_operations_seconds_count{driver_name="d",grpc_status_code="`, `",method_name="/csi.v1.Node/M",migrated="false"} 1`
 	want(t, scrape(t, s.Kubelet()), begin+"OK"+end, begin+"Unavailable"+end)
 }
+
+func TestDevicePlugins(t *testing.T) {
+	s := New()
+	s.DevicePluginRegistered("example.com/gpu")
+	s.DevicesAllocated("example.com/gpu", time.Second)
+	want(t, scrape(t, s.Kubelet()), `kubelet_device_plugin_registration_total{resource_name="example.com/gpu"} 1`,
+		`kubelet_device_plugin_alloc_duration_seconds_sum{resource_name="example.com/gpu"} 1`)
+	var none *Set
+	none.DevicePluginRegistered("a")
+	none.DevicesAllocated("a", 0)
+}

@@ -55,6 +55,12 @@ type Volumes interface {
 	NodeChanged(node *v1.Node)
 }
 
+// Devices are those that programs of the node have.
+type Devices interface {
+	// Capacity is how many there are of each resource, and how many of them Pods may have.
+	Capacity() (capacity, allocatable v1.ResourceList)
+}
+
 // Config is what a Node needs. Optional fields say so.
 type Config struct {
 	Name     string
@@ -79,6 +85,7 @@ type Config struct {
 	Pressure Pressure        // optional
 	// Volumes, if set, has the volumes that are attached for this node to use.
 	Volumes Volumes
+	Devices Devices // optional
 }
 
 // Node keeps the Node object of this machine.

@@ -311,3 +311,23 @@ func TestPatchReplacesAddresses(t *testing.T) {
 		t.Errorf("patch %s", patch)
 	}
 }
+
+type plugged struct{ all, free v1.ResourceList }
+
+func (p plugged) Capacity() (v1.ResourceList, v1.ResourceList) { return p.all, p.free }
+
+// What device plugins say of their devices counts, whatever was there; what somebody else advertised stays.
+func TestDevicesOfPlugins(t *testing.T) {
+	n, _ := testNode(t, fake.NewClientset(), &pressure{})
+	list := func(n string) v1.ResourceList { return v1.ResourceList{"example.com/gpu": resource.MustParse(n)} }
+	n.cfg.Devices = plugged{list("3"), list("2")}
+	s := &v1.NodeStatus{Capacity: list("8"), Allocatable: list("8")}
+	s.Capacity["example.com/dongle"] = resource.MustParse("1")
+	if err := n.resources(s); err != nil {
+		t.Fatal(err)
+	}
+	all, free, dongles := s.Capacity["example.com/gpu"], s.Allocatable["example.com/gpu"], s.Allocatable["example.com/dongle"]
+	if all.Value() != 3 || free.Value() != 2 || dongles.Value() != 1 {
+		t.Errorf("capacity %v, allocatable %v", s.Capacity, s.Allocatable)
+	}
+}

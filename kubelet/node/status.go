@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"fmt"
+	"maps"
 	"runtime"
 	"slices"
 	"sort"
@@ -65,6 +66,11 @@ func (n *Node) resources(s *v1.NodeStatus) error {
 	}
 	for name, q := range allocatable(s.Capacity, n.kept(s.Capacity)...) {
 		s.Allocatable[name] = q
+	}
+	if n.cfg.Devices != nil {
+		all, free := n.cfg.Devices.Capacity()
+		maps.Copy(s.Capacity, all)
+		maps.Copy(s.Allocatable, free)
 	}
 	return nil
 }

@@ -135,6 +135,11 @@ func (m *Manager) orphans(ctx context.Context) (map[types.UID]*v1.Pod, error) {
 	for _, uid := range claimants {
 		get(string(uid), "", "")
 	}
+	if m.cfg.Plugins != nil {
+		for _, uid := range m.cfg.Plugins.Pods() {
+			get(string(uid), "", "")
+		}
+	}
 	dirs, err := list(filepath.Join(m.cfg.RootDir, "pods"))
 	if err != nil {
 		return nil, err

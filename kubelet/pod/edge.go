@@ -8,6 +8,8 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/peapod/peapod/kubelet/criconfig"
 )
 
 // Volumes mounts what spec.volumes of Pods declare. Every method is safe for
@@ -181,6 +183,28 @@ type Devices interface {
 	Release(ctx context.Context, uid types.UID) error
 	// Pods are the UIDs that there may be something to release of.
 	Pods() ([]types.UID, error)
+}
+
+// DevicePlugins have devices of which containers ask for a number (extended
+// resources). Allocate, Given and Release are never called twice at once for
+// one Pod.
+type DevicePlugins interface {
+	// Allocate gives the containers of a Pod their devices when it is admitted,
+	// or says why it cannot have them. It may take as long as plugins do; other
+	// Pods do not wait. ceded are Pods whose devices are free. An error is no
+	// answer; it is called again.
+	Allocate(ctx context.Context, pod *v1.Pod, ceded func() []types.UID) (*Refusal, error)
+	// Given is what one container gets of that, nil for nothing. Called before
+	// each start; a RetryError says when a failed one can do.
+	Given(ctx context.Context, pod *v1.Pod, container *v1.Container) (*criconfig.Given, error)
+	// Health is what is known of the health of what one container gets, as
+	// its status tells it; nil for nothing.
+	Health(pod *v1.Pod, container *v1.Container) []v1.ResourceStatus
+	// Release undoes Allocate, also an earlier process's. Called once no sandbox
+	// of the Pod is left running; idempotent.
+	Release(uid types.UID) error
+	// Pods are the UIDs that have devices.
+	Pods() []types.UID
 }
 
 // Instance is a running container instance to be probed.

@@ -7,10 +7,14 @@ func (m *Manager) health(p *v1.Pod) map[string][]v1.ResourceStatus {
 	var all map[string][]v1.ResourceStatus
 	for i := range p.Spec.Containers {
 		c := &p.Spec.Containers[i]
-		if len(c.Resources.Claims) == 0 {
-			continue
+		var told []v1.ResourceStatus
+		if len(c.Resources.Claims) > 0 {
+			told = m.cfg.Devices.Health(p, c)
 		}
-		if told := m.cfg.Devices.Health(p, c); len(told) > 0 {
+		if m.cfg.Plugins != nil && len(c.Resources.Limits) > 0 {
+			told = append(told, m.cfg.Plugins.Health(p, c)...)
+		}
+		if len(told) > 0 {
 			if all == nil {
 				all = map[string][]v1.ResourceStatus{}
 			}

@@ -33,7 +33,8 @@ type Config struct {
 	Cgroups     Cgroups
 	UserNS      UserNamespaces
 	Devices     Devices
-	Network     Network // optional
+	Plugins     DevicePlugins // optional
+	Network     Network       // optional
 	// RuntimeHandler is the runtime's handler that a RuntimeClass stands for.
 	RuntimeHandler func(ctx context.Context, class string) (string, error)
 	Objects        criconfig.Objects
@@ -339,6 +340,21 @@ func allBut(holders map[types.UID]*v1.Pod, but types.UID) []*v1.Pod {
 		}
 	}
 	return out
+}
+
+// ceded are the Pods whose devices others may have: those that nothing runs of
+// any more, and those without an object, as for holders.
+func (m *Manager) ceded() (list []types.UID) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for uid, w := range m.workers {
+		w.mu.Lock()
+		if w.idle || w.deleted {
+			list = append(list, uid)
+		}
+		w.mu.Unlock()
+	}
+	return list
 }
 
 // holders are the Pods that hold resources of the node, each with those that are

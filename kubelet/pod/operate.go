@@ -51,8 +51,15 @@ func (w *worker) do(ctx context.Context, pod *v1.Pod, snapshot *Snapshot, a Acti
 	return nil, fmt.Errorf("run action %s: not known", a.Kind)
 }
 
-// admit asks the node, and records what the Pod gets.
+// admit asks the node, and records what the Pod gets. Devices come first, as in
+// upstream: for a Pod that cannot have them nobody is preempted. One that is
+// refused after that gives them back when it ends, which is at once.
 func (w *worker) admit(ctx context.Context, pod *v1.Pod) (*Refusal, error) {
+	if w.m.cfg.Plugins != nil {
+		if refusal, err := w.m.cfg.Plugins.Allocate(ctx, pod, w.m.ceded); refusal != nil || err != nil {
+			return refusal, err
+		}
+	}
 	if refusal, err := w.askAdmission(ctx, pod); refusal != nil || err != nil {
 		return refusal, err
 	}
@@ -214,6 +221,11 @@ func (w *worker) release(ctx context.Context, pod *v1.Pod, snapshot *Snapshot) e
 	}
 	if err := w.m.cfg.Devices.Release(ctx, w.uid); err != nil {
 		return err
+	}
+	if w.m.cfg.Plugins != nil {
+		if err := w.m.cfg.Plugins.Release(w.uid); err != nil {
+			return err
+		}
 	}
 	if err := w.m.cfg.Volumes.Teardown(ctx, w.uid); err != nil {
 		return fmt.Errorf("unmount volumes: %w", err)

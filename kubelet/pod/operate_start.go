@@ -191,6 +191,10 @@ func (s *starter) config(ctx context.Context, img *image.Image, volumes map[stri
 	for _, skipped := range env.Skipped {
 		s.note(v1.EventTypeWarning, "InvalidEnvironmentVariableNames", skipped)
 	}
+	given, err := s.given(ctx, env)
+	if err != nil {
+		return nil, err
+	}
 	mounts, err := s.w.m.cfg.Volumes.Mounts(ctx, s.pod, s.c, env.Map)
 	if err != nil {
 		return nil, err
@@ -218,8 +222,20 @@ func (s *starter) config(ctx context.Context, img *image.Image, volumes map[stri
 	return criconfig.Container(&criconfig.ContainerInput{
 		Pod: s.pod, Container: s.c, Hash: Hash(s.c), RestartCount: s.count, Round: s.round, ImageRef: img.Ref,
 		ImageUser: criconfig.ImageUser{UID: img.UID, Name: img.User},
-		Env:       env, Mounts: append(mounts, own...), Devices: devices, Claimed: claimed, TargetID: s.target(), Users: s.users,
+		Env:       env, Mounts: append(mounts, own...), Devices: devices, Claimed: claimed, Given: given, TargetID: s.target(), Users: s.users,
 	}, s.node)
+}
+
+// given is what device plugins give to the container; their variables go into its environment.
+func (s *starter) given(ctx context.Context, env *criconfig.Env) (*criconfig.Given, error) {
+	if s.w.m.cfg.Plugins == nil {
+		return nil, nil
+	}
+	given, err := s.w.m.cfg.Plugins.Given(ctx, s.pod, s.c)
+	if given != nil {
+		env.Under(given.Envs)
+	}
+	return given, err
 }
 
 // target is the container whose processes an ephemeral container wants to see.

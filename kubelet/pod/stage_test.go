@@ -205,6 +205,7 @@ type stage struct {
 	images  *critest.Images
 	volumes *volumes
 	devices *devices
+	plugins *plugins // nil: none
 	groups  *groups
 	ranges  *userns.Ranges
 	board   *board
@@ -276,8 +277,12 @@ func (s *stage) start(pods ...*v1.Pod) {
 		s.events.Event(p, kind, reason, message)
 	}})
 	var err error
+	var plugged pod.DevicePlugins
+	if s.plugins != nil {
+		plugged = s.plugins
+	}
 	s.m, err = pod.NewManager(pod.Config{
-		Runtime: s.rt, HostIPs: []string{"192.0.2.1"}, Volumes: s.volumes, Cgroups: s.groups, UserNS: s.openRanges(), Devices: s.devices, Network: s.network, Objects: objects{fake.NewClientset()},
+		Runtime: s.rt, HostIPs: []string{"192.0.2.1"}, Volumes: s.volumes, Cgroups: s.groups, UserNS: s.openRanges(), Devices: s.devices, Plugins: plugged, Network: s.network, Objects: objects{fake.NewClientset()},
 		RuntimeHandler: func(_ context.Context, class string) (string, error) {
 			handler, ok := strings.CutPrefix(class, "class-of-")
 			if !ok {
@@ -286,7 +291,7 @@ func (s *stage) start(pods ...*v1.Pod) {
 			return handler, nil
 		},
 		Images: image.New(image.Config{Images: s.images, Secrets: secrets{}}), Probes: prober, Hooks: checker,
-		Status: s.board, Admitter: admit.New(func() (*v1.Node, error) { return &s.node, nil }, nil), Recorder: s.events, Clock: s.clock,
+		Status: s.board, Admitter: admit.New(func() (*v1.Node, error) { return &s.node, nil }, nil, nil), Recorder: s.events, Clock: s.clock,
 		Node: func() (*criconfig.Node, error) {
 			return &criconfig.Node{Name: "n1", HostIPs: []string{"192.0.2.1"}, ClusterDomain: "cluster.local", LogDir: filepath.Join(s.dir, "logs")}, nil
 		},

@@ -37,6 +37,7 @@ type worker struct {
 	latest  *v1.Pod  // pod with the newest status, shared with readers
 	seen    Snapshot // shared with readers, when shown is closed
 	holds   bool     // the Pod holds resources of the node
+	idle    bool     // nothing of it runs, or will
 
 	allocated *allocation.Record // what it holds; immutable, replaced through record
 	pending   *Pending           // why it does not get what it asks for; immutable
@@ -204,7 +205,7 @@ func (w *worker) move(next State) {
 	if next == Stopping {
 		for _, op := range w.busy { // whatever would bring up more
 			switch op.Kind {
-			case StartContainer, CreateSandbox, PrepareVolumes, AnnounceRestart:
+			case AskAdmission, StartContainer, CreateSandbox, PrepareVolumes, AnnounceRestart:
 				op.cancel()
 			}
 		}
@@ -343,6 +344,7 @@ func (w *worker) publish(pod, has *v1.Pod, d *Decision) {
 	w.seen = w.snapshot
 	held := w.holds
 	w.holds = (w.admitted && w.state < Finished) || (w.state > New && w.state < Finished)
+	w.idle = w.state >= Releasing
 	freed := w.freed || (held && !w.holds)
 	w.freed = false
 	w.mu.Unlock()

@@ -1,17 +1,15 @@
 // Package podresources tells programs of the node which Pod has which of its devices: the kubelet's API podresources.v1, at a socket for
 // root alone. Monitors of devices ask it.
 //
-// What Pods have of their own here is the devices of their claims (kubelet/dra). There are no device plugins, and no CPUs or memory are
-// set aside for a container, so that of these nothing is told, as by a kubelet whose managers have policy none.
+// What Pods have of their own here is the devices of their claims (kubelet/dra) and those of device plugins (kubelet/device). No CPUs or
+// memory are set aside for a container, so that of these nothing is told, as by a kubelet whose managers have policy none.
 package podresources
 
 import (
 	"cmp"
 	"context"
 	"fmt"
-	"net"
 	"slices"
-	"sync"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -39,6 +37,9 @@ type Config struct {
 	Pods func() []*v1.Pod
 	// Claims are what a container has of its Pod's claims.
 	Claims func(*v1.Pod, *v1.Container) ([]*api.DynamicResource, error)
+	// Devices are what a container has of device plugins, and Allocatable what they have for Pods.
+	Devices     func(*v1.Pod, *v1.Container) []*api.ContainerDevices
+	Allocatable func() []*api.ContainerDevices
 	// Metrics count requests; optional.
 	Metrics *metrics.Set
 }
@@ -63,36 +64,11 @@ func (s *Server) Run(ctx context.Context) error {
 }
 
 func (s *Server) serve(ctx context.Context) error {
-	l, err := rootsocket.Listen(s.cfg.Socket)
-	if err != nil {
-		return err
-	}
-	stop := context.AfterFunc(ctx, func() { l.Close() })
-	defer stop()
-	first, err := l.Accept()
-	if err != nil {
-		return fmt.Errorf("wait for the first connection: %w", err)
-	}
-	server := grpc.NewServer(grpc.UnaryInterceptor(limited(flowcontrol.NewTokenBucketRateLimiter(rateLimit, burst))))
-	api.RegisterPodResourcesListerServer(server, s)
-	end := context.AfterFunc(ctx, server.Stop)
-	defer end()
-	return server.Serve(&resumed{Listener: l, first: first})
-}
-
-// resumed is a listener of which one connection was accepted already.
-type resumed struct {
-	net.Listener
-	once  sync.Once
-	first net.Conn
-}
-
-func (r *resumed) Accept() (c net.Conn, err error) {
-	r.once.Do(func() { c = r.first })
-	if c != nil {
-		return c, nil
-	}
-	return r.Listener.Accept()
+	return rootsocket.Serve(ctx, s.cfg.Socket, func() rootsocket.Server {
+		server := grpc.NewServer(grpc.UnaryInterceptor(limited(flowcontrol.NewTokenBucketRateLimiter(rateLimit, burst))))
+		api.RegisterPodResourcesListerServer(server, s)
+		return server
+	})
 }
 
 // limited turns away requests beyond a rate.
@@ -132,10 +108,10 @@ func (s *Server) Get(ctx context.Context, req *api.GetPodResourcesRequest) (*api
 	return &api.GetPodResourcesResponse{PodResources: s.describe(ctx, pods[i])}, nil
 }
 
-// GetAllocatableResources tells what device plugins have, and which CPUs and memory may be set aside: nothing.
+// GetAllocatableResources tells which healthy devices device plugins have, and which CPUs and memory may be set aside: none.
 func (s *Server) GetAllocatableResources(context.Context, *api.AllocatableResourcesRequest) (*api.AllocatableResourcesResponse, error) {
 	s.cfg.Metrics.PodResourcesAsked(metrics.GetAllocatable, nil)
-	return &api.AllocatableResourcesResponse{}, nil
+	return &api.AllocatableResourcesResponse{Devices: s.cfg.Allocatable()}, nil
 }
 
 // describe tells what the containers of a Pod have: sidecars, then regular ones.
@@ -146,7 +122,7 @@ func (s *Server) describe(ctx context.Context, p *v1.Pod) *api.PodResources {
 		if err != nil { // it is being prepared, or is no more
 			klog.FromContext(ctx).V(4).Info("Claims of a container are not told", "pod", klog.KObj(p), "container", c.Name, "err", err)
 		}
-		out.Containers = append(out.Containers, &api.ContainerResources{Name: c.Name, DynamicResources: claims})
+		out.Containers = append(out.Containers, &api.ContainerResources{Name: c.Name, Devices: s.cfg.Devices(p, c), DynamicResources: claims})
 	}
 	for i := range p.Spec.InitContainers {
 		if c := &p.Spec.InitContainers[i]; c.RestartPolicy != nil && *c.RestartPolicy == v1.ContainerRestartPolicyAlways {

@@ -50,7 +50,13 @@ func serve(t *testing.T, cfg Config) (api.PodResourcesListerClient, func()) {
 func TestListAndGet(t *testing.T) {
 	pods := []*v1.Pod{made("b", v1.PodRunning), made("over", v1.PodSucceeded), made("a", v1.PodPending)}
 	claimed := &api.DynamicResource{ClaimName: "claim", ClaimNamespace: "ns", ClaimResources: []*api.ClaimResource{{DriverName: "d", PoolName: "n1", DeviceName: "x"}}}
-	client, stop := serve(t, Config{Pods: func() []*v1.Pod { return pods }, Claims: func(p *v1.Pod, c *v1.Container) ([]*api.DynamicResource, error) {
+	plugged := []*api.ContainerDevices{{ResourceName: "example.com/gpu", DeviceIds: []string{"gpu-0"}}}
+	client, stop := serve(t, Config{Pods: func() []*v1.Pod { return pods }, Devices: func(p *v1.Pod, c *v1.Container) []*api.ContainerDevices {
+		if c.Name != "beside" || p.Name != "b" {
+			return nil
+		}
+		return plugged
+	}, Allocatable: func() []*api.ContainerDevices { return plugged }, Claims: func(p *v1.Pod, c *v1.Container) ([]*api.DynamicResource, error) {
 		switch {
 		case p.Name == "a":
 			return nil, errors.New("not yet")
@@ -69,13 +75,16 @@ func TestListAndGet(t *testing.T) {
 	for _, p := range list.PodResources {
 		for _, c := range p.Containers {
 			text := p.Namespace + "/" + p.Name + "/" + c.Name
+			for _, d := range c.Devices {
+				text += " " + d.ResourceName + "=" + d.DeviceIds[0]
+			}
 			for _, d := range c.DynamicResources {
 				text += " " + d.ClaimName + "=" + d.ClaimResources[0].DeviceName
 			}
 			got = append(got, text)
 		}
 	}
-	if text, want := strings.Join(got, ", "), "ns/a/beside, ns/a/main, ns/b/beside, ns/b/main claim=x"; text != want {
+	if text, want := strings.Join(got, ", "), "ns/a/beside, ns/a/main, ns/b/beside example.com/gpu=gpu-0, ns/b/main claim=x"; text != want {
 		t.Errorf("list %s, want %s", text, want)
 	}
 	one, err := client.Get(ctx, &api.GetPodResourcesRequest{PodNamespace: "ns", PodName: "over"})
@@ -85,7 +94,7 @@ func TestListAndGet(t *testing.T) {
 	if _, err := client.Get(ctx, &api.GetPodResourcesRequest{PodNamespace: "ns", PodName: "c"}); err == nil || !strings.Contains(err.Error(), "pod c in namespace ns not found") {
 		t.Errorf("get what is not there: %v", err)
 	}
-	if all, err := client.GetAllocatableResources(ctx, &api.AllocatableResourcesRequest{}); err != nil || len(all.Devices)+len(all.CpuIds)+len(all.Memory) != 0 {
+	if all, err := client.GetAllocatableResources(ctx, &api.AllocatableResourcesRequest{}); err != nil || len(all.Devices) != 1 || all.Devices[0].DeviceIds[0] != "gpu-0" || len(all.CpuIds)+len(all.Memory) != 0 {
 		t.Errorf("allocatable: %v, %v", all, err)
 	}
 	stop()
