@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -75,7 +76,12 @@ func TestRestartOfKubelet(t *testing.T) {
 
 // TestRestartOfKubeletLeavesPodsReady: what probes said of a container holds until a new manager has asked for itself.
 func TestRestartOfKubeletLeavesPodsReady(t *testing.T) {
-	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	var silent atomic.Bool
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		if silent.Load() {
+			<-r.Context().Done()
+		}
+	}))
 	defer server.Close()
 	at, err := url.Parse(server.URL)
 	if err != nil {
@@ -83,7 +89,7 @@ func TestRestartOfKubeletLeavesPodsReady(t *testing.T) {
 	}
 	probe := &v1.Probe{
 		ProbeHandler:  v1.ProbeHandler{HTTPGet: &v1.HTTPGetAction{Host: at.Hostname(), Path: "/", Port: intstr.Parse(at.Port())}},
-		PeriodSeconds: 3600, SuccessThreshold: 1, FailureThreshold: 1,
+		PeriodSeconds: 3600, TimeoutSeconds: 3600, SuccessThreshold: 1, FailureThreshold: 1,
 	}
 	s := newStage(t)
 	s.start()
@@ -92,10 +98,12 @@ func TestRestartOfKubeletLeavesPodsReady(t *testing.T) {
 	})
 	s.m.Upsert(p)
 	ready := func(st v1.PodStatus) bool { return running(st) && st.ContainerStatuses[0].Ready }
-	p.Status = s.until(p, "became ready", ready)
+	was := s.until(p, "became ready", ready)
 	s.stop()
-	server.Close()
+	p.Status = was
+	silent.Store(true) // a container that is younger than its period is asked at once
 	s.start(p)
+	defer s.stop()
 	s.until(p, "was taken over", running)
 	if s.board.unready[p.UID] != 0 {
 		t.Errorf("the restart made the pod unready %d times", s.board.unready[p.UID])
@@ -121,8 +129,9 @@ func TestRestartOfKubeletKeepsLastWords(t *testing.T) {
 		t.Fatal(err)
 	}
 	over := func(st v1.PodStatus) bool { return st.Phase == v1.PodFailed }
-	p.Status = s.until(p, "failed", over)
+	ended := s.until(p, "failed", over)
 	s.stop()
+	p.Status = ended
 	if err := os.RemoveAll(dir); err != nil {
 		t.Fatal(err)
 	}
