@@ -53,9 +53,7 @@ func TestUsageIsTold(t *testing.T) {
 	stop := s.Tell()
 	text := scrape()
 	want(text, `apiserver_resource_objects{group="",resource="pods"} 2`, true)
-	want(text, `apiserver_storage_objects{resource="pods"} 2`, true)
 	want(text, `apiserver_resource_objects{group="example.com",resource="empties"} 0`, true)
-	want(text, `apiserver_storage_objects{resource="empties.example.com"} 0`, true)
 	want(text, `apiserver_storage_size_bytes{storage_cluster_id="etcd-0"} `, true)
 	want(text, `apiserver_storage_size_bytes{storage_cluster_id="etcd-0"} 0`, false)
 	if size := s.Usage().Resources[schema.GroupResource{Resource: "pods"}].EstimatedAverageObjectSizeBytes; size < 50 || size > 500 {

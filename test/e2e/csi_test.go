@@ -82,7 +82,7 @@ func newDisks(t *testing.T) (*own, *space) {
 		return shared.registry.Mirror(dataDir)
 	}})
 	if c != nil {
-		t.Cleanup(func() { uninstall(t, c) })
+		t.Cleanup(func() { uninstallFrom(t, c, kubelet) })
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -94,6 +94,24 @@ func newDisks(t *testing.T) (*own, *space) {
 	s.apply(strings.ReplaceAll(driverPods, "KUBELET", kubelet))
 	s.awaitCSINode(1)
 	return o, s
+}
+
+// uninstallFrom ends a cluster that has something mounted on a directory, which is not its own: uninstalling leaves that, and nothing in it.
+func uninstallFrom(t *testing.T, c *cluster.Cluster, mounted string) {
+	t.Helper()
+	if err := c.Stop(); err != nil {
+		t.Error(err)
+	}
+	if out, err := c.Run("uninstall", "--yes"); err != nil {
+		t.Errorf("uninstall: %v\n%s", err, out)
+	}
+	if left, err := os.ReadDir(mounted); err != nil || len(left) > 0 {
+		t.Errorf("%s has %v, %v", mounted, left, err)
+	}
+	if err := unix.Unmount(mounted, 0); err != nil {
+		t.Error(err)
+	}
+	uninstall(t, c)
 }
 
 // control plays the driver's sidecars until the test ends, or its server.

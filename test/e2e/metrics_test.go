@@ -131,11 +131,14 @@ metadata: {name: p}
 spec: {containers: [{name: c, image: busybox, command: [sleep, "1000000"]}]}
 `)
 	s.ready("p")
-	s.kubectl("get", "--raw", "/metrics") // which counts objects for the next one
-	told := s.kubectl("get", "--raw", "/metrics")
+	told := ""
+	s.until([]string{"get", "--raw", "/metrics"}, "with the numbers of objects", func(r result) bool { // that are counted when somebody asks, for the next one
+		told = r.stdout
+		return strings.Contains(told, "\napiserver_resource_objects{group=\"apps\",resource=\"deployments\"} ")
+	})
 	contains(t, "metrics of the server", told, "\nkubernetes_build_info{", `git_version="v1.37.2+peapod"`, "\nscheduler_pending_pods{queue=\"unschedulable\"} ",
 		"\nscheduler_schedule_attempts_total{profile=\"default-scheduler\",result=\"scheduled\"} ", "\napiserver_resource_objects{group=\"\",resource=\"pods\"} ",
-		"\napiserver_storage_objects{resource=\"deployments.apps\"} ", "\napiserver_storage_size_bytes{", "\nworkqueue_depth{name=\"deployment-controller\"} ")
+		"\napiserver_storage_size_bytes{", "\nworkqueue_depth{name=\"deployment-controller\"} ")
 	id := strings.TrimPrefix(s.kubectl("get", "pod", "p", "-o", "jsonpath={.status.containerStatuses[0].containerID}"), "peapod://")
 	image := s.kubectl("get", "pod", "p", "-o", "jsonpath={.status.containerStatuses[0].image}")
 	used := s.kubectl("get", "--raw", "/api/v1/nodes/"+strings.TrimSpace(s.kubectl("get", "nodes", "-o", "jsonpath={.items[0].metadata.name}"))+"/proxy/metrics/cadvisor")
