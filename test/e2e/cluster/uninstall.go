@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/peapod/peapod/daemon/instance"
+	"github.com/peapod/peapod/internal/removetree"
 )
 
 // Uninstall removes the cluster with `peapod uninstall --yes` and returns an error if that leaves anything behind. The
@@ -232,7 +233,7 @@ func RemoveAbandoned(ctx context.Context) error {
 		if out, err := c.CommandContext(ctx, "uninstall", "--yes").CombinedOutput(); err != nil {
 			return fmt.Errorf("remove the cluster that an earlier test left in %s: %w: %s", dir, err, out)
 		}
-		if err := os.RemoveAll(dir); err != nil {
+		if err := removetree.Remove(dir); err != nil { // with what a test that was killed had mounted
 			return fmt.Errorf("remove what an earlier test left: %w", err)
 		}
 	}
