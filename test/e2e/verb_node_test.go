@@ -67,6 +67,7 @@ func TestRootDir(t *testing.T) {
 			t.Errorf("the volume's file: %q, %v", b, err)
 		}
 	}
+	s.until([]string{"exec", "keeper", "--", "cat", "/data/file"}, "written", func(r result) bool { return r.stdout == "kept\n" })
 	kept()
 	if err := o.Stop(); err != nil {
 		t.Fatal(err)
