@@ -173,7 +173,7 @@ func TestRestart(t *testing.T) {
 	one := asking("one", 1)
 	w.admitted(one)
 	w.stop()
-	p.stop()
+	p.Stop()
 	w.run(nil)
 	w.wantOf(one, "c0=a")
 	if got := w.m.Pods(); !slices.Equal(got, []types.UID{one.UID}) {

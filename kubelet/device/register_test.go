@@ -80,7 +80,7 @@ func TestCapacity(t *testing.T) {
 	list := healthy("a", "b")
 	list[1].Health = api.Unhealthy
 	p.list(list...)
-	p.stop()
+	p.Stop()
 	w.has(gpus, 0, 0)
 	if all, free := w.m.Capacity(); len(all) != 1 || len(free) != 1 {
 		t.Errorf("capacity %v, for pods %v; want one of none", all, free)
@@ -97,14 +97,14 @@ func TestCapacity(t *testing.T) {
 func TestPluginComesBack(t *testing.T) {
 	w := start(t)
 	p := w.plugin(&plug{}, "a.sock", healthy("a", "b")...)
-	p.stop()
+	p.Stop()
 	w.has(gpus, 2, 0)
 	w.refused(asking("early", 1), "no healthy devices present; cannot allocate unhealthy devices "+gpus)
 	b := w.plugin(&plug{}, "b.sock", healthy("a", "b", "c")...)
 	w.admitted(asking("late", 3))
 	// One that comes while another is there takes over, and the end of the first is nothing.
 	c := w.plugin(&plug{}, "c.sock", healthy("a")...)
-	b.stop()
+	b.Stop()
 	c.list(healthy("a", "d")...)
 	// A restart of the kubelet counts none before the plugin is back.
 	w.stop()
@@ -123,7 +123,7 @@ func TestTooManyDevices(t *testing.T) {
 	for i := range maxDevices + 10 {
 		list = append(list, &api.Device{ID: fmt.Sprint(i), Health: api.Healthy})
 	}
-	p.lists <- list
+	p.Lists <- list
 	w.has(gpus, maxDevices, maxDevices)
 }
 

@@ -2,9 +2,7 @@ package device
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,8 +10,6 @@ import (
 	"sync"
 	"testing"
 
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -21,6 +17,7 @@ import (
 	api "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
 
 	"github.com/peapod/peapod/internal/testwait"
+	"github.com/peapod/peapod/kubelet/device/devicetest"
 	"github.com/peapod/peapod/kubelet/pod"
 )
 
@@ -73,13 +70,7 @@ func (w *world) run(change func(*Manager)) {
 	})
 	w.stop = sync.OnceFunc(func() { cancel(); running.Wait() })
 	w.t.Cleanup(w.stop)
-	testwait.Until(w.t, func() string { return "the kubelet listens" }, testwait.Polling(), func() bool {
-		c, err := net.Dial("unix", w.kubeletSocket())
-		if err == nil {
-			c.Close()
-		}
-		return err == nil
-	})
+	devicetest.AwaitKubelet(w.t, w.kubeletSocket())
 }
 
 func (w *world) kubeletSocket() string {
@@ -88,12 +79,10 @@ func (w *world) kubeletSocket() string {
 
 // plug is a device plugin.
 type plug struct {
-	api.UnimplementedDevicePluginServer
+	devicetest.Plugin
 	w       *world
 	name    string
 	options api.DevicePluginOptions
-	lists   chan []*api.Device
-	stop    func()
 
 	mu sync.Mutex
 	// calls are what it was asked; answer, prefer and started are what it does then, if set.
@@ -105,19 +94,6 @@ type plug struct {
 
 func (p *plug) GetDevicePluginOptions(context.Context, *api.Empty) (*api.DevicePluginOptions, error) {
 	return &p.options, nil
-}
-
-func (p *plug) ListAndWatch(_ *api.Empty, s grpc.ServerStreamingServer[api.ListAndWatchResponse]) error {
-	for {
-		select {
-		case list := <-p.lists:
-			if err := s.Send(&api.ListAndWatchResponse{Devices: list}); err != nil {
-				return err
-			}
-		case <-s.Context().Done():
-			return nil
-		}
-	}
 }
 
 func (p *plug) call(what string, ids []string) {
@@ -184,35 +160,16 @@ func (p *plug) PreStartContainer(_ context.Context, r *api.PreStartContainerRequ
 // serve has a plugin listen in the directory, at a socket of that name.
 func (w *world) serve(p *plug, base string) string {
 	w.t.Helper()
-	p.w, p.lists = w, make(chan []*api.Device, 10)
+	p.w = w
 	socket := filepath.Join(w.root, "device-plugins", base)
-	l, err := net.Listen("unix", socket)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	s := grpc.NewServer()
-	api.RegisterDevicePluginServer(s, p)
-	var serving sync.WaitGroup
-	serving.Go(func() {
-		if err := s.Serve(l); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
-			w.t.Error(err)
-		}
-	})
-	p.stop = sync.OnceFunc(func() { s.Stop(); serving.Wait() })
-	w.t.Cleanup(p.stop)
+	p.Serve(w.t, p, socket)
 	return socket
 }
 
 // register asks the kubelet to register a plugin.
 func (w *world) register(r *api.RegisterRequest) error {
 	w.t.Helper()
-	conn, err := grpc.NewClient("unix://"+w.kubeletSocket(), grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	defer conn.Close()
-	_, err = api.NewRegistrationClient(conn).Register(w.t.Context(), r, grpc.WaitForReady(true))
-	return err
+	return devicetest.Register(w.t.Context(), w.kubeletSocket(), r)
 }
 
 // plugin starts a plugin with devices, and waits until the node counts them.
@@ -236,7 +193,7 @@ func (p *plug) list(devices ...*api.Device) {
 			healthy++
 		}
 	}
-	p.lists <- devices
+	p.Lists <- devices
 	p.w.has(p.name, len(devices), healthy)
 }
 

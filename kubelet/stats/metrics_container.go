@@ -3,7 +3,6 @@ package stats
 import (
 	"context"
 	"runtime"
-	"strings"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -11,6 +10,8 @@ import (
 	"k8s.io/component-base/metrics"
 	"k8s.io/klog/v2"
 	statsapi "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
+
+	"github.com/peapod/peapod/kubelet/pod"
 )
 
 // containerCollector makes the detailed metrics from Summary. A Pod's own are
@@ -126,7 +127,7 @@ func (c *containerCollector) pod(out sink, p *statsapi.PodStats) {
 		one.container, one.id = k.Name, whole.id+"/"+k.Name
 		if status, ok := known[k.Name]; ok {
 			one.image = status.Image
-			_, one.name, _ = strings.Cut(status.ContainerID, "://")
+			one.name = pod.InstanceID(status.ContainerID)
 		}
 		c.usage(out, one, k.CPU, k.Memory, k.IO, k.Swap)
 		c.disk(out, one, k.Rootfs)

@@ -39,9 +39,5 @@ func TestStoreIsGone(t *testing.T) {
 		t.Fatal(err)
 	}
 	o.restart()
-	s.client = clientOf(t, o.Cluster)
-	s.ready("counter")
-	after := only(t, s.get("counter"))
-	equal(t, "the container", after.ContainerID, before.ContainerID)
-	equal(t, "its restarts", after.RestartCount, 0)
+	s.survived(o, "counter", before)
 }

@@ -2,13 +2,10 @@ package e2e
 
 import (
 	"context"
-	"errors"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	"google.golang.org/grpc"
@@ -17,36 +14,21 @@ import (
 	api "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
 	podresourcesapi "k8s.io/kubelet/pkg/apis/podresources/v1"
 
-	"github.com/peapod/peapod/internal/testwait"
+	"github.com/peapod/peapod/kubelet/device/devicetest"
 )
 
 const tapes = "example.com/tape"
 
 // tapePlugin is a device plugin, as vendors make them: each of its devices is a device node, a directory and a variable.
 type tapePlugin struct {
-	api.UnimplementedDevicePluginServer
+	devicetest.Plugin
 	t         *testing.T
 	kubelet   string // directory of plugins
 	directory string // of the machine, for containers
-	lists     chan []*api.Device
-	stop      func()
 }
 
 func (p *tapePlugin) GetDevicePluginOptions(context.Context, *api.Empty) (*api.DevicePluginOptions, error) {
 	return &api.DevicePluginOptions{}, nil
-}
-
-func (p *tapePlugin) ListAndWatch(_ *api.Empty, s grpc.ServerStreamingServer[api.ListAndWatchResponse]) error {
-	for {
-		select {
-		case list := <-p.lists:
-			if err := s.Send(&api.ListAndWatchResponse{Devices: list}); err != nil {
-				return err
-			}
-		case <-s.Context().Done():
-			return nil
-		}
-	}
 }
 
 func (p *tapePlugin) Allocate(_ context.Context, r *api.AllocateRequest) (*api.AllocateResponse, error) {
@@ -65,40 +47,18 @@ func (p *tapePlugin) Allocate(_ context.Context, r *api.AllocateRequest) (*api.A
 // register serves the plugin and registers it, as it does when it sees the kubelet's socket.
 func (p *tapePlugin) register() {
 	p.t.Helper()
-	p.lists = make(chan []*api.Device, 10)
 	socket := filepath.Join(p.kubelet, "kubelet.sock")
-	testwait.Until(p.t, func() string { return "the kubelet takes plugins" }, testwait.Polling(), func() bool {
-		c, err := net.Dial("unix", socket)
-		return err == nil && c.Close() == nil
-	})
-	l, err := net.Listen("unix", filepath.Join(p.kubelet, "tapes.sock"))
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	s := grpc.NewServer()
-	api.RegisterDevicePluginServer(s, p)
-	var serving sync.WaitGroup
-	serving.Go(func() {
-		if err := s.Serve(l); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
-			p.t.Error(err)
-		}
-	})
-	p.stop = sync.OnceFunc(func() { s.Stop(); serving.Wait() })
-	p.t.Cleanup(p.stop)
-	conn, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	defer conn.Close()
+	devicetest.AwaitKubelet(p.t, socket)
+	p.Serve(p.t, p, filepath.Join(p.kubelet, "tapes.sock"))
 	request := &api.RegisterRequest{Version: api.Version, Endpoint: "tapes.sock", ResourceName: tapes}
-	if _, err := api.NewRegistrationClient(conn).Register(within(p.t, patience), request, grpc.WaitForReady(true)); err != nil {
+	if err := devicetest.Register(within(p.t, patience), socket, request); err != nil {
 		p.t.Fatal(err)
 	}
 }
 
 // list says which of two devices are healthy.
 func (p *tapePlugin) list(first, second string) {
-	p.lists <- []*api.Device{{ID: "tape-0", Health: first}, {ID: "tape-1", Health: second}}
+	p.Lists <- []*api.Device{{ID: "tape-0", Health: first}, {ID: "tape-1", Health: second}}
 }
 
 // recording is a Pod with a number of tapes.
@@ -180,7 +140,7 @@ func TestDevicePlugin(t *testing.T) {
 
 	// The server goes, and the container restarts before the plugin is back.
 	o.killServer()
-	p.stop()
+	p.Stop()
 	o.restart()
 	o.awaitKubelet()
 	allocatable("0")

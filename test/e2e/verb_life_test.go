@@ -62,6 +62,17 @@ func (s *space) get(pod string) *corev1.Pod {
 	return p
 }
 
+// survived wants a Pod to be ready on a server that was started again, with the same instance of its container, and returns that.
+func (s *space) survived(o *own, pod string, before corev1.ContainerStatus) corev1.ContainerStatus {
+	s.t.Helper()
+	s.client = clientOf(s.t, o.Cluster)
+	s.ready(pod)
+	after := only(s.t, s.get(pod))
+	equal(s.t, "the container", after.ContainerID, before.ContainerID)
+	equal(s.t, "its restarts", after.RestartCount, 0)
+	return after
+}
+
 // Containers survive the server, and the next one takes them over: the same containers, with every line that they wrote
 // meanwhile.
 func TestStopKeepsPods(t *testing.T) {
@@ -81,11 +92,7 @@ func TestStopKeepsPods(t *testing.T) {
 	meanwhile := o.growing(100)
 
 	o.restart()
-	s.client = clientOf(t, o.Cluster)
-	s.ready("counter")
-	after := only(t, s.get("counter"))
-	equal(t, "the container", after.ContainerID, before.ContainerID)
-	equal(t, "its restarts", after.RestartCount, 0)
+	after := s.survived(o, "counter", before)
 	if !after.State.Running.StartedAt.Equal(&before.State.Running.StartedAt) {
 		t.Errorf("the container started at %v, and at %v after a restart of the server", before.State.Running, after.State.Running)
 	}
