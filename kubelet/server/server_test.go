@@ -29,6 +29,7 @@ import (
 
 	"github.com/peapod/peapod/kubelet/criconfig"
 	"github.com/peapod/peapod/kubelet/critest"
+	"github.com/peapod/peapod/kubelet/metrics"
 	"github.com/peapod/peapod/kubelet/pod"
 )
 
@@ -44,6 +45,7 @@ type rig struct {
 	header  http.Header
 	logs    string // the node's log directory
 	server  *Server
+	metrics *metrics.Set
 }
 
 // runtimeWithStreams answers stream requests with URLs, as a runtime does.
@@ -87,7 +89,7 @@ func (l lookup) ContainerID(_ context.Context, _ types.UID, name string, previou
 // newRig starts a server; allow says what each user may do, as "verb subresource".
 func newRig(t *testing.T, allow map[string][]string) *rig {
 	t.Helper()
-	r := &rig{runtime: critest.New(), ids: map[string]string{}, logs: t.TempDir()}
+	r := &rig{runtime: critest.New(), ids: map[string]string{}, logs: t.TempDir(), metrics: metrics.New()}
 	l := lookup{ids: r.ids, pod: &v1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p", UID: "u1"},
 		Spec:       v1.PodSpec{Containers: []v1.Container{{Name: "c"}, {Name: "w"}, {Name: "old"}}},
@@ -128,8 +130,8 @@ func newRig(t *testing.T, allow map[string][]string) *rig {
 			r.streams, r.header = append(r.streams, q.URL.RequestURI()), q.Header
 			fmt.Fprint(w, "streamed")
 		}),
-		LogDirectory: r.logs,
-		Settings:     func() any { return map[string]string{"kind": "KubeletConfiguration"} },
+		LogDirectory: r.logs, Metrics: r.metrics,
+		Settings: func() any { return map[string]string{"kind": "KubeletConfiguration"} },
 	})
 	r.server = s
 	ctx, cancel := context.WithCancel(t.Context())
@@ -249,6 +251,25 @@ func TestAccess(t *testing.T) {
 	}
 	if r.header.Get("Authorization") != "" {
 		t.Error("the caller's credentials reach the runtime")
+	}
+}
+
+// Requests are counted, those that are refused, too; what probes answered is shown to who may read metrics.
+func TestRequestsAreCounted(t *testing.T) {
+	r := newRig(t, map[string][]string{"lister": {"get pods"}, "scraper": {"get metrics"}})
+	for who, code := range map[string]int{"": 401, "nobody": 403, "lister": 200} {
+		if got, body := r.do(t, "GET", "/pods", who); got != code {
+			t.Errorf("%q: %d %s, want %d", who, got, body, code)
+		}
+	}
+	w := httptest.NewRecorder()
+	r.metrics.Kubelet().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	if want := `kubelet_http_requests_total{long_running="false",method="GET",path="pods",server_type="readwrite"} 3` + "\n"; !strings.Contains(w.Body.String(), want) {
+		t.Errorf("no %s in\n%s", want, w.Body)
+	}
+	r.metrics.Probed(metrics.Probe{Kind: "Liveness", Container: "c"}, "failed", 0)
+	if code, body := r.do(t, "GET", "/metrics/probes", "scraper"); code != 200 || !strings.Contains(body, `prober_probe_total{container="c"`) {
+		t.Errorf("metrics of probes: %d %s", code, body)
 	}
 }
 

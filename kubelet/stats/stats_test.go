@@ -254,6 +254,14 @@ func TestMetrics(t *testing.T) {
 		!strings.Contains(body, `machine_memory_bytes`) {
 		t.Errorf("container metrics:\n%s", body)
 	}
+	status := &s.pod.Status
+	status.InitContainerStatuses, status.ContainerStatuses = status.ContainerStatuses, nil
+	for _, kind := range []string{"init", "ephemeral"} {
+		if body := get(s.ContainerMetrics()); !strings.Contains(body, `container_memory_rss{container="c",id="/podu1/c",image="registry.example/c:1",name="cid",namespace="ns",pod="p"} `) {
+			t.Errorf("metrics of an %s container:\n%s", kind, body)
+		}
+		status.EphemeralContainerStatuses, status.InitContainerStatuses = status.InitContainerStatuses, nil
+	}
 	s.clock.Step(time.Minute)
 	s.engine.err = errors.New("sick")
 	if body := get(s.ResourceMetrics()); !strings.Contains(body, "\nresource_scrape_error 1\n") || strings.Contains(body, "node_cpu") {
