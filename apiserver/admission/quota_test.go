@@ -10,6 +10,7 @@ import (
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	apiresource "k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -106,7 +107,7 @@ func TestQuota(t *testing.T) {
 	c.quotaController(t)
 	for name, run := range map[string]func(*testing.T, *cluster){
 		"refusals": quotaRefusals, "race": quotaRace, "resize": quotaResize, "failed": quotaOfFailedRequest, "update": quotaOfUpdate,
-		"scope": quotaOfScope,
+		"scope": quotaOfScope, "devices": quotaOfDevices,
 	} {
 		t.Run(name, func(t *testing.T) { t.Parallel(); run(t, c) })
 	}
@@ -168,6 +169,44 @@ func quotaOfScope(t *testing.T, c *cluster) {
 	fine(t, err)
 	_, err = pods.Create(ctx, second, metav1.CreateOptions{})
 	refused(t, err, "exceeded quota: deadlines, requested: pods=1, used: pods=1, limited: pods=1")
+}
+
+// Devices count as the extended resource that their class stands for, once for a Pod and the claim that is made for it.
+func quotaOfDevices(t *testing.T, c *cluster) {
+	class := &resourcev1.DeviceClass{ObjectMeta: metav1.ObjectMeta{Name: "gpu"}}
+	class.Spec.ExtendedResourceName = ptr("example.com/gpu")
+	_, err := c.system.ResourceV1().DeviceClasses().Create(ctx, class, metav1.CreateOptions{})
+	fine(t, err)
+	const own, named = "requests.example.com/gpu", "requests.deviceclass.resource.kubernetes.io/gpu"
+	c.quota(t, "devices", corev1.ResourceQuotaSpec{Hard: resources(own, "4", named, "4")})
+	two := resources("example.com/gpu", "1", "deviceclass.resource.kubernetes.io/gpu", "1")
+	p, err := c.system.CoreV1().Pods("devices").Create(ctx, podOf("p", two, two), metav1.CreateOptions{})
+	fine(t, err)
+	claims := c.system.ResourceV1().ResourceClaims("devices")
+	claim := func(name string, n int64) *resourcev1.ResourceClaim {
+		claim := &resourcev1.ResourceClaim{ObjectMeta: metav1.ObjectMeta{Name: name}}
+		claim.Spec.Devices.Requests = []resourcev1.DeviceRequest{{Name: "r", Exactly: &resourcev1.ExactDeviceRequest{DeviceClassName: "gpu", Count: n}}}
+		return claim
+	}
+	extended := func(name string) *resourcev1.ResourceClaim {
+		claim := claim(name, 2)
+		claim.Annotations = map[string]string{resourcev1.ExtendedResourceClaimAnnotation: "true"}
+		claim.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "Pod", Name: "p", UID: p.UID, Controller: ptr(true)}}
+		return claim
+	}
+	_, err = claims.Create(ctx, extended("a"), metav1.CreateOptions{})
+	fine(t, err)
+	c.awaitQuota(t, "devices", func(s corev1.ResourceQuotaStatus) bool {
+		return s.Used.Name(own, "").Value() == 2 && s.Used.Name(named, "").Value() == 2
+	})
+	_, err = claims.Create(ctx, claim("big", 3), metav1.CreateOptions{})
+	refused(t, err, "exceeded quota: q, requested: requests.deviceclass.resource.kubernetes.io/gpu=3,requests.example.com/gpu=3, "+
+		"used: requests.deviceclass.resource.kubernetes.io/gpu=2,requests.example.com/gpu=2, "+
+		"limited: requests.deviceclass.resource.kubernetes.io/gpu=4,requests.example.com/gpu=4")
+	_, err = claims.Create(ctx, claim("fits", 1), metav1.CreateOptions{})
+	fine(t, err)
+	_, err = claims.Create(ctx, extended("b"), metav1.CreateOptions{}) // a second one of the same Pod's is not paid for
+	refused(t, err, "exceeded quota: q, requested: requests.deviceclass.resource.kubernetes.io/gpu=2,requests.example.com/gpu=2")
 }
 
 // Many create at once, while others delete: what is there never exceeds the quota.

@@ -44,6 +44,7 @@ type controller struct {
 	measured []quota.Evaluator
 	typed    map[schema.GroupResource]cache.SharedIndexInformer
 	kinds    *kinds
+	classes  classes
 	charges  charges
 }
 
@@ -56,13 +57,14 @@ func New(d engine.Deps) (engine.Runner, error) {
 		metadata: d.Metadata, deleted: c.returned, watches: map[schema.GroupResource]*watch{},
 		mapper: kindmapper.New(d.Client.Discovery()),
 	}
+	c.classes.changed = c.classChanged
 	c.typed = map[schema.GroupResource]cache.SharedIndexInformer{
 		corev1.Resource("pods"):                   core.Pods().Informer(),
 		corev1.Resource("services"):               core.Services().Informer(),
 		corev1.Resource("persistentvolumeclaims"): core.PersistentVolumeClaims().Informer(),
 		resourcev1.Resource("resourceclaims"):     d.Informers.Resource().V1().ResourceClaims().Informer(),
 	}
-	c.measured = costs.Measured(c.list)
+	c.measured = costs.Measured(c.list, c)
 	handle, err := core.ResourceQuotas().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc: engine.Object(c.loop), DeleteFunc: engine.Object(c.loop), UpdateFunc: c.changed,
 	})
@@ -197,6 +199,11 @@ func (c *controller) sync(ctx context.Context, key cache.ObjectName) error {
 	}
 	if err != nil {
 		return fmt.Errorf("read quota %s: %w", key, err)
+	}
+	if boundsExtended(q) {
+		if err := c.classes.ensure(ctx, c.d.Informers); err != nil {
+			return fmt.Errorf("count for quota %s: %w", key, err)
+		}
 	}
 	again := &engine.Retry{After: resync, Why: "counted"}
 	var evaluators []quota.Evaluator

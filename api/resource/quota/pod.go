@@ -7,6 +7,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apiserver/pkg/admission"
@@ -55,10 +56,9 @@ func podEvaluator(list ListFunc) quota.Evaluator {
 }
 
 func boundsPods(name corev1.ResourceName) bool {
-	requests := strings.HasPrefix(string(name), corev1.DefaultResourceRequestsPrefix)
 	return slices.Contains(podResources, name) ||
 		quota.ContainsPrefix([]string{corev1.ResourceHugePagesPrefix, corev1.ResourceRequestsHugePagesPrefix}, name) ||
-		requests && !validation.IsNative(name)
+		ExtendedRequest(name)
 }
 
 // ChargedUntil says until when a Pod is charged for what it asks for. One that has ended is not; one that should be gone,
@@ -96,7 +96,7 @@ func computeUsage(requests, limits corev1.ResourceList) corev1.ResourceList {
 		case name == corev1.ResourceCPU, name == corev1.ResourceMemory, name == corev1.ResourceEphemeralStorage,
 			strings.HasPrefix(string(name), corev1.ResourceHugePagesPrefix):
 			usage[name], usage[asked] = q, q
-		case validation.IsExtended(name):
+		case validation.IsExtended(name), strings.HasPrefix(string(name), resourcev1.ResourceDeviceClassPrefix):
 			usage[asked] = q
 		}
 	}

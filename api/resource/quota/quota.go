@@ -30,8 +30,8 @@ var shortNames = map[schema.GroupResource]corev1.ResourceName{
 
 // Measured returns the evaluators of the resources that cost more than one each, and of those with short names. List may be
 // nil where nothing is counted, only charged.
-func Measured(list ListFunc) []quota.Evaluator {
-	out := []quota.Evaluator{podEvaluator(list), serviceEvaluator(list), claimEvaluator(list), deviceClaimEvaluator(list)}
+func Measured(list ListFunc, devices Devices) []quota.Evaluator {
+	out := []quota.Evaluator{podEvaluator(list), serviceEvaluator(list), claimEvaluator(list), deviceClaimEvaluator(list, devices)}
 	for gr := range shortNames {
 		out = append(out, Counted(gr, list))
 	}

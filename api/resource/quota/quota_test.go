@@ -6,7 +6,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	resourcev1 "k8s.io/api/resource/v1"
 	apiresource "k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -23,7 +22,7 @@ func list(pairs ...string) corev1.ResourceList {
 	return out
 }
 
-// differ fails unless both lists name the same resources with the same amounts.
+// same fails unless both lists name the same resources with the same amounts.
 func same(t *testing.T, got, want corev1.ResourceList) {
 	t.Helper()
 	if !quota.Equals(got, want) {
@@ -33,7 +32,7 @@ func same(t *testing.T, got, want corev1.ResourceList) {
 
 func evaluatorOf(t *testing.T, name string) quota.Evaluator {
 	t.Helper()
-	for _, e := range Measured(nil) {
+	for _, e := range Measured(nil, nil) {
 		if e.GroupResource() == corev1.Resource(name) {
 			return e
 		}
@@ -57,13 +56,17 @@ func pod(requests, limits corev1.ResourceList) *corev1.Pod {
 }
 
 func TestPodCosts(t *testing.T) {
-	p := pod(list("cpu", "100m", "memory", "1Gi", "hugepages-2Mi", "4Mi", "example.com/gpu", "2"),
-		list("cpu", "1", "memory", "2Gi", "hugepages-2Mi", "4Mi", "example.com/gpu", "2"))
+	p := pod(list("cpu", "100m", "memory", "1Gi", "hugepages-2Mi", "4Mi", "example.com/gpu", "2", "deviceclass.resource.kubernetes.io/nic", "1"),
+		list("cpu", "1", "memory", "2Gi", "hugepages-2Mi", "4Mi", "example.com/gpu", "2", "deviceclass.resource.kubernetes.io/nic", "1"))
 	p.Spec.InitContainers = []corev1.Container{{Name: "i", Resources: corev1.ResourceRequirements{Requests: list("cpu", "300m")}}}
 	p.Spec.Overhead = list("cpu", "50m")
 	all := list("count/pods", "1", "pods", "1", "cpu", "350m", "requests.cpu", "350m", "limits.cpu", "1050m",
 		"memory", "1Gi", "requests.memory", "1Gi", "limits.memory", "2Gi",
-		"hugepages-2Mi", "4Mi", "requests.hugepages-2Mi", "4Mi", "requests.example.com/gpu", "2")
+		"hugepages-2Mi", "4Mi", "requests.hugepages-2Mi", "4Mi", "requests.example.com/gpu", "2",
+		"requests.deviceclass.resource.kubernetes.io/nic", "1")
+	if m := evaluatorOf(t, "pods").MatchingResources(quota.ResourceNames(all)); len(m) != len(all) {
+		t.Errorf("of what a Pod costs a quota bounds only %v", m)
+	}
 	same(t, usage(t, "pods", p), all)
 
 	p.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "c", Resources: &corev1.ResourceRequirements{Requests: list("cpu", "2")}}}
@@ -181,36 +184,6 @@ func TestClaimCosts(t *testing.T) {
 	if got := e.MatchingResources(names); len(got) != 2 {
 		t.Errorf("claims are bounded by %v", got)
 	}
-}
-
-// Of alternatives the worst counts, for each class.
-func TestDeviceClaimCosts(t *testing.T) {
-	exactly := func(class string, mode resourcev1.DeviceAllocationMode, n int64) resourcev1.DeviceRequest {
-		return resourcev1.DeviceRequest{Exactly: &resourcev1.ExactDeviceRequest{DeviceClassName: class, AllocationMode: mode, Count: n}}
-	}
-	one := func(class string, mode resourcev1.DeviceAllocationMode, n int64) resourcev1.DeviceSubRequest {
-		return resourcev1.DeviceSubRequest{DeviceClassName: class, AllocationMode: mode, Count: n}
-	}
-	claim := &resourcev1.ResourceClaim{Spec: resourcev1.ResourceClaimSpec{Devices: resourcev1.DeviceClaim{Requests: []resourcev1.DeviceRequest{
-		exactly("gpu", "ExactCount", 2), exactly("gpu", "ExactCount", 1), exactly("nic", "All", 0),
-		{FirstAvailable: []resourcev1.DeviceSubRequest{one("gpu", "ExactCount", 4), one("gpu", "ExactCount", 3), one("small", "ExactCount", 8)}},
-	}}}}
-	for _, e := range Measured(nil) {
-		if e.GroupResource() != resourcev1.Resource("resourceclaims") {
-			continue
-		}
-		got, err := e.Usage(claim)
-		if err != nil {
-			t.Fatal(err)
-		}
-		same(t, got, list("count/resourceclaims.resource.k8s.io", "1", "gpu.deviceclass.resource.k8s.io/devices", "7",
-			"nic.deviceclass.resource.k8s.io/devices", "32", "small.deviceclass.resource.k8s.io/devices", "8"))
-		if m := e.MatchingResources(quota.ResourceNames(got)); len(m) != len(got) {
-			t.Errorf("bounds only %v", m)
-		}
-		return
-	}
-	t.Error("claims for devices are not measured")
 }
 
 func TestCountedKinds(t *testing.T) {

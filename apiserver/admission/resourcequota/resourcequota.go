@@ -38,7 +38,7 @@ func New(client kubernetes.Interface, factory informers.SharedInformerFactory, e
 	p.SetDrainedNotification(ended)
 	p.SetExternalKubeClientSet(client)
 	p.SetExternalKubeInformerFactory(factory)
-	p.SetQuotaConfiguration(generic.NewConfiguration(quota.Measured(nil), quota.Ignored()))
+	p.SetQuotaConfiguration(generic.NewConfiguration(quota.Measured(nil, devices{client}), quota.Ignored()))
 	if err := p.ValidateInitialization(); err != nil {
 		return nil, fmt.Errorf("make admission plugin %s: %w", resourcequota.PluginName, err)
 	}
