@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 
 	"github.com/peapod/peapod/daemon/instance"
@@ -86,6 +87,20 @@ func killPods(ctx context.Context, i instance.Instance) (n int, err error) {
 		return n, err
 	}
 	return n, i.CloseRun()
+}
+
+// Installed says whether there is anything of the instance for Uninstall to remove. A directory that is empty is nothing: it may be where a
+// disk is mounted, which Uninstall leaves.
+func Installed(i instance.Instance) (bool, error) {
+	for _, dir := range []string{i.DataDir, i.RunDir} {
+		if entries, err := os.ReadDir(dir); len(entries) > 0 || err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err == nil, err
+		}
+	}
+	if there, err := cgroup.Exists(cgroupRoot(i)); there || err != nil {
+		return there, err
+	}
+	return i.Claims()
 }
 
 // Uninstall removes all that the instance ever made on this machine; no server of it may run. It is idempotent.

@@ -41,9 +41,15 @@ func TestUninstallEndsWhatIsLeft(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(left.Process.Pid)), 0); err != nil {
 		t.Fatal(err)
 	}
+	if there, err := Installed(i); err != nil || !there {
+		t.Errorf("before, something of it is there: %v (%v)", there, err)
+	}
 	if err := Uninstall(t.Context(), i); err != nil {
 		t.Error(err)
 		_ = left.Process.Kill()
+	}
+	if there, err := Installed(i); err != nil || there {
+		t.Errorf("afterwards, something of it is there: %v (%v)", there, err)
 	}
 	if err := left.Wait(); err == nil || !strings.Contains(err.Error(), "killed") {
 		t.Errorf("it ended with %v", err)

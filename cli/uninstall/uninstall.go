@@ -25,13 +25,21 @@ was an agent its Node stays: 'peapod kubectl delete node NAME' on the server.`,
 			if err != nil {
 				return err
 			}
+			there, err := daemon.Installed(i)
+			if err != nil {
+				return err
+			}
 			if err := stop.Program(t, i, time.Minute, ""); err != nil {
 				return err
 			}
 			if err := daemon.Uninstall(c.Context(), i); err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(t.Out, "removed all of %s from this machine\n", i.DataDir)
+			text := "removed all of %s from this machine\n"
+			if !there {
+				text = "there was nothing of %s on this machine\n"
+			}
+			_, err = fmt.Fprintf(t.Out, text, i.DataDir)
 			return err
 		},
 	}

@@ -96,6 +96,18 @@ func (i Instance) Ranges() (r Ranges, made bool, err error) {
 	return *rec.Ranges, true, nil
 }
 
+// Claims says whether ranges are the instance's.
+func (i Instance) Claims() (bool, error) {
+	unlock, err := lockClaims()
+	if err != nil {
+		return false, err
+	}
+	defer unlock()
+	claims, err := readClaims()
+	_, ok := claims[i.Name]
+	return ok, err
+}
+
 // ReleaseClaim gives the instance's ranges up. It is idempotent.
 func (i Instance) ReleaseClaim() error {
 	unlock, err := lockClaims()

@@ -249,6 +249,20 @@ func (t *Tree) Remove(ctx context.Context, uid types.UID) error {
 	return errors.Join(errs...)
 }
 
+// Exists says whether a cgroup is in any hierarchy.
+func Exists(p string) (bool, error) {
+	mounts, err := hierarchies()
+	if err != nil {
+		return false, err
+	}
+	for _, m := range mounts {
+		if _, err := os.Stat(filepath.Join(m, p)); !errors.Is(err, fs.ErrNotExist) {
+			return err == nil, err
+		}
+	}
+	return false, nil
+}
+
 // RemoveAll deletes one cgroup and what is below it in every hierarchy, and kills the
 // processes in them first. Idempotent.
 func RemoveAll(ctx context.Context, p string) error {

@@ -179,8 +179,9 @@ func TestUninstallAsksAndIsIdempotent(t *testing.T) {
 	verb(t, o.Cluster, "no\n", "uninstall").want(t, "uninstall refused", 1, "nothing was changed")
 	s.beyond("counter", 5)
 	o.killServer() // Uninstalling needs no server.
-	for _, what := range []string{"uninstall", "second uninstall"} {
-		verb(t, o.Cluster, "", "uninstall", "--yes").want(t, what, 0, "removed all of "+o.Instance.DataDir)
+	for i, said := range []string{"removed all of ", "there was nothing of "} {
+		what := fmt.Sprintf("uninstall number %d", i+1)
+		verb(t, o.Cluster, "", "uninstall", "--yes").want(t, what, 0, said+o.Instance.DataDir)
 		left, err := o.Leftovers()
 		if err != nil || len(left) > 0 {
 			t.Errorf("%s left %v (%v)", what, left, err)
@@ -207,8 +208,9 @@ func TestUninstallEmptiesMountPoint(t *testing.T) {
 	if err := c.StartServer(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	for _, what := range []string{"uninstall", "second uninstall"} {
-		verb(t, c, "", "uninstall", "--yes").want(t, what, 0, "removed all of "+dir)
+	for i, said := range []string{"removed all of ", "there was nothing of "} {
+		what := fmt.Sprintf("uninstall number %d", i+1)
+		verb(t, c, "", "uninstall", "--yes").want(t, what, 0, said+dir)
 		if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
 			t.Errorf("%s left %v (%v)", what, left, err)
 		}
