@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -51,14 +52,8 @@ func joinCluster(ctx context.Context, i instance.Instance, a settledAgent) (*joi
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make PKI directory: %w", err)
 	}
-	err := attempt(ctx, "reach the server", a.record.trusts(time.Now()), func(ctx context.Context) error {
-		ca, err := join.Trust(ctx, a.server, a.record.Pin)
-		if err == nil {
-			j.record.CA = string(ca)
-		}
-		return err
-	})
-	if err != nil {
+	var err error
+	if j.record.CA, err = authority(ctx, a.server, a.record); err != nil {
 		return nil, err
 	}
 	if err := j.record.write(i); err != nil {
@@ -84,6 +79,19 @@ func joinCluster(ctx context.Context, i instance.Instance, a settledAgent) (*joi
 		return nil, err
 	}
 	return j, j.register(ctx, i)
+}
+
+// authority makes sure of the server, and returns by whom it is believed. One that is away is waited for, unless it can be believed by what is
+// known when it comes back.
+func authority(ctx context.Context, server *url.URL, known agentRecord) (string, error) {
+	err := attempt(ctx, "reach the server", known.trusts(time.Now()), func(ctx context.Context) error {
+		ca, err := join.Trust(ctx, server, known.Pin)
+		if err == nil {
+			known.CA = string(ca)
+		}
+		return err
+	})
+	return known.CA, err
 }
 
 // serve opens the certificate of the kubelet's server, which the node gets once it is registered.
