@@ -134,10 +134,13 @@ spec: {containers: [{name: c, image: busybox, command: [sleep, "1000000"]}]}
 	told := ""
 	s.until([]string{"get", "--raw", "/metrics"}, "with the numbers of objects", func(r result) bool { // that are counted when somebody asks, for the next one
 		told = r.stdout
-		return strings.Contains(told, "\napiserver_resource_objects{group=\"apps\",resource=\"deployments\"} ")
+		_, after, _ := strings.Cut(told, "\napiserver_resource_objects{group=\"\",resource=\"pods\"} ")
+		number, _, _ := strings.Cut(after, "\n")
+		n, err := strconv.Atoi(number)
+		return err == nil && n > 0 // the one above is among them
 	})
 	contains(t, "metrics of the server", told, "\nkubernetes_build_info{", `git_version="v1.37.2+peapod"`, "\nscheduler_pending_pods{queue=\"unschedulable\"} ",
-		"\nscheduler_schedule_attempts_total{profile=\"default-scheduler\",result=\"scheduled\"} ", "\napiserver_resource_objects{group=\"\",resource=\"pods\"} ",
+		"\nscheduler_schedule_attempts_total{profile=\"default-scheduler\",result=\"scheduled\"} ", "\napiserver_resource_objects{group=\"apps\",resource=\"deployments\"} ",
 		"\napiserver_storage_size_bytes{", "\nworkqueue_depth{name=\"deployment-controller\"} ")
 	id := strings.TrimPrefix(s.kubectl("get", "pod", "p", "-o", "jsonpath={.status.containerStatuses[0].containerID}"), "peapod://")
 	image := s.kubectl("get", "pod", "p", "-o", "jsonpath={.status.containerStatuses[0].image}")
