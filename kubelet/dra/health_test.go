@@ -74,6 +74,9 @@ func TestHealth(t *testing.T) {
 			w.awaitHealth(p, "claim:c: 0=Unknown; claim:c: 1=Unknown")
 			reports <- report(time.Hour, map[string]string{"device-0": "Healthy 45°C", "device-1": "Unhealthy", "device-7": "Healthy"})
 			w.awaitHealth(p, "claim:c: 0=Healthy 45°C; claim:c: 1=Unhealthy")
+			if got := w.health(user("q", "c")); got != "" {
+				t.Errorf("of a Pod for which the claim is not prepared: %q", got)
+			}
 			one := p.DeepCopy()
 			one.Spec.Containers[0].Resources.Claims[0].Request = "first"
 			if got := w.health(one); got != "claim:c/first: 0=Healthy 45°C" {
