@@ -188,7 +188,7 @@ func httpCheck(ctx context.Context, t *target, h *v1.HTTPGetAction) (verdict, er
 	}
 	name := ""
 	if req.Host != "" && req.Host != req.URL.Host {
-		name, _, _ = strings.Cut(req.Host, ":")
+		name = (&url.URL{Host: req.Host}).Hostname()
 	}
 	resp, err := client(name).Do(req)
 	if err != nil {

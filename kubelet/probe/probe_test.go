@@ -91,7 +91,13 @@ func TestHTTPS(t *testing.T) {
 }
 
 func TestTCPAndGRPC(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	for _, at := range []string{"127.0.0.1:0", "[::1]:0"} {
+		t.Run(at, func(t *testing.T) { tcpAndGRPC(t, at) })
+	}
+}
+
+func tcpAndGRPC(t *testing.T, at string) {
+	l, err := net.Listen("tcp", at)
 	if err != nil {
 		t.Fatal(err)
 	}
