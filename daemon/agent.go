@@ -39,9 +39,6 @@ func RunAgent(ctx context.Context, i instance.Instance, o AgentOptions) error {
 	if err := placeKubelet(i, a.RootDir); err != nil {
 		return err
 	}
-	if err := a.findNodeIP(i); err != nil {
-		return err
-	}
 	j, err := joinCluster(ctx, i, a)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -131,7 +128,7 @@ func claimAgentRanges(i instance.Instance, config *nodeConfig) error {
 			return err
 		}
 	}
-	if _, err := i.ClaimRanges(instance.Ranges{Cluster: config.Cluster, Service: config.Service}, used); err != nil {
+	if _, err := i.ClaimRanges(config.ranges(), used); err != nil {
 		return fmt.Errorf("take the cluster's addresses on this machine: %w", err)
 	}
 	return nil

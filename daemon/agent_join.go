@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -74,7 +73,9 @@ func joinCluster(ctx context.Context, i instance.Instance, a settledAgent) (*joi
 	if err != nil {
 		return nil, err
 	}
-	j.completeNodeIPs(j.NodeIP, j.record.Config.Cluster)
+	if err := j.settleNodeIPs(j.record.Config.ranges()); err != nil {
+		return nil, err
+	}
 	if err := j.serve(dir); err != nil {
 		return nil, err
 	}
@@ -96,14 +97,10 @@ func authority(ctx context.Context, server *url.URL, known agentRecord) (string,
 
 // serve opens the certificate of the kubelet's server, which the node gets once it is registered.
 func (j *joined) serve(dir string) error {
-	ips := make([]net.IP, len(j.nodeIPs))
-	for i, a := range j.nodeIPs {
-		ips[i] = a.AsSlice()
-	}
 	var err error
 	j.serving, err = join.Open(join.Wanted{Name: "kubelet-server", Path: filepath.Join(dir, "kubelet-server.pem"),
 		Signer: certificatesv1.KubeletServingSignerName, CommonName: nodeUser(j.NodeName), Groups: []string{user.NodesGroup},
-		Server: true, Names: []string{j.NodeName}, IPs: ips})
+		Server: true, Names: []string{j.NodeName}, IPs: netIPs(j.nodeIPs)})
 	return err
 }
 

@@ -6,10 +6,10 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"sync"
 
 	v1 "k8s.io/api/core/v1"
@@ -100,8 +100,8 @@ func (c *control) watcherFor(as user.Info) (kubernetes.Interface, error) {
 
 // listen opens the API's port.
 func listen(s settled) (net.Listener, error) {
-	address := net.JoinHostPort(s.BindAddress, strconv.Itoa(s.Port))
-	l, err := net.Listen("tcp", address)
+	address := netip.AddrPortFrom(s.host(), uint16(s.Port))
+	l, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(address))
 	if err != nil {
 		return nil, fmt.Errorf("serve the API on %s: %w; free the port or choose another with --port", address, err)
 	}
@@ -110,10 +110,7 @@ func listen(s settled) (net.Listener, error) {
 
 // openKeys opens or makes the cluster's keys and certificates.
 func openKeys(i instance.Instance, s settled, ranges instance.Ranges) (*pki.PKI, error) {
-	var own []net.IP
-	for _, a := range s.nodeIPs {
-		own = append(own, a.AsSlice())
-	}
+	own := netIPs(s.nodeIPs)
 	ips := append([]net.IP{net.IPv4(127, 0, 0, 1), net.IP(apiServiceIP(ranges.Service).AsSlice())}, own...)
 	if !s.bind.IsUnspecified() {
 		ips = append(ips, net.IP(s.bind.AsSlice()))

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
-	"net/netip"
 	"os"
 	"strconv"
 
@@ -86,9 +85,6 @@ func start(ctx context.Context, ps *parts, i instance.Instance, s settled) error
 	if err := placeKubelet(i, s.RootDir); err != nil {
 		return err
 	}
-	if err := s.findNodeIP(i); err != nil {
-		return err
-	}
 	used, err := usedPrefixes()
 	if err != nil {
 		return err
@@ -98,11 +94,10 @@ func start(ctx context.Context, ps *parts, i instance.Instance, s settled) error
 		return err
 	}
 	ps.closing("store", st.Close)
-	ranges, err := i.ClaimRanges(s.want, used)
+	ranges, err := s.claimRanges(i, used)
 	if err != nil {
 		return err
 	}
-	s.completeNodeIPs(s.NodeIP, ranges.Cluster)
 	listener, err := listen(s)
 	if err != nil {
 		return err
@@ -135,7 +130,7 @@ func ignoreClosed(err error) error {
 func clientURL(s settled) string {
 	host := s.bind
 	if host.IsUnspecified() {
-		host = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+		host = s.loopback()
 	}
 	return "https://" + net.JoinHostPort(host.String(), strconv.Itoa(s.Port))
 }

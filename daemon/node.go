@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -103,9 +104,9 @@ func lastPort(i instance.Instance) (int, error) {
 // the beginning where the kubelet is, or the usual one, or any that is free. It is on all addresses where the API is, else on the
 // node's, at which the API server looks for it.
 func listenKubelet(i instance.Instance, s settled) (net.Listener, error) {
-	host := s.BindAddress
+	host := s.host()
 	if !s.bind.IsUnspecified() {
-		host = s.nodeIP().String()
+		host = s.nodeIP()
 	}
 	ports := []int{s.KubeletPort}
 	if s.KubeletPort == 0 {
@@ -118,10 +119,10 @@ func listenKubelet(i instance.Instance, s settled) (net.Listener, error) {
 			ports = []int{last, kubeletPort, 0}
 		}
 	}
-	var l net.Listener
+	var l *net.TCPListener
 	var err error
 	for _, port := range ports {
-		if l, err = net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(port))); !errors.Is(err, unix.EADDRINUSE) {
+		if l, err = net.ListenTCP("tcp", net.TCPAddrFromAddrPort(netip.AddrPortFrom(host, uint16(port)))); !errors.Is(err, unix.EADDRINUSE) {
 			break
 		}
 	}

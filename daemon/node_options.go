@@ -12,8 +12,6 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	cliflag "k8s.io/component-base/cli/flag"
 
-	"github.com/peapod/peapod/daemon/instance"
-	"github.com/peapod/peapod/internal/cidrs"
 	"github.com/peapod/peapod/kubelet/admit"
 	"github.com/peapod/peapod/kubelet/evict"
 	"github.com/peapod/peapod/kubelet/imagegc"
@@ -28,7 +26,7 @@ type NodeOptions struct {
 	// NodeName names this machine's node: the host name in lower case by default.
 	NodeName string `json:"nodeName,omitempty"`
 	// NodeIP is this machine's address for other nodes and for Pods: the default route's source address by default. With a comma, one
-	// of each IP family, of which the first carries what nodes send each other.
+	// of each IP family, of which the first carries what nodes send each other. Only families that the cluster has.
 	NodeIP string `json:"nodeIP,omitempty"`
 	// EvictionHard are the shortages at which the node ends Pods: by signal a quantity or a percentage, in place of all
 	// defaults. EvictionSoft are those at which it does so when they have lasted EvictionSoftGracePeriod, and then gives Pods the
@@ -75,7 +73,7 @@ func defaultNodeOptions() NodeOptions {
 func (o *NodeOptions) AddFlags(f *pflag.FlagSet) {
 	f.IntVar(&o.KubeletPort, "kubelet-port", o.KubeletPort, "port to serve this node's kubelet on; 0 takes 10250, or a free one if that is taken")
 	f.StringVar(&o.NodeName, "node-name", o.NodeName, "name of this machine's node")
-	f.StringVar(&o.NodeIP, "node-ip", o.NodeIP, "address of this machine's node, with a comma one of each IP family (default: those that the default routes use, of IPv6 where Pods have it)")
+	f.StringVar(&o.NodeIP, "node-ip", o.NodeIP, "address of this machine's node, with a comma one of each IP family that Pods have (default: those that the default routes use)")
 	f.Var(cliflag.NewLangleSeparatedMapStringString(&o.EvictionHard), "eviction-hard",
 		"shortages at which the node ends Pods, in place of all defaults, such as `memory.available<100Mi`,nodefs.available<5%; 0% turns one off (default "+defaultEviction()+")")
 	f.Var(cliflag.NewLangleSeparatedMapStringString(&o.EvictionSoft), "eviction-soft",
@@ -105,7 +103,7 @@ func defaultEviction() string {
 // settledNode are options of a node that have been checked and parsed.
 type settledNode struct {
 	settledKubelet
-	nodeIPs []netip.Addr // the node's own first; empty: find them
+	nodeIPs []netip.Addr // the node's own first; empty: find them (settleNodeIPs)
 	evict   []evict.Threshold
 	sysctls *admit.Sysctls
 }
@@ -147,61 +145,4 @@ func (o *NodeOptions) settle() (n settledNode, err error) {
 		}
 	}
 	return n, nil
-}
-
-// parseNodeIPs reads one address, or two of different IP families.
-func parseNodeIPs(value string) ([]netip.Addr, error) {
-	if value == "" {
-		return nil, nil
-	}
-	var all []netip.Addr
-	for one := range strings.SplitSeq(value, ",") {
-		a, err := netip.ParseAddr(strings.TrimSpace(one))
-		if err != nil || a.IsUnspecified() || a.IsLoopback() || a.Zone() != "" {
-			return nil, fmt.Errorf("--node-ip %q: not an address that other nodes can reach this machine at", value)
-		}
-		all = append(all, a.Unmap())
-	}
-	if len(all) > 2 || len(all) == 2 && all[0].Is6() == all[1].Is6() {
-		return nil, fmt.Errorf("--node-ip %q: more than one address of an IP family; name one of each at most", value)
-	}
-	return all, nil
-}
-
-// nodeIP is the node's own address, of those found or given.
-func (n *settledNode) nodeIP() netip.Addr { return n.nodeIPs[0] }
-
-// findNodeIP finds the node's address where the user gave none.
-func (n *settledNode) findNodeIP(i instance.Instance) error {
-	if len(n.nodeIPs) > 0 {
-		return nil
-	}
-	known, _, err := i.Ranges()
-	if err != nil {
-		return err
-	}
-	a, err := machineAddress(false, known.Cluster)
-	if err == nil {
-		n.nodeIPs = []netip.Addr{a}
-	}
-	return err
-}
-
-// completeNodeIPs adds an address of the other IP family that the cluster's Pods have, where the user gave no addresses and the
-// machine has one.
-func (n *settledNode) completeNodeIPs(given string, cluster cidrs.List) {
-	if given != "" || len(cluster) < 2 || len(n.nodeIPs) != 1 {
-		return
-	}
-	if a, err := machineAddress(!n.nodeIP().Is6(), cluster); err == nil {
-		n.nodeIPs = append(n.nodeIPs, a)
-	}
-}
-
-func textsOf(addresses []netip.Addr) []string {
-	texts := make([]string, len(addresses))
-	for i, a := range addresses {
-		texts[i] = a.String()
-	}
-	return texts
 }

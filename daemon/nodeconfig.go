@@ -14,6 +14,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/peapod/peapod/apiserver/authz/bootstrap"
+	"github.com/peapod/peapod/daemon/instance"
 	"github.com/peapod/peapod/internal/cidrs"
 )
 
@@ -53,6 +54,11 @@ func vniOf(pin string) int {
 func (c *control) nodeConfig() nodeConfig {
 	return nodeConfig{Cluster: c.ranges.Cluster, Service: c.ranges.Service, Domain: clusterDomain,
 		VNI: vniOf(c.keys.ServerCA().Pin()), ClientCA: string(c.keys.ClientCA().CurrentCABundleContent())}
+}
+
+// ranges are the cluster's.
+func (n nodeConfig) ranges() instance.Ranges {
+	return instance.Ranges{Cluster: n.Cluster, Service: n.Service}
 }
 
 func (n nodeConfig) data() map[string]string {

@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"os"
 	"path"
+	"slices"
+	"strings"
 
 	"github.com/spf13/pflag"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -33,8 +35,9 @@ type Options struct {
 	// TLSSANs are more names and addresses that clients reach the API by: those of a load balancer, or behind a NAT.
 	TLSSANs []string `json:"tlsSANs,omitempty"`
 	NodeOptions
-	// ClusterCIDR and ServiceCIDR are the addresses of Pods and of Services: an IPv4 network, or with a comma an IPv6 one after it.
-	// Empty chooses ranges that are free on this machine. They are fixed by a data directory's first start.
+	// ClusterCIDR and ServiceCIDR are the addresses of Pods and of Services: a network of IPv4 or of IPv6, or with a comma one of each, of which
+	// the first is what counts where there is one address. Both have the same families in the same order. Empty chooses ranges of IPv4 that
+	// are free on this machine. They are fixed by a data directory's first start.
 	ClusterCIDR string `json:"clusterCIDR,omitempty"`
 	ServiceCIDR string `json:"serviceCIDR,omitempty"`
 	// EtcdServers has the objects kept in etcd, which other servers may share, instead of on this machine. It and what
@@ -69,8 +72,8 @@ func (o *Options) AddFlags(f *pflag.FlagSet) {
 	f.IntVar(&o.Port, "port", o.Port, "port to serve the API on")
 	f.StringSliceVar(&o.TLSSANs, "tls-san", o.TLSSANs, "more host names and IP addresses, comma separated, that clients reach the API by; its certificate names them")
 	o.NodeOptions.AddFlags(f)
-	f.StringVar(&o.ClusterCIDR, "cluster-cidr", o.ClusterCIDR, "addresses of Pods, at least a /24; with a comma also IPv6, at least a /64 (default: a free /16, 10.244.0.0/16 first)")
-	f.StringVar(&o.ServiceCIDR, "service-cidr", o.ServiceCIDR, "addresses of Services, at least a /28; with a comma also IPv6, such as a /112 (default: a free /16, 10.96.0.0/16 first)")
+	f.StringVar(&o.ClusterCIDR, "cluster-cidr", o.ClusterCIDR, "addresses of Pods: IPv4, at least a /24, or IPv6, at least a /64, or with a comma both, the main one first (default: a free /16, 10.244.0.0/16 first)")
+	f.StringVar(&o.ServiceCIDR, "service-cidr", o.ServiceCIDR, "addresses of Services, of the same IP families: at least a /28, or of IPv6 such as a /112 (default: a free /16, 10.96.0.0/16 first)")
 	o.AddEtcdFlags(f)
 	f.DurationVar(&o.EtcdCompactionInterval.Duration, "etcd-compaction-interval", o.EtcdCompactionInterval.Duration, "how much history etcd keeps; 0 leaves compaction to others")
 	f.DurationVar(&o.ClusterSigningDuration.Duration, "cluster-signing-duration", o.ClusterSigningDuration.Duration, "how long certificates that the cluster signs are valid; requests may ask for less")
@@ -234,16 +237,33 @@ func (o Options) etcd() etcd.Config {
 	return c
 }
 
+// exampleCIDRs are networks of Pods and of Services for messages, by IP family.
+var exampleCIDRs = map[bool][2]string{false: {"10.244.0.0/16", "10.96.0.0/16"}, true: {"fd00:10:244::/56", "fd00:10:96::/112"}}
+
+// example are the flags of a cluster of those IP families.
+func example(families []bool) string {
+	var pods, services []string
+	for _, is6 := range families {
+		pods, services = append(pods, exampleCIDRs[is6][0]), append(services, exampleCIDRs[is6][1])
+	}
+	return "--cluster-cidr " + strings.Join(pods, ",") + " --service-cidr " + strings.Join(services, ",")
+}
+
 // parseRanges checks the addresses that a cluster is to have.
 func parseRanges(cluster, service string) (r instance.Ranges, err error) {
-	if r.Cluster, err = parseCIDRs("cluster-cidr", cluster, "10.244.0.0/16,fd00:10:244::/56", 24, [2]int{16, 64}); err != nil {
+	if r.Cluster, err = parseCIDRs("cluster-cidr", cluster, "10.244.0.0/16, fd00:10:244::/56", [2]int{8, 24}, [2]int{16, 64}); err != nil {
 		return r, err
 	}
-	if r.Service, err = parseCIDRs("service-cidr", service, "10.96.0.0/16,fd00:10:96::/112", 28, [2]int{64, 124}); err != nil {
+	if r.Service, err = parseCIDRs("service-cidr", service, "10.96.0.0/16, fd00:10:96::/112", [2]int{8, 28}, [2]int{64, 124}); err != nil {
 		return r, err
 	}
-	if (len(r.Cluster) == 2 || len(r.Service) == 2) && len(r.Cluster) != len(r.Service) {
-		return r, fmt.Errorf("--cluster-cidr %q, --service-cidr %q: Pods and Services must have addresses of the same IP families; name a network of each in both", cluster, service)
+	if !slices.Equal(familiesIn(r.Cluster), familiesIn(r.Service)) {
+		as := r.Cluster
+		if len(as) == 0 {
+			as = r.Service
+		}
+		return r, fmt.Errorf("--cluster-cidr %q, --service-cidr %q: Pods and Services must have addresses of the same IP families, in the same order; name networks of both, such as %s",
+			cluster, service, example(as.Families()))
 	}
 	if r.Cluster.Overlaps(r.Service...) {
 		return r, fmt.Errorf("--cluster-cidr %s, --service-cidr %s: they overlap each other; choose others", r.Cluster, r.Service)
@@ -251,20 +271,27 @@ func parseRanges(cluster, service string) (r instance.Ranges, err error) {
 	return r, nil
 }
 
-// parseCIDRs reads the value of a flag: an IPv4 network that is not smaller than a /max4, and maybe an IPv6 one of a size in between.
-func parseCIDRs(flag, value, example string, max4 int, between6 [2]int) (cidrs.List, error) {
+// familiesIn are the IP families of networks, of those that are chosen where none are named.
+func familiesIn(l cidrs.List) []bool {
+	if len(l) == 0 {
+		l = instance.Usual().Cluster
+	}
+	return l.Families()
+}
+
+// parseCIDRs reads the value of a flag: a network, or one of each IP family, whose sizes are in between.
+func parseCIDRs(flag, value, examples string, between4, between6 [2]int) (cidrs.List, error) {
 	l, err := cidrs.Parse(value)
 	if err != nil {
-		return nil, fmt.Errorf("--%s %q: not a CIDR such as %s, or two of different IP families: %w", flag, value, example, err)
+		return nil, fmt.Errorf("--%s %q: not a CIDR such as %s, or two of different IP families with a comma between: %w", flag, value, examples, err)
 	}
-	for i, p := range l {
-		switch {
-		case p.Addr().Is6() && i == 0:
-			return nil, fmt.Errorf("--%s %q: an IPv4 network must come first, such as %s", flag, value, example)
-		case p.Addr().Is6() && (p.Bits() < between6[0] || p.Bits() > between6[1]):
-			return nil, fmt.Errorf("--%s %q: the IPv6 network must be between a /%d and a /%d", flag, value, between6[0], between6[1])
-		case p.Addr().Is4() && (p.Bits() > max4 || p.Bits() < 8):
-			return nil, fmt.Errorf("--%s %q: must be between a /8 and a /%d", flag, value, max4)
+	for _, p := range l {
+		between := between4
+		if p.Addr().Is6() {
+			between = between6
+		}
+		if p.Bits() < between[0] || p.Bits() > between[1] {
+			return nil, fmt.Errorf("--%s %q: the %s network must be between a /%d and a /%d", flag, value, familyName(p.Addr().Is6()), between[0], between[1])
 		}
 	}
 	return l, nil

@@ -74,7 +74,7 @@ func TestNodeOptions(t *testing.T) {
 	}
 }
 
-// TestRanges: networks of both IP families are for Pods and Services alike, IPv4 first; what cannot be is refused by the flag's name.
+// TestRanges: networks are of the same IP families for Pods and Services, in the same order; what cannot be is refused by the flag's name.
 func TestRanges(t *testing.T) {
 	r, err := parseRanges("10.244.0.0/16,fd00:10:244::7/56", "10.96.0.0/16, fd00:10:96::/112")
 	if err != nil || r.String() != "10.244.0.0/16,fd00:10:244::/56 10.96.0.0/16,fd00:10:96::/112" {
@@ -83,12 +83,25 @@ func TestRanges(t *testing.T) {
 	if got := firstPart(r.Cluster).String(); got != "10.244.0.0/24,fd00:10:244::/64" {
 		t.Errorf("a server's own node has %s", got)
 	}
+	for good, want := range map[[2]string]string{
+		{"fd00:1::/56", "fd00:2::/112"}:                             "fd00:1::/56 fd00:2::/112",
+		{"fd00:1::/56,10.244.0.0/16", "fd00:2::/112, 10.96.0.0/16"}: "fd00:1::/56,10.244.0.0/16 fd00:2::/112,10.96.0.0/16",
+		{"", "10.97.0.0/16"}:                                        " 10.97.0.0/16",
+		{"", ""}:                                                    " ",
+	} {
+		if r, err := parseRanges(good[0], good[1]); err != nil || r.String() != want {
+			t.Errorf("%q: %s, %v", good, r, err)
+		}
+	}
 	for bad, want := range map[[2]string]string{
 		{"10.244.0.0", ""}:                                           `--cluster-cidr "10.244.0.0": not a CIDR`,
 		{"10.0.0.0/9,10.244.0.0/16", ""}:                             "more than one network of an IP family",
-		{"", "10.96.0.0/30"}:                                         `--service-cidr "10.96.0.0/30": must be between a /8 and a /28`,
-		{"fd00::/56", "fd01::/112"}:                                  `--cluster-cidr "fd00::/56": an IPv4 network must come first`,
-		{"fd00::/56,10.244.0.0/16", ""}:                              "an IPv4 network must come first",
+		{"", "10.96.0.0/30"}:                                         `--service-cidr "10.96.0.0/30": the IPv4 network must be between a /8 and a /28`,
+		{"fd00::/56", ""}:                                            `such as --cluster-cidr fd00:10:244::/56 --service-cidr fd00:10:96::/112`,
+		{"", "fd00::/112"}:                                           `such as --cluster-cidr fd00:10:244::/56 --service-cidr fd00:10:96::/112`,
+		{"fd00::/56", "10.96.0.0/16"}:                                "must have addresses of the same IP families",
+		{"fd00::/56,10.244.0.0/16", "10.96.0.0/16,fd01::/112"}:       "such as --cluster-cidr fd00:10:244::/56,10.244.0.0/16 --service-cidr fd00:10:96::/112,10.96.0.0/16",
+		{"fd00::/12", "fd01::/112"}:                                  `--cluster-cidr "fd00::/12": the IPv6 network must be between a /16 and a /64`,
 		{"10.244.0.0/16,fd00::/80", ""}:                              "the IPv6 network must be between a /16 and a /64",
 		{"10.244.0.0/16,fd00::/56", "10.96.0.0/16,fd01::/48"}:        `--service-cidr "10.96.0.0/16,fd01::/48": the IPv6 network must be between a /64 and a /124`,
 		{"10.244.0.0/16,fd00::/56", ""}:                              "must have addresses of the same IP families",
@@ -104,7 +117,7 @@ func TestRanges(t *testing.T) {
 			t.Errorf("--node-ip %q: %v, %v", value, got, err)
 		}
 	}
-	for _, bad := range []string{"here", "::1", "fe80::1%eth0", "192.0.2.1,192.0.2.2", "192.0.2.1,"} {
+	for _, bad := range []string{"here", "::1", "fe80::1%eth0", "fe80::1", "192.0.2.1,192.0.2.2", "192.0.2.1,"} {
 		if got, err := parseNodeIPs(bad); err == nil || !strings.Contains(err.Error(), "--node-ip") {
 			t.Errorf("--node-ip %q: %v, %v", bad, got, err)
 		}

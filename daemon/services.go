@@ -148,7 +148,7 @@ func uninstallServices(i instance.Instance, service cidrs.List) error {
 
 // newOwnServices returns the part that leads the cluster's own Services to its servers.
 func newOwnServices(s settled, c *control, k keyed) (func(context.Context) error, error) {
-	api := s.nodeIP()
+	api := s.nodeIPOf(k.ranges.Service.First().Addr().Is6())
 	if !s.bind.IsUnspecified() && !s.bind.IsLoopback() {
 		api = s.bind
 	}

@@ -177,7 +177,7 @@ func joinServers(ctx context.Context, st *etcd.Store, i instance.Instance, s *se
 
 // makeCluster makes the keys of a new cluster and returns them sealed.
 func makeCluster(i instance.Instance, s settled, token, dir string, used []netip.Prefix) ([]byte, error) {
-	ranges, err := i.ClaimRanges(s.want, used)
+	ranges, err := s.claimRanges(i, used)
 	if err != nil {
 		return nil, err
 	}
@@ -255,7 +255,7 @@ func openStorage(ctx context.Context, i instance.Instance, s *settled, used []ne
 	}
 	if len(s.EtcdServers) == 0 {
 		// Ranges that cannot be had are refused before there is a store. With others, the store says which they are.
-		if _, err := i.ClaimRanges(s.want, used); err != nil {
+		if _, err := s.claimRanges(i, used); err != nil {
 			return nil, nil, err
 		}
 		st, err := openOwnStore(ctx, i)

@@ -8,6 +8,9 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -76,16 +79,28 @@ func CreateToken(ctx context.Context, i instance.Instance, ttl time.Duration, de
 	if _, err := client.CoreV1().Secrets(s.Namespace).Create(ctx, s, metav1.CreateOptions{}); err != nil {
 		return "", "", fmt.Errorf("store token: %w", err)
 	}
-	return t.String(), joinAddress(cfg), nil
+	return t.String(), joinAddress(i, cfg), nil
 }
 
 // joinAddress is where other machines reach the server: its own address, which the kubeconfig may call loopback.
-func joinAddress(cfg *rest.Config) string {
-	ip, err := machineAddress(false, nil)
+func joinAddress(i instance.Instance, cfg *rest.Config) string {
+	u, err := url.Parse(cfg.Host)
 	if err != nil {
 		return cfg.Host
 	}
-	return strings.Replace(cfg.Host, "//127.0.0.1:", "//"+ip.String()+":", 1)
+	at, err := netip.ParseAddr(u.Hostname())
+	if err != nil || !at.IsLoopback() {
+		return cfg.Host
+	}
+	cluster, _, err := i.Ranges()
+	if err != nil {
+		return cfg.Host
+	}
+	ip, err := machineAddress(at.Is6(), cluster)
+	if err != nil {
+		return cfg.Host
+	}
+	return "https://" + net.JoinHostPort(ip.String(), u.Port())
 }
 
 // ListTokens returns the tokens that there are, by ID.

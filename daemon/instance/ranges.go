@@ -40,6 +40,14 @@ func choices(yield func(Ranges) bool) {
 	}
 }
 
+// Usual are the ranges of a cluster whose user names none, on a machine where they are free.
+func Usual() (usual Ranges) {
+	for r := range choices {
+		return r
+	}
+	return usual
+}
+
 // claim is what one instance holds of the machine's addresses.
 type claim struct {
 	DataDir string `json:"dataDir"`

@@ -79,6 +79,15 @@ func (l List) OfFamily(is6 bool) netip.Prefix {
 	return netip.Prefix{}
 }
 
+// Families are the IP families of the networks, in their order: true is IPv6.
+func (l List) Families() []bool {
+	families := make([]bool, len(l))
+	for i, p := range l {
+		families[i] = p.Addr().Is6()
+	}
+	return families
+}
+
 // Equal says whether both have the same networks in the same order.
 func (l List) Equal(other List) bool { return slices.Equal(l, other) }
 

@@ -18,6 +18,8 @@ import (
 // Local, whether this node has endpoints of it. The port is part of the API and has no authentication; it tells a name
 // and a number. Its zero value is ready; set is for one goroutine.
 type healthServers struct {
+	// host is where they listen: nil is all addresses, but to Go on machines without 127.0.0.1 those of IPv4 alone.
+	host    net.IP
 	servers map[types.NamespacedName]*healthServer
 	running sync.WaitGroup
 }
@@ -49,7 +51,7 @@ func (h *healthServers) set(ctx context.Context, name types.NamespacedName, port
 
 // start serves, or tells why it cannot: another process may have the port.
 func (h *healthServers) start(ctx context.Context, name types.NamespacedName, port int32) *healthServer {
-	listener, err := net.Listen("tcp", ":"+strconv.Itoa(int(port)))
+	listener, err := net.ListenTCP("tcp", &net.TCPAddr{IP: h.host, Port: int(port)})
 	if err != nil {
 		klog.FromContext(ctx).Error(err, "Cannot serve the health check of a service", "service", name, "port", port)
 		return nil

@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"sync"
@@ -121,6 +122,9 @@ func New(cfg Config) (*Proxy, error) {
 	}
 	if p.at.pods = cfg.Networks.AllPods; len(p.at.pods) == 0 {
 		p.at.pods = cfg.Networks.Pods
+	}
+	if cfg.Networks.Service[0].Addr().Is6() {
+		p.health.host = net.IPv6unspecified
 	}
 	for _, a := range cfg.Own {
 		p.at.own[a] = true

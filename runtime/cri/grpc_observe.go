@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -140,6 +141,9 @@ func (s *streamServer) base() (string, error) {
 		return s.address, nil
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if errors.Is(err, unix.EADDRNOTAVAIL) {
+		l, err = net.Listen("tcp", "[::1]:0") // the machine has IPv6 alone
+	}
 	if err != nil {
 		return "", fmt.Errorf("listen for streams: %w", err)
 	}

@@ -23,6 +23,17 @@ const bothServices = `{"apiVersion":"v1","kind":"List","items":[
 // TestTwoFamilies: where Pods and Services have IPv4 and IPv6 addresses, they are reached by both, on any node.
 func TestTwoFamilies(t *testing.T) {
 	t.Parallel()
+	twoFamilies(t, func(four, six string) []string { return []string{four, six} })
+}
+
+// TestIPv6First: so they are where IPv6 is the main family, which Services have that ask for none.
+func TestIPv6First(t *testing.T) {
+	t.Parallel()
+	twoFamilies(t, func(four, six string) []string { return []string{six, four} })
+}
+
+// twoFamilies is given which of two things, one of IPv4 and one of IPv6, comes first.
+func twoFamilies(t *testing.T, order func(four, six string) []string) {
 	archives, err := cluster.MakeArchives(t.Context())
 	must(t, err)
 	binary := binaryFor(t)
@@ -31,29 +42,38 @@ func TestTwoFamilies(t *testing.T) {
 	if w.server.ip6 == "" {
 		t.Skip("the kernel has no IPv6")
 	}
+	flag := func(four, six string) string { return strings.Join(order(four, six), ",") }
+	text := func(four, six string) string { return strings.Join(order(four, six), " ") }
 	// The server finds its addresses itself; the agent is told.
-	server := []string{"server", "--port", port, "--node-name", "one", "--cluster-cidr", "10.244.0.0/16,fd00:10:244::/56", "--service-cidr", "10.96.0.0/16,fd00:10:96::/112"}
+	server := []string{"server", "--port", port, "--node-name", "one", "--cluster-cidr", flag("10.244.0.0/16", "fd00:10:244::/56"), "--service-cidr", flag("10.96.0.0/16", "fd00:10:96::/112")}
 	w.server.start(server...)
 	out := strings.Fields(w.server.do("token", "create"))
-	w.second.start("agent", "--server", "https://"+w.server.ip+":"+port, "--token", out[len(out)-1], "--node-name", "two", "--node-ip", w.second.ip+","+w.second.ip6)
+	at := net.JoinHostPort(order(w.server.ip, w.server.ip6)[0], port)
+	if got := strings.Join(out, " "); !strings.Contains(got, "peapod agent --server https://"+at+" --token ") {
+		t.Errorf("how to join is told by %q", got)
+	}
+	w.second.start("agent", "--server", "https://"+at, "--token", out[len(out)-1], "--node-name", "two", "--node-ip", flag(w.second.ip, w.second.ip6))
 	for _, m := range w.machines() {
 		m.do("image", "import", archives.File(client))
 	}
 	w.pod("a", "one", "")
 	w.pod("b", "two", "")
-	w.field("node/two", "{.spec.podCIDRs[*]}", "10.244.1.0/24 fd00:10:244:1::/64")
+	w.field("node/two", "{.spec.podCIDRs[*]}", text("10.244.1.0/24", "fd00:10:244:1::/64"))
 	for _, m := range w.machines() {
-		w.field("node/"+m.name, `{.status.addresses[?(@.type=="InternalIP")].address}`, m.ip+" "+m.ip6)
+		w.field("node/"+m.name, `{.status.addresses[?(@.type=="InternalIP")].address}`, text(m.ip, m.ip6))
 	}
-	w.field("pod/b", "{.status.hostIPs[*].ip}", w.second.ip+" "+w.second.ip6)
-	w.field("pod/b", "{.status.podIPs[*].ip}", "10.244.1.2 fd00:10:244:1::2")
+	w.field("pod/b", "{.status.hostIPs[*].ip}", text(w.second.ip, w.second.ip6))
+	w.field("pod/b", "{.status.podIPs[*].ip}", text("10.244.1.2", "fd00:10:244:1::2"))
+	w.field("service/kubernetes", "{.spec.clusterIPs[*]} {.spec.ipFamilies[*]}", order("10.96.0.1 IPv4", "fd00:10:96::1 IPv6")[0])
+	w.field("endpointslice/kubernetes", "{.addressType} {.endpoints[*].addresses[*]}", order("IPv4 "+w.server.ip, "IPv6 "+w.server.ip6)[0])
 	file := filepath.Join(t.TempDir(), "services.json")
 	must(t, os.WriteFile(file, []byte(bothServices), 0o600))
 	w.kubectl("apply", "-f", file)
+	w.field("service/both", "{.spec.ipFamilies[*]}", text("IPv4", "IPv6"))
 	w.reachBoth()
 	w.server.end(unix.SIGTERM)
 	w.server.start(server...)
-	w.field("pod/a", "{.status.podIPs[*].ip}", "10.244.0.2 fd00:10:244::2")
+	w.field("pod/a", "{.status.podIPs[*].ip}", text("10.244.0.2", "fd00:10:244::2"))
 	w.reachBoth()
 }
 
@@ -103,7 +123,9 @@ func (w *world) reachBoth() {
 		}
 	}
 	for _, from := range []string{"a", "b"} {
-		w.fromPod(from, "http://"+net.JoinHostPort(both[1], "80"), "Hello from Pod")
+		for _, ip := range both {
+			w.fromPod(from, "http://"+net.JoinHostPort(ip, "80"), "Hello from Pod")
+		}
 		// By name, of which there are addresses of both families.
 		for _, family := range []string{"-4", "-6"} {
 			w.fromPod(from, "http://both", "Hello from Pod", family)

@@ -87,7 +87,8 @@ type machine struct {
 	w      *wire
 	binary string
 	name   string
-	ip     string
+	// ip is its IPv4 address; empty where it has none but 127.0.0.1.
+	ip string
 	// ip6 is its IPv6 address; empty where the kernel has no IPv6.
 	ip6    string
 	data   string
@@ -105,10 +106,29 @@ type machine struct {
 func newMachine(t *testing.T, w *wire, binary, name string, number int) *machine {
 	t.Helper()
 	m := &machine{t: t, w: w, binary: binary, name: name, ip: fmt.Sprintf("172.31.255.%d", number)}
-	// Not t.TempDir: the names of sockets in there must be short.
 	if _, err := os.Stat("/proc/sys/net/ipv6"); err == nil {
 		m.ip6 = fmt.Sprintf("fd00:172:31::%d", number)
 	}
+	m.make()
+	return m
+}
+
+// newMachine6 is newMachine of one that has IPv6 alone, but for 127.0.0.1.
+func newMachine6(t *testing.T, w *wire, binary, name string, number int) *machine {
+	t.Helper()
+	if _, err := os.Stat("/proc/sys/net/ipv6"); err != nil {
+		t.Skip("the kernel has no IPv6")
+	}
+	m := &machine{t: t, w: w, binary: binary, name: name, ip6: fmt.Sprintf("fd00:172:31::%d", number)}
+	m.make()
+	return m
+}
+
+// make makes the machine with its addresses.
+func (m *machine) make() {
+	t, name := m.t, m.name
+	t.Helper()
+	// Not t.TempDir: the names of sockets in there must be short.
 	dir, err := os.MkdirTemp("/tmp", "peapod-cluster-"+name+"-")
 	must(t, err)
 	t.Cleanup(func() { must(t, os.RemoveAll(dir)) })
@@ -117,7 +137,6 @@ func newMachine(t *testing.T, w *wire, binary, name string, number int) *machine
 	m.plug()
 	m.hold()
 	t.Cleanup(m.remove)
-	return m
 }
 
 // plug connects the machine to the wire.
@@ -140,13 +159,15 @@ func (m *machine) plug() {
 	setUp(m.t, inside, "lo")
 	link, err := inside.LinkByName("wire")
 	must(m.t, err)
-	addr, err := netlink.ParseAddr(m.ip + "/24")
-	must(m.t, err)
-	must(m.t, inside.AddrAdd(link, addr))
-	if m.ip6 != "" {
-		addr, err := netlink.ParseAddr(m.ip6 + "/64")
+	for _, text := range []string{m.ip + "/24", m.ip6 + "/64"} {
+		if text[0] == '/' {
+			continue
+		}
+		addr, err := netlink.ParseAddr(text)
 		must(m.t, err)
-		addr.Flags = unix.IFA_F_NODAD
+		if addr.IP.To4() == nil {
+			addr.Flags = unix.IFA_F_NODAD
+		}
 		must(m.t, inside.AddrAdd(link, addr))
 	}
 	must(m.t, inside.LinkSetUp(link))
@@ -291,12 +312,34 @@ func (m *machine) remove() {
 		if err != nil {
 			m.t.Error(err)
 		}
+		m.lookAtLoopback(inside)
 		inside.Close()
 	}
 	if err := m.holder.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		m.t.Error(err)
 	}
 	_ = m.holder.Wait() // it was killed
+}
+
+// lookAtLoopback tells of addresses and routes that are left on lo: those of the cluster's DNS, and to Services.
+func (m *machine) lookAtLoopback(inside *netlink.Handle) {
+	m.t.Helper()
+	lo, err := inside.LinkByName("lo")
+	must(m.t, err)
+	addrs, err := inside.AddrList(lo, netlink.FAMILY_ALL)
+	must(m.t, err)
+	for _, a := range addrs {
+		if !a.IP.IsLoopback() {
+			m.t.Errorf("%s: address %s is left on lo", m.name, a.IP)
+		}
+	}
+	routes, err := inside.RouteList(lo, netlink.FAMILY_ALL)
+	must(m.t, err)
+	for _, r := range routes {
+		if r.Dst == nil || !r.Dst.IP.IsLoopback() {
+			m.t.Errorf("%s: a route is left on lo: %s", m.name, r)
+		}
+	}
 }
 
 func must(t *testing.T, err error) {

@@ -93,21 +93,34 @@ func (m *machine) answered(address string, want ...string) {
 
 // lookup asks the DNS server on the machine for the addresses of a name.
 func (m *machine) lookup(server, name string) (addresses []string, err error) {
+	return m.ask(server, name, dns.TypeA)
+}
+
+// ask asks the DNS server on the machine for addresses (A, AAAA) or names (PTR).
+func (m *machine) ask(server, name string, kind uint16) (answers []string, err error) {
 	err = m.inside(func() error {
-		c := dns.Client{Timeout: 30 * time.Second, Dialer: &net.Dialer{LocalAddr: &net.UDPAddr{IP: net.ParseIP(m.ip)}}}
-		a, _, err := c.Exchange(new(dns.Msg).SetQuestion(name, dns.TypeA), net.JoinHostPort(server, "53"))
+		c := dns.Client{Timeout: 30 * time.Second}
+		if m.ip != "" {
+			c.Dialer = &net.Dialer{LocalAddr: &net.UDPAddr{IP: net.ParseIP(m.ip)}}
+		}
+		a, _, err := c.Exchange(new(dns.Msg).SetQuestion(name, kind), net.JoinHostPort(server, "53"))
 		if err != nil {
 			return err
 		}
 		for _, r := range a.Answer {
-			if a, ok := r.(*dns.A); ok {
-				addresses = append(addresses, a.A.String())
+			switch r := r.(type) {
+			case *dns.A:
+				answers = append(answers, r.A.String())
+			case *dns.AAAA:
+				answers = append(answers, r.AAAA.String())
+			case *dns.PTR:
+				answers = append(answers, r.Ptr)
 			}
 		}
 		return nil
 	})
-	slices.Sort(addresses)
-	return addresses, err
+	slices.Sort(answers)
+	return answers, err
 }
 
 const webServices = `{"apiVersion":"v1","kind":"List","items":[
