@@ -73,10 +73,11 @@ func MoveStore(ctx context.Context, i instance.Instance, o Options, say func(str
 	if err != nil {
 		return m, err
 	}
-	objects, rev, err := store.Dump(ctx, store.Config{Dir: storeDir(i)})
+	whole, err := store.Read(ctx, store.Config{Dir: storeDir(i)})
 	if err != nil {
 		return m, err
 	}
+	objects, rev := slices.Collect(whole.All), whole.Revision()
 	if err := hasNode(objects, s.NodeName); err != nil {
 		return m, err
 	}
@@ -116,6 +117,11 @@ func MoveStore(ctx context.Context, i instance.Instance, o Options, say func(str
 	return Moved{len(entries), movedDir(i)}, nil
 }
 
+// noStore is what a verb about a server's own store says where there is none.
+func noStore(i instance.Instance) error {
+	return fmt.Errorf("data directory %s has no store: no server has been started with it; name the server's with --data-dir", i.DataDir)
+}
+
 // movable says why the data directory has nothing to move.
 func movable(i instance.Instance) error {
 	r, err := readShared(i)
@@ -127,7 +133,7 @@ func movable(i instance.Instance) error {
 	case errors.Is(err, fs.ErrNotExist) && r.ID != "":
 		return fmt.Errorf("the objects of data directory %s are in etcd already, below %s", i.DataDir, r.Prefix)
 	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("data directory %s has no store: no server has been started with it; name the server's with --data-dir", i.DataDir)
+		return noStore(i)
 	case err != nil:
 		return fmt.Errorf("look for a store: %w", err)
 	}

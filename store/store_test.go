@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -326,16 +327,20 @@ func TestDiskFull(t *testing.T) {
 	}
 }
 
-// TestDiskFails checks that after a write to disk has failed the store says so, writes fail and reads go on.
-func TestDiskFails(t *testing.T) {
-	var broken atomic.Bool
-	fs := errorfs.Wrap(vfs.NewMem(), errorfs.InjectorFunc(func(op errorfs.Op) error {
+// breakable is a file system on which nothing can be written once it is broken.
+func breakable(broken *atomic.Bool) vfs.FS {
+	return errorfs.Wrap(vfs.NewMem(), errorfs.InjectorFunc(func(op errorfs.Op) error {
 		if broken.Load() && op.Kind == errorfs.OpFileWrite {
 			return syscall.EIO
 		}
 		return nil
 	}))
-	_, s := newSuite(t, func(c *Config, _ *ResourceConfig) { c.FS = fs })
+}
+
+// TestDiskFails checks that after a write to disk has failed the store says so, writes fail and reads go on.
+func TestDiskFails(t *testing.T) {
+	var broken atomic.Bool
+	_, s := newSuite(t, func(c *Config, _ *ResourceConfig) { c.FS = breakable(&broken) })
 	before := create(t, s, pod("before"), 0)
 	broken.Store(true)
 	for range 2 {
@@ -350,6 +355,11 @@ func TestDiskFails(t *testing.T) {
 	l := list(t, s, storage.ListOptions{})
 	if len(l.Items) != 1 || l.ResourceVersion != before.ResourceVersion {
 		t.Errorf("the store shows what it has not acknowledged: %v at %s", l.Items, l.ResourceVersion)
+	}
+	// What it holds can be copied from memory, to be put elsewhere.
+	whole := s.store.Snapshot()
+	if b := copyOf(t, whole); whole.Len() != 1 || !bytes.Contains(b, []byte("/pods/ns/before")) {
+		t.Errorf("the copy is %q", b)
 	}
 }
 

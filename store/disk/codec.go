@@ -21,16 +21,16 @@ var errValue = errors.New("the value's header is damaged")
 // appendKey appends the database key of key to dst.
 func appendKey(dst []byte, key string) []byte { return append(append(dst, keyValue), key...) }
 
-// appendHeader appends what precedes the data in a stored value.
-func appendHeader(dst []byte, v *mvcc.Value) []byte {
+// AppendHeader appends what precedes the data in a stored value: one header and the data are what DecodeValue takes apart.
+func AppendHeader(dst []byte, v *mvcc.Value) []byte {
 	dst = binary.AppendUvarint(dst, uint64(v.Create))
 	dst = binary.AppendUvarint(dst, uint64(v.Mod))
 	dst = binary.AppendUvarint(dst, uint64(v.Version))
 	return binary.AppendVarint(dst, v.Expires)
 }
 
-// decodeValue takes a stored value apart. It copies both key and value.
-func decodeValue(key, stored []byte) (*mvcc.Value, error) {
+// DecodeValue takes a stored value apart. It copies both key and value.
+func DecodeValue(key, stored []byte) (*mvcc.Value, error) {
 	var n [3]uint64
 	for i := range n {
 		u, size := binary.Uvarint(stored)

@@ -175,7 +175,7 @@ func (d *DB) load(fn func(*mvcc.Value)) (rev int64, err error) {
 		return 0, fmt.Errorf("load the values: %w", err)
 	}
 	for ok := it.First(); ok; ok = it.Next() {
-		v, err := decodeValue(it.Key()[1:], it.Value())
+		v, err := DecodeValue(it.Key()[1:], it.Value())
 		if err != nil {
 			return 0, errors.Join(fmt.Errorf("load %q: %w", it.Key()[1:], err), it.Close())
 		}
@@ -224,7 +224,7 @@ func (d *DB) add(b *pebble.Batch, e *mvcc.Event) error {
 	if e.Cur == nil {
 		return b.Delete(d.key, nil)
 	}
-	d.value = appendHeader(d.value[:0], e.Cur)
+	d.value = AppendHeader(d.value[:0], e.Cur)
 	op := b.SetDeferred(len(d.key), len(d.value)+len(e.Cur.Data))
 	copy(op.Key, d.key)
 	copy(op.Value[copy(op.Value, d.value):], e.Cur.Data)

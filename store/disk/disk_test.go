@@ -112,7 +112,7 @@ func TestLargeInNewDirectories(t *testing.T) {
 }
 
 func TestDamagedValue(t *testing.T) {
-	if _, err := decodeValue([]byte("k"), []byte{0x80}); !errors.Is(err, errValue) {
+	if _, err := DecodeValue([]byte("k"), []byte{0x80}); !errors.Is(err, errValue) {
 		t.Errorf("decodeValue of half a number: %v", err)
 	}
 }
