@@ -6,22 +6,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"net"
 	"os"
 	"slices"
 	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/peapod/peapod/cli/terminal"
-	"github.com/peapod/peapod/daemon/instance"
 	"github.com/peapod/peapod/runtime/image"
 )
 
@@ -42,12 +37,12 @@ func connected(t *terminal.Terminal, run func(context.Context, grpc.ClientConnIn
 		if err != nil {
 			return err
 		}
-		if err := listening(i); err != nil {
+		conn, err := terminal.Connect(i)
+		if err != nil {
 			return err
 		}
-		conn, err := grpc.NewClient("unix://"+i.Socket(), grpc.WithTransportCredentials(insecure.NewCredentials()))
-		if err != nil {
-			return fmt.Errorf("connect to the server: %w", err)
+		if conn == nil {
+			return fmt.Errorf("no %[1]s runs with data directory %[2]s: start it with 'peapod %[1]s'", i.Program(), i.DataDir)
 		}
 		defer conn.Close()
 		if err := run(c.Context(), conn); err != nil {
@@ -59,26 +54,6 @@ func connected(t *terminal.Terminal, run func(context.Context, grpc.ClientConnIn
 		}
 		return nil
 	}
-}
-
-// listening returns an error unless somebody listens on i's socket, which outlives a server that was killed.
-func listening(i instance.Instance) error {
-	probe, err := net.Dial("unix", i.Socket())
-	if err == nil {
-		return probe.Close()
-	}
-	if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ECONNREFUSED) {
-		return fmt.Errorf("connect to the server: %w", err)
-	}
-	s, err := i.Running()
-	if err != nil {
-		return err
-	}
-	if s == nil {
-		return fmt.Errorf("no %[1]s runs with data directory %[2]s: start it with 'peapod %[1]s'", i.Program(), i.DataDir)
-	}
-	defer s.Close()
-	return fmt.Errorf("%s (process %d) with data directory %s is starting: 'peapod status --wait 1m' returns when it is ready", i.Program(), s.PID, i.DataDir)
 }
 
 func pull(t *terminal.Terminal) *cobra.Command {
