@@ -12,10 +12,12 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/peapod/peapod/cli/agent"
+	"github.com/peapod/peapod/cli/backup"
 	"github.com/peapod/peapod/cli/check"
 	"github.com/peapod/peapod/cli/image"
 	"github.com/peapod/peapod/cli/kill"
 	"github.com/peapod/peapod/cli/kubectl"
+	"github.com/peapod/peapod/cli/restore"
 	"github.com/peapod/peapod/cli/runtime"
 	"github.com/peapod/peapod/cli/server"
 	"github.com/peapod/peapod/cli/status"
@@ -71,7 +73,7 @@ Start here (as root):
 		"directory of the cluster's state (environment: "+instance.DataDirEnv+")")
 	root.AddCommand(
 		server.New(t), agent.New(t), token.New(t), kubectl.New(), image.New(t), status.New(t),
-		stop.New(t), kill.New(t), uninstall.New(t), store.New(t),
+		stop.New(t), kill.New(t), uninstall.New(t), backup.New(t), restore.New(t), store.New(t),
 		check.New(t), runtime.New(t), version.New(t),
 	)
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {

@@ -47,7 +47,7 @@ const patience = 5 * time.Second
 // configuration and gets its Pod network. Whatever it has from an earlier time it asks for only briefly.
 func joinCluster(ctx context.Context, i instance.Instance, a settledAgent) (*joined, error) {
 	j := &joined{settledAgent: a, servers: join.NewServers(a.server.Host, a.record.Servers)}
-	dir := filepath.Join(i.DataDir, "pki")
+	dir := pkiDir(i)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make PKI directory: %w", err)
 	}

@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 
@@ -121,7 +120,7 @@ func openKeys(i instance.Instance, s settled, ranges instance.Ranges) (*pki.PKI,
 		return nil, fmt.Errorf("read host name: %w", err)
 	}
 	return pki.Open(pki.Config{
-		Dir: filepath.Join(i.DataDir, "pki"), NodeName: s.NodeName, Names: append([]string{host, s.NodeName}, s.names...),
+		Dir: pkiDir(i), NodeName: s.NodeName, Names: append([]string{host, s.NodeName}, s.names...),
 		IPs: ips, NodeNames: []string{host}, NodeIPs: own, ClusterDomain: clusterDomain,
 	})
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync"
 
+	"google.golang.org/grpc"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/klog/v2"
 
@@ -39,6 +40,7 @@ func openContainers(ctx context.Context, ps *parts, i instance.Instance, s settl
 // nodeParts is this machine as a node of the cluster that its server serves.
 type nodeParts struct {
 	socket   string
+	backups  func(grpc.ServiceRegistrar)
 	engine   *containers
 	node     *node
 	services *nodeServices
@@ -47,7 +49,7 @@ type nodeParts struct {
 
 // newNodeParts composes them on the informers that all share, which are started by their owner afterwards.
 func newNodeParts(i instance.Instance, s settled, c *control, k keyed, o *opening) (*nodeParts, error) {
-	n := &nodeParts{socket: i.Socket(), engine: o.containers}
+	n := &nodeParts{socket: i.Socket(), backups: serveBackups(i, k.store), engine: o.containers}
 	m, err := c.membership(s, k.kubeletListener, o.pods)
 	if err != nil {
 		return nil, err
@@ -64,7 +66,9 @@ func newNodeParts(i instance.Instance, s settled, c *control, k keyed, o *openin
 }
 
 func (n *nodeParts) start(ps *parts) {
-	ps.start("CRI socket", func(ctx context.Context) error { return cri.Serve(ctx, n.socket, n.engine.service, n.engine.images) })
+	ps.start("CRI socket", func(ctx context.Context) error {
+		return cri.Serve(ctx, n.socket, n.engine.service, n.engine.images, n.backups)
+	})
 	ps.start("overlay", n.peers.Run)
 	ps.start("services", n.services.run)
 	ps.start("node", n.node.run)

@@ -128,7 +128,7 @@ func joinServers(ctx context.Context, st *etcd.Store, i instance.Instance, s *se
 	if err != nil {
 		return err
 	}
-	dir := filepath.Join(i.DataDir, "pki")
+	dir := pkiDir(i)
 	sealed, made, err := st.Once(ctx, clusterKey, func() ([]byte, error) {
 		if r.ID != "" {
 			return nil, fmt.Errorf("etcd holds nothing below %s, but this server has had a cluster there: restore etcd from a backup, or run peapod uninstall first", s.EtcdPrefix)

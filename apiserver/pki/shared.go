@@ -77,6 +77,16 @@ func InstallShared(dir string, files map[string][]byte) error {
 	return nil
 }
 
+// CheckShared says why files are not what ReadShared has returned: what InstallShared would say after it has begun.
+func CheckShared(files map[string][]byte) error {
+	for _, name := range sharedNames() {
+		if _, err := publicKeys(name, files[name]); err != nil {
+			return fmt.Errorf("read %s of the cluster: %w", name, err)
+		}
+	}
+	return nil
+}
+
 // publicKeys returns the keys of a file of that name, at least one.
 func publicKeys(name string, content []byte) ([]*ecdsa.PublicKey, error) {
 	if name != accountKeys {

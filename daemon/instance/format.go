@@ -26,11 +26,12 @@ type record struct {
 	Store bool `json:"store,omitempty"`
 }
 
-func (i Instance) recordFile() string { return filepath.Join(i.DataDir, "peapod.json") }
+// RecordFile says what the data directory is. It is there once a server or an agent has been started with it.
+func (i Instance) RecordFile() string { return filepath.Join(i.DataDir, "peapod.json") }
 
 // readRecord returns an empty record for a new directory.
 func (i Instance) readRecord() (record, error) {
-	b, err := os.ReadFile(i.recordFile())
+	b, err := os.ReadFile(i.RecordFile())
 	if errors.Is(err, os.ErrNotExist) {
 		return record{Format: format}, nil
 	}
@@ -39,7 +40,7 @@ func (i Instance) readRecord() (record, error) {
 	}
 	var r record
 	if err := json.Unmarshal(b, &r); err != nil {
-		return record{}, fmt.Errorf("read %s: %w; restore it from a backup, or remove the data directory to start anew", i.recordFile(), err)
+		return record{}, fmt.Errorf("read %s: %w; restore it from a backup, or remove the data directory to start anew", i.RecordFile(), err)
 	}
 	return r, nil
 }
@@ -75,12 +76,52 @@ func (i Instance) NoteStore() error {
 	return i.writeRecord(r)
 }
 
+// Record returns what the data directory is, for PutBack.
+func (i Instance) Record() ([]byte, error) {
+	b, err := os.ReadFile(i.RecordFile())
+	if err != nil {
+		return nil, fmt.Errorf("read what the data directory is: %w", err)
+	}
+	return b, nil
+}
+
+// CheckRecord says why a data directory cannot be what b says, which Record is to have returned for another.
+func CheckRecord(b []byte) error {
+	_, err := restorable(b)
+	return err
+}
+
+// PutBack makes a data directory of which nobody knows what it is that what Record has returned of another. From then on no server begins
+// with an empty store there. The caller holds the Lock.
+func (i Instance) PutBack(b []byte) error {
+	r, err := restorable(b)
+	if err != nil {
+		return err
+	}
+	return i.writeRecord(r)
+}
+
+func restorable(b []byte) (record, error) {
+	var r record
+	if err := json.Unmarshal(b, &r); err != nil {
+		return r, fmt.Errorf("read what the data directory was: %w", err)
+	}
+	if r.Format > format {
+		return r, fmt.Errorf("the data directory was that of %s (format %d), this release knows formats up to %d: use that release or a newer one", r.Version, r.Format, format)
+	}
+	if r.Format < 1 || r.Ranges == nil || len(r.Ranges.Cluster) == 0 || len(r.Ranges.Service) == 0 {
+		return r, errors.New("read what the data directory was: no addresses of Pods and Services are in it")
+	}
+	r.Store = true
+	return r, nil
+}
+
 func (i Instance) writeRecord(r record) error {
 	b, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
 		return err
 	}
-	if err := atomicfile.Write(i.recordFile(), append(b, '\n'), 0o600); err != nil {
+	if err := atomicfile.Write(i.RecordFile(), append(b, '\n'), 0o600); err != nil {
 		return fmt.Errorf("write what the data directory is: %w", err)
 	}
 	return nil

@@ -118,14 +118,14 @@ func TestNewerFormatIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	newer := []byte(`{"format": 99, "version": "v9.9.9"}`)
-	if err := os.WriteFile(i.recordFile(), newer, 0o600); err != nil {
+	if err := os.WriteFile(i.RecordFile(), newer, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	err = i.Open("v1")
 	if err == nil || !strings.Contains(err.Error(), "made by v9.9.9 (format 99)") {
 		t.Fatalf("Open of a newer directory: %v", err)
 	}
-	if b, _ := os.ReadFile(i.recordFile()); string(b) != string(newer) {
+	if b, _ := os.ReadFile(i.RecordFile()); string(b) != string(newer) {
 		t.Errorf("the refused directory was changed: %s", b)
 	}
 }

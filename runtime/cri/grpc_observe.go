@@ -117,10 +117,11 @@ func (r runtimeServer) GetContainerEvents(_ *runtimeapi.GetEventsRequest, to grp
 // Clients of the socket need an address for the streams of exec, attach and port-forward. It is opened when the first of
 // them asks, on loopback, as other runtimes have theirs: a stream's address is random, known to who asked alone, good once
 // and for a minute.
-func Serve(ctx context.Context, path string, service *Service, images *image.Store) error {
+func Serve(ctx context.Context, path string, service *Service, images *image.Store, more ...func(grpc.ServiceRegistrar)) error {
 	streams := &streamServer{handler: service.StreamHandler()}
 	defer streams.close()
-	return image.Serve(ctx, path, images, func(server grpc.ServiceRegistrar) { Register(server, service, streams.base) })
+	more = append(more, func(server grpc.ServiceRegistrar) { Register(server, service, streams.base) })
+	return image.Serve(ctx, path, images, more...)
 }
 
 // streamServer is the listener for streams, which exists once somebody has asked for it.

@@ -3,26 +3,12 @@ package cluster
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
 )
-
-// backedUp is what docs/CONFIG.md says to back up of a server.
-var backedUp = []string{"store", "pki", "peapod.json"}
-
-// copyAll copies these from one directory to another, where they must not be.
-func copyAll(t *testing.T, from, to string) {
-	t.Helper()
-	for _, name := range backedUp {
-		if out, err := exec.Command("cp", "-a", filepath.Join(from, name), filepath.Join(to, name)).CombinedOutput(); err != nil {
-			t.Fatalf("%v: %s", err, out)
-		}
-	}
-}
 
 // onTwo is a Deployment whose Pods run on the agent.
 func (w *world) onTwo(name string, replicas int) {
@@ -35,17 +21,15 @@ func (w *world) onTwo(name string, replicas int) {
 	w.kubectl("rollout", "status", "deployment/"+name, "--timeout=120s")
 }
 
-// TestOldBackup puts an older backup back under an agent that runs newer Pods: the agent has seen more changes than there are now, and does what
-// the API says nevertheless.
+// TestOldBackup puts an older backup back, as docs/CONFIG.md says, under an agent that runs newer Pods: the agent has seen more changes than
+// there are now, and does what the API says nevertheless.
 func TestOldBackup(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, 1)
 	w.onTwo("old", 2)
 	was := w.kubectl("get", "pods", "-l", "app=old", "-o", "jsonpath={.items[*].metadata.uid}")
-	backup := t.TempDir()
-	w.server.end(unix.SIGTERM)
-	copyAll(t, w.server.data, backup)
-	w.startServer()
+	backup := filepath.Join(t.TempDir(), "backup")
+	w.server.do("backup", backup)
 	w.onTwo("new", 2)
 	w.kubectl("delete", "deployment", "old")
 	w.kubectl("wait", "--for=delete", "pod", "-l", "app=old", "--timeout=120s")
@@ -57,10 +41,10 @@ func TestOldBackup(t *testing.T) {
 	must(t, os.WriteFile(file, []byte(maps.String()), 0o600))
 	w.kubectl("create", "-f", file)
 	w.server.end(unix.SIGKILL)
-	for _, name := range backedUp {
-		must(t, os.RemoveAll(filepath.Join(w.server.data, name)))
+	for _, name := range []string{"store", "pki", "peapod.json"} {
+		must(t, os.Rename(filepath.Join(w.server.data, name), filepath.Join(w.server.data, name+".old")))
 	}
-	copyAll(t, backup, w.server.data)
+	w.server.do("restore", backup)
 	w.startServer()
 
 	w.kubectl("wait", "--for=condition=Ready", "node/two", "--timeout=120s")
