@@ -155,8 +155,10 @@ func tokens(w *world) {
 	forever, short, deleted := made("--ttl=0", "--description=for ever"), made("--ttl=1s"), made("--ttl=1h")
 	list := w.server.do("token", "list")
 	hour := time.Now().Add(time.Hour)
+	listed := map[string]int{}
 	for line := range strings.Lines(list) {
 		f := strings.Fields(line)
+		listed[f[0]]++
 		switch f[0] {
 		case "ID":
 			if !slices.Equal(f, []string{"ID", "EXPIRES", "DESCRIPTION"}) {
@@ -171,6 +173,9 @@ func tokens(w *world) {
 				w.Errorf("the token of an hour is listed as %q", line)
 			}
 		}
+	}
+	if listed["ID"] != 1 || listed[id(forever)] != 1 || listed[id(deleted)] != 1 {
+		w.Errorf("not in the list of tokens, once each: the head, %s and %s:\n%s", id(forever), id(deleted), list)
 	}
 	for _, token := range []string{forever, deleted} {
 		if !strings.Contains(list, id(token)) || strings.Contains(list, token[7:23]) {

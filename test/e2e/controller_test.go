@@ -212,6 +212,7 @@ func TestControllerOutlivesServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	equal(t, "copiers", len(pods.Items), 2)
 	for _, p := range pods.Items {
 		equal(t, "restarts of "+p.Name, p.Status.ContainerStatuses[0].RestartCount, 0)
 	}
