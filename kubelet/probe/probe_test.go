@@ -82,11 +82,19 @@ func TestHTTP(t *testing.T) {
 }
 
 func TestHTTPS(t *testing.T) {
-	server := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	asked := ""
+	server := httptest.NewTLSServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { asked = r.TLS.ServerName }))
 	defer server.Close()
 	tg, port := target0(t, server.URL)
 	if v, err := httpCheck(t.Context(), tg, &v1.HTTPGetAction{Scheme: v1.URISchemeHTTPS, Path: "/", Port: port}); err != nil || !v.ok {
 		t.Errorf("%+v, %v", v, err)
+	}
+	// The server is told the name that the Host header has; an address is none.
+	for host, want := range map[string]string{"me.example:8443": "me.example", "[fd00::1]:8443": "", "": ""} {
+		h := &v1.HTTPGetAction{Scheme: v1.URISchemeHTTPS, Path: "/", Port: port, HTTPHeaders: []v1.HTTPHeader{{Name: "Host", Value: host}}}
+		if v, err := httpCheck(t.Context(), tg, h); err != nil || !v.ok || asked != want {
+			t.Errorf("with Host %q: %+v, %v, for %q, want %q", host, v, err, asked, want)
+		}
 	}
 }
 
