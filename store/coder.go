@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"maps"
 	"reflect"
+	"weak"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/features"
@@ -25,6 +27,11 @@ type coder struct {
 	// transformer encrypts; nil for none.
 	transformer value.Transformer
 	newFunc     func() runtime.Object
+	// passing says that nobody in the process holds what decoded objects consist of: they are of a type that is not sent, and each
+	// watcher gets a conversion. Such objects are kept until garbage is collected, which is long enough for watchers that keep up.
+	passing bool
+	// partial says that objects are only their metadata. They are not kept: they would take the place of the whole ones.
+	partial bool
 	// tolerant makes errors say which objects are corrupt, so that they can be deleted.
 	tolerant bool
 }
@@ -82,10 +89,44 @@ func (c *coder) decode(data []byte, into runtime.Object, rev int64) (runtime.Obj
 
 // memo returns the object that v has already been decoded to by c, nil if it has not. It is shared: read-only.
 func (c *coder) memo(v *mvcc.Value) runtime.Object {
-	if m := v.Memo(); m != nil && m.Owner == any(c) {
-		return m.Object.(runtime.Object)
+	m := v.Memo()
+	if m == nil || m.Owner != any(c) {
+		return nil
 	}
-	return nil
+	if p, ok := m.Object.(weak.Pointer[passing]); ok {
+		if kept := p.Value(); kept != nil {
+			return kept.object
+		}
+		return nil
+	}
+	return m.Object.(runtime.Object)
+}
+
+// newMemo makes the memo of a value that decodes to obj, which is shared from now on.
+func (c *coder) newMemo(obj runtime.Object) *mvcc.Memo {
+	if c.passing {
+		return &mvcc.Memo{Owner: c, Object: weak.Make(&passing{obj})}
+	}
+	return &mvcc.Memo{Owner: c, Object: obj}
+}
+
+// passing holds an object that a memo points to weakly.
+type passing struct{ object runtime.Object }
+
+// isPartial says whether obj is the metadata of an object.
+func isPartial(obj runtime.Object) bool {
+	_, yes := obj.(*metav1.PartialObjectMetadata)
+	return yes
+}
+
+// passes says whether objects of obj's type are converted before they are sent, as the internal types of k8s.io/apiextensions-apiserver are:
+// they have no encoding of their own.
+func passes(obj runtime.Object) bool {
+	switch obj.(type) {
+	case message, runtime.Unstructured:
+		return false
+	}
+	return true
 }
 
 // object decodes v into a shared, read-only object, which is kept with v if keep. The error of unsealing is reported
@@ -101,8 +142,8 @@ func (c *coder) object(ctx context.Context, v *mvcc.Value, keep bool) (obj runti
 	if obj, err = c.decode(data, c.newFunc(), v.Mod); err != nil {
 		return nil, nil, err
 	}
-	if keep {
-		v.SetMemo(&mvcc.Memo{Owner: c, Object: obj})
+	if keep && !c.partial {
+		v.SetMemo(c.newMemo(obj))
 	}
 	return obj, nil, nil
 }

@@ -178,7 +178,7 @@ func (s *Store) check(batch *mvcc.Batch, w *write) {
 	w.rev = v.Mod
 	if w.object != nil {
 		if err := w.owner.versioner.UpdateObject(w.object, uint64(v.Mod)); err == nil {
-			v.SetMemo(&mvcc.Memo{Owner: w.owner, Object: w.object})
+			v.SetMemo(w.owner.newMemo(w.object))
 		}
 	}
 }

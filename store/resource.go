@@ -72,6 +72,8 @@ func newResource(s *Store, cfg ResourceConfig) *Resource {
 			versioner:   storage.APIObjectVersioner{},
 			transformer: cfg.Transformer,
 			newFunc:     cfg.New,
+			passing:     passes(cfg.New()),
+			partial:     isPartial(cfg.New()),
 			tolerant:    corruptionTolerated(),
 		},
 		watchers: map[*watcher]struct{}{},

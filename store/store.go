@@ -61,7 +61,7 @@ type family struct {
 	groupResource schema.GroupResource
 	served        int
 	watchers      map[*watcher]struct{}
-	// watched counts watchers. While there are any, decoded objects are kept with the values.
+	// watched counts watchers of whole objects. While there are any, decoded objects are kept with the values.
 	watched atomic.Int32
 }
 

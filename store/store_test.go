@@ -178,28 +178,6 @@ func TestLoanOfUnstructured(t *testing.T) {
 	}
 }
 
-// TestDecodeOnce checks that watchers and lists share what a write decoded, and that it goes with the last watcher.
-func TestDecodeOnce(t *testing.T) {
-	_, s := newSuite(t)
-	w := startWatch(t, s, "0", nil)
-	create(t, s, pod("p"), 0)
-	next(t, w)
-	v, _ := s.store.get(podKey("p"))
-	if s.coder.memo(v) == nil {
-		t.Error("a write that is watched keeps no object")
-	}
-	w.Stop()
-	for range w.ResultChan() {
-	}
-	if s.coder.memo(v) != nil {
-		t.Error("the object stays after the last watcher has gone")
-	}
-	list(t, s, storage.ListOptions{})
-	if s.coder.memo(v) != nil {
-		t.Error("a list keeps objects that nobody watches")
-	}
-}
-
 // armedClock tells when a timer has been set.
 type armedClock struct {
 	*testingclock.FakeClock

@@ -160,7 +160,9 @@ func (r *Resource) begin(w *watcher, rev int64, opts storage.ListOptions) (b sta
 		w.pos = max(w.pos, now)
 	}
 	r.family.watchers[w] = struct{}{}
-	r.watched.Add(1)
+	if !r.coder.partial {
+		r.watched.Add(1)
+	}
 	return b, true
 }
 
@@ -173,7 +175,7 @@ func (w *watcher) leave() {
 	r.mu.Unlock()
 	s.mu.Lock()
 	delete(r.family.watchers, w)
-	last := r.watched.Add(-1) == 0
+	last := !w.coder.partial && r.watched.Add(-1) == 0
 	s.mu.Unlock()
 	if last {
 		prefix := r.Prefix
