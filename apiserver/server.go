@@ -149,6 +149,7 @@ func (s *Server) genericConfig() *genericapiserver.Config {
 	c.SkipOpenAPIInstallation = true
 	c.BuildHandlerChainFunc = func(api http.Handler, c *genericapiserver.Config) http.Handler {
 		api = gather.Lists(api, s.codecs.SupportedMediaTypes())
+		api = s.custom.Metadata(api)
 		if s.aggregation != nil {
 			api = s.aggregation.Wrap(api)
 		}

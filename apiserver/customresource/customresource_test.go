@@ -116,6 +116,14 @@ func (w *world) define(text string) *apiextensionsv1.CustomResourceDefinition {
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	return w.established(crd)
+}
+
+// established waits until a definition's kind is served.
+func (w *world) established(crd *apiextensionsv1.CustomResourceDefinition) *apiextensionsv1.CustomResourceDefinition {
+	w.t.Helper()
+	ctx := limit(w.t)
+	crds := w.definitions.ApiextensionsV1().CustomResourceDefinitions()
 	events, err := crds.Watch(ctx, metav1.ListOptions{ResourceVersion: crd.ResourceVersion, FieldSelector: "metadata.name=" + crd.Name})
 	if err != nil {
 		w.t.Fatal(err)

@@ -56,6 +56,7 @@ type Server struct {
 	generic   *genericapiserver.GenericAPIServer
 	informers informers.SharedInformerFactory
 	defined   *Defined
+	metadata  *metadata
 }
 
 // New makes a server that is ready to be the main server's delegate: that runs what this one has to run.
@@ -63,10 +64,12 @@ func New(c Config) (*Server, error) {
 	if c.Generic == nil || c.Generic.AggregatedDiscoveryGroupManager == nil || c.Storage == nil || c.Services == nil {
 		return nil, errors.New("make server of custom resources: Generic with its discovery manager, Storage and Services are needed")
 	}
-	definitions, err := definitionOptions(c.Storage, c.Encryption)
+	storage := sharing(c.Storage)
+	definitions, err := definitionOptions(storage, c.Encryption)
 	if err != nil {
 		return nil, err
 	}
+	objects := objectOptions(storage, c.Encryption)
 	g := c.Generic
 	g.RESTOptionsGetter = definitions
 	g.MergedResourceConfig = extensions.DefaultAPIResourceConfigSource()
@@ -83,7 +86,7 @@ func New(c Config) (*Server, error) {
 	config := extensions.Config{
 		GenericConfig: &genericapiserver.RecommendedConfig{Config: *g},
 		ExtraConfig: extensions.ExtraConfig{
-			CRDRESTOptionsGetter: objectOptions(c.Storage, c.Encryption),
+			CRDRESTOptionsGetter: objects,
 			MasterCount:          1,
 			ServiceResolver:      c.Services,
 			AuthResolverWrapper:  webhook.NewDefaultAuthenticationInfoResolverWrapper(nil, nil, g.LoopbackClientConfig, g.TracerProvider),
@@ -94,10 +97,18 @@ func New(c Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make server of custom resources: %w", err)
 	}
-	defined, err := newDefined(made.Informers.Apiextensions().V1().CustomResourceDefinitions())
+	definitionsInformer := made.Informers.Apiextensions().V1().CustomResourceDefinitions()
+	if err := definitionsInformer.Informer().SetTransform(lean); err != nil {
+		return nil, fmt.Errorf("make server of custom resources: %w", err)
+	}
+	defined, err := newDefined(definitionsInformer)
 	if err != nil {
 		return nil, fmt.Errorf("make server of custom resources: %w", err)
 	}
+	if s.metadata, err = newMetadata(objects, defined, time.Duration(g.MinRequestTimeout)*time.Second); err != nil {
+		return nil, fmt.Errorf("make server of custom resources: %w", err)
+	}
+	made.GenericAPIServer.RegisterDestroyFunc(s.metadata.close)
 	s.generic, s.informers, s.defined = made.GenericAPIServer, made.Informers, defined
 	return s, nil
 }

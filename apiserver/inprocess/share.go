@@ -50,6 +50,12 @@ func Watch(ctx context.Context, start func(context.Context) (watch.Interface, er
 	return watch.NewEmptyWatch(), nil
 }
 
+// Shares says whether a request with context ctx is one to watch whose caller shares: Watch would hand its watch over.
+func Shares(ctx context.Context) bool {
+	_, ok := ctx.Value(offered{}).(*offer)
+	return ok
+}
+
 // watches says whether a request is one to watch.
 func watches(req *http.Request) bool {
 	if req.Method != http.MethodGet || req.URL.RawQuery == "" {
