@@ -6,7 +6,6 @@ import (
 	"sync"
 
 	v1 "k8s.io/api/core/v1"
-	apiextensions "k8s.io/apiextensions-apiserver/pkg/client/clientset/clientset"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/tools/events"
@@ -65,7 +64,7 @@ func newControllers(s settled, c *control, shared informers.SharedInformerFactor
 		if err != nil {
 			return nil, fmt.Errorf("make metadata client of %s: %w", row.Name, err)
 		}
-		extensions, err := apiextensions.NewForConfig(config)
+		extensions, err := inprocess.NewExtensions(config)
 		if err != nil {
 			return nil, fmt.Errorf("make client of custom resource definitions of %s: %w", row.Name, err)
 		}

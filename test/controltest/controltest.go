@@ -10,7 +10,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	apiextensions "k8s.io/apiextensions-apiserver/pkg/client/clientset/clientset"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
@@ -63,7 +62,7 @@ func StartOn(t *testing.T, server *servertest.Server, news ...New) *World {
 	if err != nil {
 		t.Fatal(err)
 	}
-	extensions, err := apiextensions.NewForConfig(config)
+	extensions, err := inprocess.NewExtensions(config)
 	if err != nil {
 		t.Fatal(err)
 	}
