@@ -41,6 +41,11 @@ const (
 	// extra is what a heap larger than headroom may grow by beyond that rule, at most, in bytes. Up to there it gets twice as
 	// much for what it has more than headroom, which makes a heap that is small when idle no larger.
 	extra = 256 << 20
+	// sudden is extra for a process that was idle until lately. What lives at the height of a burst is mostly on its way: with room for
+	// as much again and more the burst ends sooner than the next collection, and what it leaves lies scattered over all of it.
+	sudden = 32 << 20
+	// steady is how many collections make work that goes on: at the pace of a heap of 100 MB, some ten seconds of it.
+	steady = 32
 	// allocations is the metric of all bytes that were ever allocated.
 	allocations = "/gc/heap/allocs:bytes"
 	// worthwhile is how much there must be to give back, in bytes: it takes a collection, some 20 ms of processor time.
@@ -54,6 +59,8 @@ type Keeper struct {
 	collected chan struct{}
 	stopped   atomic.Bool
 	percent   int
+	// worked counts the collections since the process was idle.
+	worked int
 	// allocated is how many bytes had been allocated when rested was last called.
 	allocated uint64
 }
@@ -77,6 +84,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 	for {
 		select {
 		case <-k.collected:
+			k.worked++
 			k.tune()
 			idle.Reset(k.cfg.Quiet)
 			k.rested()
@@ -85,6 +93,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 				idle.Reset(k.cfg.Quiet)
 				continue
 			}
+			k.worked = 0
 			// The collection that trim makes is waited for as any other; what it leaves is not worthwhile.
 			if spare := reclaimable(); spare >= worthwhile {
 				if err := trim(); err != nil {
@@ -124,18 +133,22 @@ func (k *Keeper) await() {
 
 // tune sets how far the heap may grow from what lives now. Small differences are left alone: setting stops the world.
 func (k *Keeper) tune() {
-	percent := growth(max(read("/gc/heap/live:bytes")[0], 1<<20))
+	percent := growth(max(read("/gc/heap/live:bytes")[0], 1<<20), k.worked >= steady)
 	if diff := percent - k.percent; diff*4 > k.percent || -diff*4 > k.percent {
 		debug.SetGCPercent(percent)
 		k.percent = percent
 	}
 }
 
-// growth is by how many per cent a heap of which so many bytes live may grow before garbage is collected.
-func growth(live uint64) int {
-	room := uint64(headroom)
+// growth is by how many per cent a heap of which so many bytes live may grow before garbage is collected, in a process that works and has
+// for a while, or has not.
+func growth(live uint64, longSince bool) int {
+	room, beyond := uint64(headroom), uint64(sudden)
+	if longSince {
+		beyond = extra
+	}
 	if live > headroom {
-		room = live*usualPercent/100 + min(live-headroom, extra)
+		room = live*usualPercent/100 + min(live-headroom, beyond)
 	}
 	return int(min(room*100/live, maxPercent))
 }

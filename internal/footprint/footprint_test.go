@@ -168,22 +168,28 @@ func TestWhatTheLoaderWroteStays(t *testing.T) {
 	}
 }
 
-// The room that a heap gets is headroom, or its own size if that is more, and as much as it has beyond headroom, to a bound.
+// The room that a heap gets is headroom, or its own size if that is more, and as much as it has beyond headroom, to a bound, which is lower
+// for a burst than for work that goes on.
 func TestRoomFollowsTheHeap(t *testing.T) {
 	k := New(Config{})
 	small := k.percent
 	if small <= usualPercent {
 		t.Errorf("a small heap may grow by %d %%, want more than %d %%", small, usualPercent)
 	}
-	for live, want := range map[uint64]int{1 << 20: 800, headroom / 2: 200, headroom: 100, 2 * headroom: 150, 4 * headroom: 175, headroom + 8*extra: 112} {
-		if got := growth(live); got != want {
-			t.Errorf("%d bytes that live may grow by %d %%, want %d %%", live, got, want)
+	for live, want := range map[uint64][2]int{ // in a burst, and later
+		1 << 20: {800, 800}, headroom / 2: {200, 200}, headroom: {100, 100}, headroom + sudden: {166, 166}, headroom + 2*sudden: {140, 180},
+		headroom + 8*extra: {101, 112},
+	} {
+		for i, longSince := range []bool{false, true} {
+			if got := growth(live, longSince); got != want[i] {
+				t.Errorf("%d bytes that live may grow by %d %%, want %d %% (long since: %t)", live, got, want[i], longSince)
+			}
 		}
 	}
 	block := make([]byte, 4*headroom)
 	runtime.GC()
 	k.tune()
-	if want := growth(uint64(len(block))); k.percent > want || k.percent < want*3/4 {
+	if want := growth(uint64(len(block)), false); k.percent > want || k.percent < want*3/4 {
 		t.Errorf("a heap of %d bytes may grow by %d %%, want %d %%", len(block), k.percent, want)
 	}
 	runtime.KeepAlive(block)
