@@ -36,10 +36,11 @@ const (
 	maxRedirects = 10
 )
 
-// verdict is one check's answer. ok with a text is a warning.
+// verdict is one check's answer; warning: it is ok, and what it says is worth telling.
 type verdict struct {
-	ok   bool
-	text string
+	ok      bool
+	text    string
+	warning bool
 }
 
 // target is whom to ask.
@@ -157,11 +158,9 @@ func request(ctx context.Context, t *target, h *v1.HTTPGetAction, agent string) 
 	return req, nil
 }
 
-var errForeign = errors.New("redirect to another host")
-
 // client follows redirects within the asked host only: a probe must not make
-// the node talk to whoever a container names. Certificates are not checked: a
-// Pod's address is in none.
+// the node talk to whoever a container names. One that leads elsewhere is the
+// answer. Certificates are not checked: a Pod's address is in none.
 func client(name string) *http.Client {
 	tr := &http.Transport{
 		TLSClientConfig:    &tls.Config{InsecureSkipVerify: true, ServerName: name}, //nolint:gosec // see above
@@ -172,7 +171,7 @@ func client(name string) *http.Client {
 	}
 	return &http.Client{Transport: tr, CheckRedirect: func(req *http.Request, via []*http.Request) error {
 		if req.URL.Hostname() != via[0].URL.Hostname() {
-			return errForeign
+			return http.ErrUseLastResponse
 		}
 		if len(via) >= maxRedirects {
 			return errors.New("stopped after 10 redirects")
@@ -192,9 +191,6 @@ func httpCheck(ctx context.Context, t *target, h *v1.HTTPGetAction) (verdict, er
 	}
 	resp, err := client(name).Do(req)
 	if err != nil {
-		if errors.Is(err, errForeign) { // it answered: that is what was asked
-			return verdict{ok: true, text: "Probe terminated redirects"}, nil
-		}
 		return verdict{text: err.Error()}, nil
 	}
 	defer resp.Body.Close()
@@ -202,8 +198,11 @@ func httpCheck(ctx context.Context, t *target, h *v1.HTTPGetAction) (verdict, er
 	if err != nil {
 		return verdict{}, err
 	}
-	if resp.StatusCode >= http.StatusOK && resp.StatusCode < http.StatusBadRequest {
+	switch code := resp.StatusCode; {
+	case code >= http.StatusOK && code < http.StatusMultipleChoices:
 		return verdict{ok: true, text: string(body)}, nil
+	case code >= http.StatusMultipleChoices && code < http.StatusBadRequest: // it answered: that is what was asked
+		return verdict{ok: true, warning: true, text: fmt.Sprintf("Probe terminated redirects, Response body: %s", body)}, nil
 	}
 	return verdict{text: fmt.Sprintf("HTTP probe failed with statuscode: %d", resp.StatusCode)}, nil
 }

@@ -18,6 +18,9 @@ func TestHTTPHook(t *testing.T) {
 	status := http.StatusOK
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		requests <- asked{r.TLS != nil, r.Header.Get("Authorization")}
+		if status == http.StatusFound {
+			w.Header().Set("Location", "http://other.invalid/")
+		}
 		w.WriteHeader(status)
 	})
 	plain, encrypted := httptest.NewServer(handler), httptest.NewTLSServer(handler)
@@ -45,8 +48,13 @@ func TestHTTPHook(t *testing.T) {
 			t.Errorf("%s of %s: asked %+v, want %+v", c.scheme, c.url, got, c.want)
 		}
 	}
-	status = http.StatusTeapot
+	for _, status = range []int{http.StatusTeapot, http.StatusFound} {
+		if err := hook(plain.URL, v1.URISchemeHTTP); err != nil {
+			t.Errorf("an answer of status %d is not one: %v", status, err)
+		}
+	}
+	plain.Close()
 	if err := hook(plain.URL, v1.URISchemeHTTP); err == nil {
-		t.Error("a hook that is refused is taken for done")
+		t.Error("a hook that nobody answers is taken for done")
 	}
 }

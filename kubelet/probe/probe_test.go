@@ -54,15 +54,19 @@ func TestHTTP(t *testing.T) {
 			http.Redirect(w, r, elsewhere, http.StatusFound)
 		case "/near":
 			http.Redirect(w, r, "/ok", http.StatusFound)
+		case "/same":
+			w.WriteHeader(http.StatusNotModified)
 		}
 	}))
 	defer server.Close()
 	tg, port := target0(t, server.URL)
 	for path, want := range map[string]verdict{
-		"/ok?q=1": {ok: true}, "/near": {ok: true}, "/away": {ok: true}, "/bad": {text: "HTTP probe failed with statuscode: 503"},
+		"/ok?q=1": {ok: true}, "/near": {ok: true}, "/bad": {text: "HTTP probe failed with statuscode: 503"},
+		"/away": {ok: true, warning: true, text: "Probe terminated redirects, Response body: <a href=\"" + elsewhere + "\">Found</a>.\n\n"},
+		"/same": {ok: true, warning: true, text: "Probe terminated redirects, Response body: "},
 	} {
 		v, err := httpCheck(t.Context(), tg, &v1.HTTPGetAction{Path: path, Port: port})
-		if err != nil || v.ok != want.ok || (want.text != "" && v.text != want.text) {
+		if err != nil || v != want {
 			t.Errorf("%s: %+v, %v", path, v, err)
 		}
 	}
@@ -120,7 +124,7 @@ func tcpAndGRPC(t *testing.T, at string) {
 	}
 	sick := "sick"
 	for service, want := range map[*string]verdict{
-		nil: {true, "service healthy"}, &sick: {false, `service unhealthy (responded with "NOT_SERVING")`},
+		nil: {ok: true, text: "service healthy"}, &sick: {text: `service unhealthy (responded with "NOT_SERVING")`},
 	} {
 		v, err := grpcCheck(t.Context(), tg, &v1.GRPCAction{Port: int32(port.IntValue()), Service: service}, time.Second)
 		if err != nil || v != want {
@@ -217,6 +221,24 @@ func TestEarlyFailures(t *testing.T) {
 	now.Step(time.Second)
 	if !pr.once(ctx, l) || l.get() != pod.Failed || len(events) != 1 || woken != 1 {
 		t.Errorf("a failure after a period does not count: %v, events %q", l.get(), events)
+	}
+}
+
+// TestProbeWarning: a redirect to another host is a success, which an event tells of.
+func TestProbeWarning(t *testing.T) {
+	server := httptest.NewServer(http.RedirectHandler("http://other.invalid/", http.StatusFound))
+	defer server.Close()
+	tg, port := target0(t, server.URL)
+	var events []string
+	pr := New(Config{Checker: &Checker{}, Record: func(_ *v1.Pod, _, kind, reason, message string) {
+		events = append(events, kind+" "+reason+" "+message)
+	}})
+	pr.wake = func(types.UID) {}
+	l := &loop{kind: liveness, target: *tg, probe: &v1.Probe{ProbeHandler: v1.ProbeHandler{HTTPGet: &v1.HTTPGetAction{Path: "/", Port: port}}, FailureThreshold: 1}}
+	over := pr.once(t.Context(), l)
+	want := "Warning ProbeWarning Liveness probe warning: Probe terminated redirects, Response body: <a href=\"http://other.invalid/\">Found</a>.\n\n"
+	if over || l.get() != pod.Success || len(events) != 1 || events[0] != want {
+		t.Errorf("result %v, events %q", l.get(), events)
 	}
 }
 

@@ -317,8 +317,11 @@ func (p *Prober) once(ctx context.Context, l *loop) (over bool) {
 	if !v.ok && l.kind == startup && p.cfg.Clock.Now().Before(l.counts()) {
 		return false
 	}
-	if !v.ok {
+	switch {
+	case !v.ok:
 		p.cfg.Record(t.pod, t.container.Name, v1.EventTypeWarning, "Unhealthy", fmt.Sprintf("%s probe failed: %s", l.kind, v.text))
+	case v.warning:
+		p.cfg.Record(t.pod, t.container.Name, v1.EventTypeWarning, "ProbeWarning", fmt.Sprintf("%s probe warning: %s", l.kind, v.text))
 	}
 	changed := l.count(v.ok)
 	result := l.get()
