@@ -107,9 +107,6 @@ func serveBackups(i instance.Instance, st storage) func(grpc.ServiceRegistrar) {
 	}
 }
 
-// restoring is where Restore puts what is not yet in its place.
-func restoring(i instance.Instance) string { return filepath.Join(i.DataDir, "restore.partial") }
-
 // Restore puts the cluster of the backup at path into the data directory of i, which has none, and returns what the backup is. Nothing is
 // made before all of the backup has been checked. When it returns nil everything is on disk; otherwise no server starts with what there is,
 // and it may be called again, unless things were being put in their places: then it says that there is a cluster, and how to remove that.
@@ -159,7 +156,7 @@ func vacant(i instance.Instance) error {
 // putBack makes store, keys and record in a directory of their own, and puts them in their places in such an order that no server starts
 // before the last is there: one that finds a record, and no store, says so and ends.
 func putBack(ctx context.Context, i instance.Instance, b *backup.File) (err error) {
-	dir := restoring(i)
+	dir := i.Restoring()
 	if err := os.RemoveAll(dir); err != nil { // of one that was killed
 		return fmt.Errorf("remove what is left of another restore: %w", err)
 	}

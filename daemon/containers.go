@@ -53,7 +53,7 @@ func newContainers(ctx context.Context, i instance.Instance, pods podNetwork, o 
 	e := &containers{}
 	var err error
 	e.images, err = image.Open(ctx, image.Config{
-		Dir: filepath.Join(i.DataDir, "images"), RegistryConfigDir: filepath.Join(i.DataDir, "registries"), InsecureRegistries: o.InsecureRegistries,
+		Dir: filepath.Join(i.DataDir, "images"), RegistryConfigDir: i.Registries(), InsecureRegistries: o.InsecureRegistries,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open images: %w", err)
@@ -72,7 +72,7 @@ func newContainers(ctx context.Context, i instance.Instance, pods podNetwork, o 
 	e.service, err = cri.New(cri.Config{
 		DataDir: filepath.Join(i.DataDir, "runtime"), RunDir: i.RuntimeRun(), CgroupParent: cgroupRoot(i) + "/pods",
 		Supervisor: e.supervisor, Images: e.images, Snapshots: e.images.Snapshots(), Network: e.network,
-		SeccompProfileRoot: seccompDir(i), CDISpecDirs: o.CDISpecDirs, StreamPrefix: streamPrefix, Version: version.Peapod,
+		SeccompProfileRoot: i.SeccompProfiles(), CDISpecDirs: o.CDISpecDirs, StreamPrefix: streamPrefix, Version: version.Peapod,
 	})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("make container runtime: %w", err), e.images.Close(ctx))

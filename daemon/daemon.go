@@ -53,6 +53,9 @@ func claim(i instance.Instance) (_ *instance.Lock, err error) {
 	if os.Geteuid() != 0 {
 		return nil, errors.New("making containers and networks takes root: run peapod with sudo")
 	}
+	if err := i.CheckOwn(); err != nil { // Uninstall would remove what is in it.
+		return nil, err
+	}
 	lock, err := i.Lock()
 	if err != nil {
 		return nil, err

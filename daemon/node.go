@@ -69,9 +69,6 @@ type node struct {
 	certified <-chan struct{}
 }
 
-// seccompDir is where an administrator puts Localhost seccomp profiles.
-func seccompDir(i instance.Instance) string { return filepath.Join(i.DataDir, "seccomp") }
-
 // pluginsDir is where plugins of the kubelet make the sockets that they register at.
 func pluginsDir(i instance.Instance) string { return filepath.Join(kubeletDir(i), "plugins_registry") }
 
@@ -247,7 +244,7 @@ func newNode(i instance.Instance, s settled, e *containers, m membership) (*node
 		NodeLabels: s.NodeLabels, NodeTaints: s.taints, MaxPods: int64(s.MaxPods), Reserved: s.reserved, ResolvConf: s.ResolvConf,
 		LogMaxSize: s.logMaxSize, LogMaxFiles: int(s.ContainerLogMaxFiles), ParallelPulls: int(s.MaxParallelImagePulls), UnconfinedSeccomp: !s.SeccompDefault,
 		RootDir: root, LogDir: logDir(i), CgroupRoot: cgroupRoot(i), ClusterDomain: m.domain,
-		ClusterDNS: []string{dnsAddress(m.service).String()}, SeccompProfileRoot: seccompDir(i),
+		ClusterDNS: []string{dnsAddress(m.service).String()}, SeccompProfileRoot: i.SeccompProfiles(),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("make kubelet: %w", err)

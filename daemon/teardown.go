@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	"github.com/peapod/peapod/daemon/instance"
 	"github.com/peapod/peapod/internal/cidrs"
@@ -20,6 +21,9 @@ import (
 func KillPods(ctx context.Context, i instance.Instance) (int, error) {
 	if _, err := os.Stat(i.DataDir); errors.Is(err, os.ErrNotExist) {
 		return 0, nil
+	}
+	if err := i.CheckOwn(); err != nil {
+		return 0, err
 	}
 	lock, err := i.Lock()
 	if err != nil {
@@ -103,8 +107,12 @@ func Installed(i instance.Instance) (bool, error) {
 	return i.Claims()
 }
 
-// Uninstall removes all that the instance ever made on this machine; no server of it may run. It is idempotent.
+// Uninstall removes all that the instance ever made on this machine; no server of it may run. It is idempotent. A data directory that is
+// somebody else's is refused untouched.
 func Uninstall(ctx context.Context, i instance.Instance) error {
+	if err := i.CheckOwn(); err != nil {
+		return err
+	}
 	if _, err := os.Stat(i.DataDir); err == nil {
 		lock, err := i.Lock()
 		if err != nil {
@@ -127,10 +135,12 @@ func Uninstall(ctx context.Context, i instance.Instance) error {
 	if err := leaveKubelet(i); err != nil {
 		return err
 	}
-	for _, dir := range []string{i.RunDir, i.DataDir} {
-		if err := removetree.RemoveButDisks(dir); err != nil {
-			return err
-		}
+	if err := removetree.RemoveButDisks(i.RunDir); err != nil {
+		return err
+	}
+	// By its record the directory is known to be the instance's, should this be cut short.
+	if err := removetree.RemoveButDisks(i.DataDir, filepath.Base(i.RecordFile())); err != nil {
+		return err
 	}
 	// Last, for it removes what the instance's run directory was in.
 	return i.ReleaseClaim()

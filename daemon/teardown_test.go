@@ -65,6 +65,9 @@ func TestUninstallRemovesWhatContainersMade(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := errors.Join(os.Mkdir(i.DataDir, 0o700), i.Open("test")); err != nil {
+		t.Fatal(err)
+	}
 	volume := filepath.Join(volumesDir(i), "pvc-1")
 	if err := os.MkdirAll(volume, 0o755); err != nil {
 		t.Fatal(err)
@@ -91,5 +94,33 @@ func TestUninstallRemovesWhatContainersMade(t *testing.T) {
 		if _, err := os.Lstat(i.DataDir); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("the data directory is there yet: %v", err)
 		}
+	}
+}
+
+// TestNobodyElsesDirectory: a directory that is somebody else's is neither used nor emptied, nor is anything left in it.
+func TestNobodyElsesDirectory(t *testing.T) {
+	dir := t.TempDir()
+	i, err := instance.At(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	photo := filepath.Join(dir, "photos", "cat.png")
+	if err := errors.Join(os.Mkdir(filepath.Dir(photo), 0o755), os.WriteFile(photo, []byte("meow"), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	for verb, do := range map[string]func() error{
+		"start":     func() error { _, err := claim(i); return err },
+		"kill":      func() error { _, err := KillPods(t.Context(), i); return err },
+		"uninstall": func() error { return Uninstall(t.Context(), i) },
+	} {
+		if err := do(); err == nil || !strings.Contains(err.Error(), "directory "+dir+" is not Peapod's") || !strings.Contains(err.Error(), "(photos)") {
+			t.Errorf("%s: %v", verb, err)
+		}
+	}
+	if there, err := os.ReadDir(dir); len(there) != 1 {
+		t.Errorf("there is %v, %v", there, err)
+	}
+	if _, err := os.Stat(photo); err != nil {
+		t.Error(err)
 	}
 }

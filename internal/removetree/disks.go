@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -13,12 +14,13 @@ import (
 )
 
 // RemoveButDisks removes a directory as Remove does, except that it takes what is mounted on it, or on an entry of it, for a disk that
-// somebody gave it: that is emptied and stays mounted, with the directories that lead to it. It is idempotent, and follows no link.
-func RemoveButDisks(dir string) error {
-	disks, err := empty(dir, func(path string) (bool, error) {
+// somebody gave it: that is emptied and stays mounted, with the directories that lead to it. Files of the names last go after all else.
+// It is idempotent, and follows no link.
+func RemoveButDisks(dir string, last ...string) error {
+	disks, err := empty(dir, last, func(path string) (bool, error) {
 		disk, err := mountpoint.At(path)
 		if err == nil && disk {
-			_, err = empty(path, func(string) (bool, error) { return false, nil })
+			_, err = empty(path, nil, func(string) (bool, error) { return false, nil })
 		}
 		return disk, err
 	})
@@ -36,12 +38,16 @@ func RemoveButDisks(dir string) error {
 	}
 }
 
-// empty removes what is in a directory, and returns how many of its directories were kept since keep says so.
-func empty(dir string, keep func(path string) (bool, error)) (kept int, err error) {
+// empty removes what is in a directory, files of the names last after all else, and returns how many of its directories were kept since keep
+// says so.
+func empty(dir string, last []string, keep func(path string) (bool, error)) (kept int, err error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return 0, fmt.Errorf("read directory: %w", err)
 	}
+	slices.SortStableFunc(entries, func(a, b os.DirEntry) int {
+		return slices.Index(last, a.Name()) - slices.Index(last, b.Name())
+	})
 	for _, e := range entries {
 		path := filepath.Join(dir, e.Name())
 		if !e.IsDir() { // Remove would go where a link leads

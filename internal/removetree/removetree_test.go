@@ -203,6 +203,38 @@ func TestRemoveButDisks(t *testing.T) {
 	}
 }
 
+// What is to go last is there as long as anything else is.
+func TestRemoveButDisksLast(t *testing.T) {
+	dir := filepath.Join(inMemory(t), "data")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"a", "m", "z"} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	busy := filepath.Join(dir, "z")
+	if err := unix.Mount(filepath.Join(dir, "m"), busy, "", unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := RemoveButDisks(dir, "a"); err == nil {
+		t.Error("a file that something is mounted on is removed")
+	}
+	if left, err := os.ReadDir(dir); len(left) != 2 || left[0].Name() != "a" {
+		t.Errorf("left are %v, %v; want a and z", left, err)
+	}
+	if err := unix.Unmount(busy, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := RemoveButDisks(dir, "a"); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(dir); !os.IsNotExist(err) {
+		t.Errorf("the directory is left: %v", err)
+	}
+}
+
 // mountsBelow are the lines about mounts at and below a directory.
 func mountsBelow(t *testing.T, dir string) (list []string) {
 	t.Helper()
