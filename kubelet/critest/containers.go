@@ -136,7 +136,7 @@ func (r *Runtime) CreateContainer(_ context.Context, sandboxID string, cfg *runt
 }
 
 // StartContainer implements CRI.
-func (r *Runtime) StartContainer(_ context.Context, id string) error {
+func (r *Runtime) StartContainer(ctx context.Context, id string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	c := r.containers[id]
@@ -150,6 +150,13 @@ func (r *Runtime) StartContainer(_ context.Context, id string) error {
 	}
 	c.state, c.started = runtimeapi.ContainerState_CONTAINER_RUNNING, time.Now()
 	r.event(c, runtimeapi.ContainerEventType_CONTAINER_STARTED_EVENT)
+	if r.brief[c.config.Metadata.Name] {
+		r.exit(c, 0, "Completed")
+		r.mu.Unlock()
+		<-ctx.Done()
+		r.mu.Lock()
+		return ctx.Err()
+	}
 	return nil
 }
 

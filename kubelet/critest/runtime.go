@@ -32,6 +32,7 @@ type Runtime struct {
 	ignoreTerm map[string]bool
 	memory     map[string]uint64 // in use, by container name
 	noEvents   bool
+	brief      map[string]bool // see Brief
 }
 
 // Exec answers ExecSync of a command.
@@ -64,7 +65,7 @@ func New() *Runtime {
 	return &Runtime{
 		sandboxes: map[string]*sandbox{}, containers: map[string]*container{}, changed: make(chan struct{}),
 		listeners: map[chan *runtimeapi.ContainerEventResponse]bool{}, failures: map[string]error{},
-		execs: map[string]Exec{}, ignoreTerm: map[string]bool{}, memory: map[string]uint64{},
+		execs: map[string]Exec{}, ignoreTerm: map[string]bool{}, memory: map[string]uint64{}, brief: map[string]bool{},
 	}
 }
 
@@ -87,6 +88,13 @@ func (r *Runtime) IgnoreTerm(name string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.ignoreTerm[name] = true
+}
+
+// Brief has containers of that name exit, with 0, before the call that starts them returns, which it does when its caller gives up.
+func (r *Runtime) Brief(name string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.brief[name] = true
 }
 
 // Uses sets how many bytes of memory the container of this name uses.

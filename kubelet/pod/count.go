@@ -14,7 +14,7 @@ const (
 
 // countStart counts a try to start a container, unless that was given up.
 func (w *worker) countStart(ctx context.Context, pod *v1.Pod, container string, err error) {
-	if ctx.Err() != nil {
+	if err != nil && ctx.Err() != nil {
 		return
 	}
 	kind, code := regularKind, ""

@@ -70,7 +70,7 @@ func (w *worker) startContainer(ctx context.Context, pod *v1.Pod, snapshot *Snap
 		return s.fail(ctx, "CreateContainerError", err)
 	}
 	s.note(v1.EventTypeNormal, "Created", "Container created")
-	if err := w.m.cfg.Runtime.StartContainer(ctx, id); err != nil {
+	if err := w.m.cfg.Runtime.StartContainer(ctx, id); err != nil && !s.ran(ctx, id) {
 		return s.notStarted(ctx, id, err)
 	}
 	s.note(v1.EventTypeNormal, "Started", "Container started")
@@ -134,6 +134,16 @@ func (s *starter) fail(ctx context.Context, reason string, err error) error {
 	}
 	s.note(v1.EventTypeWarning, "Failed", "Error: "+text(err))
 	return &startError{Reason: reason, Message: text(err), err: err}
+}
+
+// ran says whether a container whose start was given up has run nonetheless: one that exits at once may end its Pod, and with that its start,
+// before the start returns. One that the runtime killed since its start was given up began, as far as it tells, when it ended.
+func (s *starter) ran(ctx context.Context, id string) bool {
+	if ctx.Err() == nil {
+		return false
+	}
+	st, err := s.w.m.cfg.Runtime.ContainerStatus(context.WithoutCancel(ctx), id, false)
+	return err == nil && st.GetStatus().GetStartedAt() != 0 && st.GetStatus().GetStartedAt() != st.GetStatus().GetFinishedAt()
 }
 
 // notStarted tells of a container that could not be started. It counts as an

@@ -35,6 +35,24 @@ func TestPodRunsAndIsDeleted(t *testing.T) {
 	s.gone(p)
 }
 
+// TestBriefContainer: that a container has started is told of and counted, however soon it exits.
+func TestBriefContainer(t *testing.T) {
+	s := newStage(t)
+	s.start()
+	s.rt.Brief("main")
+	p := onePod("a", func(p *v1.Pod) { p.Spec.RestartPolicy = v1.RestartPolicyNever })
+	s.m.Upsert(p)
+	s.until(p, "succeeded", func(st v1.PodStatus) bool { return st.Phase == v1.PodSucceeded })
+	for got, timeout := "", time.After(time.Minute); got != "Normal Started Container started"; {
+		select {
+		case got = <-s.events.Events:
+		case <-timeout:
+			t.Fatal("no event Started")
+		}
+	}
+	s.counted(`kubelet_started_containers_total{container_type="container"} 1`)
+}
+
 // TestRestartOfKubelet checks that a new manager takes over what runs, ends
 // what belongs to nobody, and starts nothing twice.
 func TestRestartOfKubelet(t *testing.T) {
