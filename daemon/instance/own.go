@@ -53,12 +53,15 @@ func (i Instance) CheckOwn() error {
 		i.DataDir, filepath.Base(i.RecordFile()), strings.Join(others, ", "))
 }
 
+// laid are files that users lay into the data directory, or have the server's or agent's output written to.
+var laid = []string{"config.yaml", "server.log", "agent.log"}
+
 // early says whether an entry may be in a data directory that no server or agent has come to use yet: what a start or a restore that came no
 // further left there, what users configure, and where disks are, or are to be, mounted.
 func (i Instance) early(e fs.DirEntry) (bool, error) {
 	path := filepath.Join(i.DataDir, e.Name())
 	unwritten := "." + filepath.Base(i.RecordFile()) + "."
-	if slices.Contains([]string{i.lockFile(), i.Restoring(), i.Registries(), i.SeccompProfiles()}, path) || e.Name() == "lost+found" ||
+	if slices.Contains([]string{i.lockFile(), i.Restoring(), i.Registries(), i.SeccompProfiles()}, path) || e.Name() == "lost+found" || slices.Contains(laid, e.Name()) ||
 		strings.HasPrefix(e.Name(), unwritten) {
 		return true, nil
 	}

@@ -31,7 +31,7 @@ func TestCheckOwn(t *testing.T) {
 		}
 	}
 	fine("no directory")
-	for _, name := range []string{"server.lock", "restore.partial/store/1.log", "registries/docker.io/hosts.toml", "seccomp/mine.json", "lost+found/x", ".peapod.json.123"} {
+	for _, name := range []string{"server.lock", "restore.partial/store/1.log", "registries/docker.io/hosts.toml", "seccomp/mine.json", "lost+found/x", "server.log", "config.yaml", ".peapod.json.123"} {
 		write(name)
 	}
 	if err := os.Mkdir(filepath.Join(i.DataDir, "volumes"), 0o755); err != nil {
