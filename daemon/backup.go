@@ -122,6 +122,9 @@ func Restore(ctx context.Context, i instance.Instance, path string) (h backup.He
 	if err := vacant(i); err != nil { // before the lock, as above
 		return h, err
 	}
+	if err := i.CheckOwn(); err != nil {
+		return h, err
+	}
 	lock, err := i.Lock()
 	if err != nil {
 		return h, err

@@ -101,6 +101,12 @@ func TestBackUpAndRestore(t *testing.T) {
 	}
 	_, err = Restore(t.Context(), to, file)
 	refusedFor(t, "a second restore", err, "has a cluster (store, pki, peapod.json)", "--data-dir", "peapod uninstall", "move store, pki, peapod.json elsewhere")
+	before := namesIn(t, dir)
+	_, err = Restore(t.Context(), instance.Instance{DataDir: dir}, file)
+	refusedFor(t, "a restore among other files", err, "is not Peapod's", "(b, b2, data)")
+	if now := namesIn(t, dir); !slices.Equal(now, before) {
+		t.Errorf("that leaves %v", now)
+	}
 }
 
 // Of a restore that is cut short there is nothing with which a server would begin anew.

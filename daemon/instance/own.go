@@ -21,12 +21,13 @@ func (i Instance) SeccompProfiles() string { return filepath.Join(i.DataDir, "se
 // Restoring is where a restore puts what is not yet in its place.
 func (i Instance) Restoring() string { return filepath.Join(i.DataDir, "restore.partial") }
 
-// CheckOwn refuses a data directory that is somebody else's: one that has no record of what it is, and in which something lies that nobody lays
-// there before the first start. One that is not there is nobody's.
+// CheckOwn refuses a data directory that is somebody else's: one that has neither a record of what it is nor a lock, and in which something lies
+// that nobody lays there before the first start. One that is not there is nobody's. Whoever takes the Lock of a directory calls it before.
 func (i Instance) CheckOwn() error {
-	_, err := os.Lstat(i.RecordFile())
-	if !errors.Is(err, fs.ErrNotExist) {
-		return err
+	for _, mark := range []string{i.RecordFile(), i.lockFile()} {
+		if _, err := os.Lstat(mark); !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
 	}
 	entries, err := os.ReadDir(i.DataDir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -61,7 +62,7 @@ var laid = []string{"config.yaml", "server.log", "agent.log"}
 func (i Instance) early(e fs.DirEntry) (bool, error) {
 	path := filepath.Join(i.DataDir, e.Name())
 	unwritten := "." + filepath.Base(i.RecordFile()) + "."
-	if slices.Contains([]string{i.lockFile(), i.Restoring(), i.Registries(), i.SeccompProfiles()}, path) || e.Name() == "lost+found" || slices.Contains(laid, e.Name()) ||
+	if slices.Contains([]string{i.Restoring(), i.Registries(), i.SeccompProfiles()}, path) || e.Name() == "lost+found" || slices.Contains(laid, e.Name()) ||
 		strings.HasPrefix(e.Name(), unwritten) {
 		return true, nil
 	}

@@ -31,7 +31,7 @@ func TestCheckOwn(t *testing.T) {
 		}
 	}
 	fine("no directory")
-	for _, name := range []string{"server.lock", "restore.partial/store/1.log", "registries/docker.io/hosts.toml", "seccomp/mine.json", "lost+found/x", "server.log", "config.yaml", ".peapod.json.123"} {
+	for _, name := range []string{"restore.partial/store/1.log", "registries/docker.io/hosts.toml", "seccomp/mine.json", "lost+found/x", "server.log", "config.yaml", ".peapod.json.123"} {
 		write(name)
 	}
 	if err := os.Mkdir(filepath.Join(i.DataDir, "volumes"), 0o755); err != nil {
@@ -62,4 +62,8 @@ func TestCheckOwn(t *testing.T) {
 		t.Fatal(err)
 	}
 	fine("with a record")
+	if err := os.Rename(i.RecordFile(), filepath.Join(i.DataDir, "server.lock")); err != nil {
+		t.Fatal(err)
+	}
+	fine("with a lock, whose record was moved elsewhere")
 }
